@@ -1,0 +1,50 @@
+# make lab    opens the course in JupyterLab          (ARGS="--no-browser --port 8899" is passed on)
+# make test   runs every test, notebooks included     (ARGS="-k models" is passed on)
+# Both set up .venv on their first run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test docs bench notebooks clean
+
+help:
+	@echo "make lab        open the course in JupyterLab"
+	@echo "make test       run every test, notebooks included"
+	@echo "make setup      create .venv and install the course into it"
+	@echo "make notebooks  export the package, run all notebooks in place and clean them"
+	@echo "make docs       build the documentation site (needs Quarto)"
+	@echo "make bench      measure again what benchmarks/results states"
+	@echo "make clean      remove .venv and everything that was built"
+
+setup: $(STAMP)
+
+$(STAMP): setup.py settings.ini constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "llm_course needs Python 3.11, 3.12 or 3.13; choose one with: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+lab: $(STAMP)
+	cd nbs && ../$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/index.ipynb $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+notebooks: $(STAMP)
+	$(BIN)/python tools/run_notebooks.py $(ARGS)
+
+docs: $(STAMP)
+	@command -v quarto >/dev/null || { echo "Quarto is missing: conda install -c conda-forge quarto, \
+	pip install quarto-cli, or https://quarto.org/docs/get-started"; exit 1; }
+	$(BIN)/nbdev_docs
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/inference_speed.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,42 @@
+"""Export the package, run notebooks in place, keep their outputs and clean them.
+
+    python tools/run_notebooks.py [nbs/lessons/12_fine_tuning.ipynb ...]     # all of them if none is named
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NBS = Path(__file__).parents[1] / "nbs"
+
+
+def run(path: Path):
+    "Run one notebook in its own kernel and write it back with its outputs"
+    notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
+    NotebookClient(notebook, timeout=900, kernel_name="python3",
+                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    notebook.metadata.pop("widgets", None)  # a saved widget state needs a kernel; the figure below it does not
+    notebook.metadata.pop("language_info", None)
+    nbformat.write(notebook, path)
+    print(f"{time.perf_counter() - start:6.1f} s  {path.relative_to(NBS)}", flush=True)
+
+
+def main():
+    "Run what the command line names"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path)
+    named = [path.resolve() for path in parser.parse_args().notebooks]
+    bin_folder = Path(sys.executable).parent
+    subprocess.run([bin_folder / "nbdev_export"], check=True, cwd=NBS.parent)
+    for path in named or sorted(NBS.rglob("[!.]*.ipynb")):
+        run(path)
+    subprocess.run([bin_folder / "nbdev_clean"], check=True, cwd=NBS.parent)
+
+
+if __name__ == "__main__":
+    main()
