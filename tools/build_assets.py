@@ -1,6 +1,8 @@
 """Build llm_course/assets from the pinned source distribution of vaderSentiment.
 
-    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz      # pip download --no-deps --no-binary :all: ...
+    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz
+
+The source comes from: pip download --no-deps --no-binary vaderSentiment vaderSentiment==3.3.2
 
 Each line of `<name>.jsonl.gz` is one text: id, document, text, ratings, split. The file is the same, byte for
 byte, whenever it is built with the same zlib.
@@ -30,8 +32,9 @@ THRESHOLD = 0.8
 def read_rows(archive: tarfile.TarFile, name: str) -> list[dict]:
     "Texts with their ratings, joined by id, in the order of the source"
     def fields(kind: str) -> list[list[str]]:
-        content = archive.extractfile(f"hutto_ICWSM_2014/{FILES[name]}_{kind}.txt").read().decode("utf-8-sig")
-        return [line.lstrip("\ufeff").split("\t") for line in content.replace("\r\n", "\n").split("\n") if line]
+        file = archive.extractfile(f"hutto_ICWSM_2014/{FILES[name]}_{kind}.txt")
+        content = file.read().decode("utf-8-sig")
+        return [line.lstrip("\ufeff").split("\t") for line in content.split("\r\n") if line]
 
     ratings = {row[0]: ast.literal_eval(row[3]) for row in fields("anonDataRatings")}
     rows = []
@@ -101,7 +104,8 @@ def compressed(rows: list[dict]) -> bytes:
 
 def main():
     "Read the source distribution, write the assets and their checksums"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="vaderSentiment-3.3.2.tar.gz")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "llm_course" / "assets")
     arguments = parser.parse_args()

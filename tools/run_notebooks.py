@@ -20,7 +20,7 @@ def run(path: Path):
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
     NotebookClient(notebook, timeout=900, kernel_name="python3",
                    resources={"metadata": {"path": str(path.parent)}}).execute()
-    notebook.metadata.pop("widgets", None)  # a saved widget state needs a kernel; the figure below it does not
+    notebook.metadata.pop("widgets", None)  # its state would need a kernel; the figure below it does not
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, path)
     print(f"{time.perf_counter() - start:6.1f} s  {path.relative_to(NBS)}", flush=True)
@@ -28,7 +28,8 @@ def run(path: Path):
 
 def main():
     "Run what the command line names"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path)
     named = [path.resolve() for path in parser.parse_args().notebooks]
     bin_folder = Path(sys.executable).parent

@@ -1,0 +1,63 @@
+"""What the benchmark scripts share: the machine in words, and interleaved repeats."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict:
+    "Processor, cores, memory, versions"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"processor": model, "cores": os.cpu_count(), "torch_threads": torch.get_num_threads(),
+            "memory_gib": round(memory, 1), "python": platform.python_version(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets")}}
+
+
+def interleaved(contestants: list[str], repeats: int, measure: Callable[[str, int], dict]) -> dict[str, list[dict]]:
+    "Measure A B C, A B C, …, so that a machine whose speed drifts treats all alike"
+    results = {name: [] for name in contestants}
+    for repeat in range(repeats):
+        for name in contestants:
+            results[name].append(measure(name, repeat))
+            print(repeat, name, results[name][-1], flush=True)
+    return results
+
+
+def in_own_process(script: str, *arguments: str) -> dict:
+    "Run a contestant in a process of its own, for its peak memory; the JSON of its last line"
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{arguments} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def medians(rows: dict[str, list[dict]]) -> dict[str, dict]:
+    "Median of each figure of each contestant"
+    return {name: {key: statistics.median(row[key] for row in runs) for key in runs[0]} for name, runs in rows.items()}
+
+
+def ratios(rows: dict[str, list[dict]], ours: str, figure: str) -> dict[str, float]:
+    "Median over the repeats of our figure divided by theirs"
+    return {other: statistics.median(a[figure] / b[figure] for a, b in zip(rows[ours], runs, strict=True))
+            for other, runs in rows.items() if other != ours}
+
+
+def write(name: str, content: dict):
+    "Keep the results with the machine they were measured on"
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine(), **content}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)

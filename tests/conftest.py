@@ -1,0 +1,53 @@
+"""What the tests share: the repository's notebooks, and no network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NBS = ROOT / "nbs"
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in path.parts))
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("LLM_COURSE_SCALE", "laptop")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def name_of(path: Path) -> str:
+    "A notebook's path inside nbs"
+    return str(path.relative_to(NBS))
+
+
+def cells_of(path: Path, kind: str = "code") -> list[str]:
+    "The sources of a notebook's cells of one kind"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def run_tool(*command: str, cwd: Path = ROOT, timeout: float = 300, **variables: str) -> str:
+    "Run a command; its output, or a failed test that shows it"
+    done = subprocess.run([str(part) for part in command], cwd=cwd, timeout=timeout, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **variables})
+    assert done.returncode == 0, f"{' '.join(map(str, command))} failed:\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def copy_of_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The files of the working tree that git tracks or would track, in a repository of their own"
+    folder = tmp_path_factory.mktemp("copy") / "llm_course"
+    files = run_tool("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.com")
+    run_tool("git", "init", "-q", cwd=folder)
+    run_tool("git", "add", "-A", cwd=folder)
+    run_tool(*git, "commit", "-q", "-m", "copy", cwd=folder)
+    return folder

@@ -1,0 +1,86 @@
+"""Every notebook runs, each in a process of its own, within its time."""
+
+import re
+import time
+
+import pytest
+from conftest import BIN, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
+
+LIMIT = 480  # seconds; a lesson states its own time, this only ends one that hangs
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    "A cache that starts empty, shared by the notebooks: a baseline is trained once in a run"
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.timeout(LIMIT + 30)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_notebook_runs(path, shared_cache):
+    start = time.perf_counter()
+    output = run_tool(BIN / "nbdev_test", "--path", path, "--n_workers", "1", "--do_print", timeout=LIMIT,
+                      LLM_COURSE_CACHE=shared_cache)
+    assert "Success." in output, output  # a mistyped path also exits with 0
+    print(f"{name_of(path)}: {time.perf_counter() - start:.0f} s")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_committed_outputs_hold_no_error_and_no_stderr(path):
+    import json
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            assert output["output_type"] != "error", cell["source"]
+            assert output.get("name") != "stderr", output["text"]
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lessons"], ids=name_of)
+def test_lesson_was_committed_executed(path):
+    import json
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code" and "show(" in "".join(cell["source"]) and "def show" not in "".join(cell["source"]):
+            assert cell["outputs"], f"a figure of {path.name} is missing: {''.join(cell['source'])[:80]}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_lines_fit_the_page(path):
+    long = [line for cell in cells_of(path) for line in cell.splitlines() if len(line) > 110]
+    assert not long, long
+
+
+def test_setup_cell_is_the_same_in_every_lesson():
+    setups = {next(cell for cell in cells_of(path) if "find_spec" in cell)
+              for path in NOTEBOOKS if path.parent.name == "lessons"}
+    assert len(setups) <= 1, setups
+
+
+LESSON_LINE = re.compile(r"^\*.+ on a laptop · .+ on a GPU · needs (no other lesson|lessons? [\d, and]+) · [a-z, -]+\*$",
+                         re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lessons"], ids=name_of)
+def test_lesson_opens_with_promise_badge_and_times(path):
+    first = cells_of(path, "markdown")[0]
+    assert first.startswith("# ") and "\n> " in first and "colab-badge.svg" in first
+    assert f"nbs/lessons/{path.name})" in first
+    assert LESSON_LINE.search(first), first
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_links_to_notebooks_resolve(path):
+    for cell in cells_of(path, "markdown"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", cell):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_every_image_has_a_text_alternative(path):
+    content = path.read_text(encoding="utf-8")
+    images = re.findall(r"<img [^>]*>", content.replace('\\"', '"'))
+    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+    assert '"image/png"' not in content, "a figure without a text alternative: use plots.show"
+
+
+def test_every_notebook_is_in_the_sidebar_once():
+    listed = re.findall(r"- (\S+\.ipynb)", (ROOT / "nbs/_quarto.yml").read_text())
+    assert sorted(listed) == sorted(name_of(path) for path in NOTEBOOKS)

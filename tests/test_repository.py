@@ -1,0 +1,124 @@
+"""The package is what the notebooks export, imports point one way, and the wheel is whole."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
+
+MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
+SUPPORT = ["core", "data", "models", "plots", "widgets", "exercises", "claims"]
+
+
+def module_of(path) -> str | None:
+    "The module that a notebook exports"
+    found = re.findall(r"^#\| default_exp (\S+)", "\n".join(cells_of(path)), re.MULTILINE)
+    assert len(found) <= 1, f"{name_of(path)} has {len(found)} default_exp"
+    return found[0] if found else None
+
+
+def test_clean_and_export_leave_no_difference(copy_of_repository):
+    for command in ("nbdev_clean", "nbdev_export"):
+        run_tool(BIN / command, cwd=copy_of_repository)
+        changed = run_tool("git", "status", "--porcelain", "--untracked-files=all", cwd=copy_of_repository)
+        assert not changed, f"{command} changes:\n{changed}{run_tool('git', 'diff', cwd=copy_of_repository)[:4000]}"
+
+
+def test_one_notebook_a_module():
+    exported = [module for path in NOTEBOOKS if (module := module_of(path))]
+    assert sorted(exported) == MODULES, "a module without its notebook, or two notebooks of one module"
+    for path in (NBS / "lessons").glob("*.ipynb"):
+        assert re.fullmatch(r"\d\d_[a-z_]+", path.stem) and module_of(path) == path.stem[3:]
+    for path in (NBS / "support").glob("*.ipynb"):
+        assert module_of(path) == path.stem and path.stem in SUPPORT
+
+
+def imports_of(module: str) -> set[str]:
+    "The modules of the package that a module imports"
+    tree = ast.parse((ROOT / f"llm_course/{module}.py").read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("llm_course.")}
+
+
+def upward_imports(order: dict[str, int], imports: dict[str, set[str]]) -> list[str]:
+    "Arrows that point to a higher number"
+    return [f"{module} imports {other}" for module, others in imports.items() for other in others
+            if order[other] >= order[module] and order[module] > 0]
+
+
+def has_cycle(imports: dict[str, set[str]]) -> bool:
+    "Whether a module reaches itself"
+    left = {module: set(others) for module, others in imports.items()}
+    while leaves := [module for module, others in left.items() if not others & set(left)]:
+        for module in leaves:
+            del left[module]
+    return bool(left)
+
+
+def test_imports_follow_the_numbers():
+    order = {path.stem[3:]: int(path.stem[:2]) for path in (NBS / "lessons").glob("*.ipynb")}
+    order |= {module: -1 for module in SUPPORT}
+    imports = {module: imports_of(module) for module in MODULES}
+    assert not upward_imports(order, imports)
+    assert not [other for module in MODULES if order[module] < 0 for other in imports[module] if order[other] >= 0]
+    assert not has_cycle(imports)
+
+
+def test_the_import_checks_see_a_planted_fault():
+    assert upward_imports({"a": 10, "b": 12}, {"a": {"b"}, "b": set()}) == ["a imports b"]
+    assert has_cycle({"a": {"b"}, "b": {"a"}, "c": set()}) and not has_cycle({"a": {"b"}, "b": set()})
+
+
+def test_package_passes_ruff():
+    run_tool(BIN / "ruff", "check", "llm_course", "tests", "tools", "benchmarks")
+
+
+def test_public_functions_are_typed_and_described():
+    for module in MODULES:
+        for node in ast.parse((ROOT / f"llm_course/{module}.py").read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{module}.{node.name} has no summary"
+                arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                untyped = [a.arg for a in arguments if a.annotation is None]
+                assert not untyped, f"{module}.{node.name}: {untyped} have no type"
+
+
+def test_import_is_light():
+    """No torch, and within 0.2 s: the fastest of five, since other processes slow single ones"""
+    code = ("import sys, time; start = time.perf_counter(); import llm_course; "
+            "print(time.perf_counter() - start, 'torch' in sys.modules)")
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+            for _ in range(5)]
+    assert all(has_torch == "False" for _, has_torch in runs)
+    assert min(float(seconds) for seconds, _ in runs) < 0.2
+
+
+@pytest.fixture(scope="session")
+def wheel(copy_of_repository, tmp_path_factory):
+    "The built wheel"
+    out = tmp_path_factory.mktemp("dist")
+    run_tool(BIN / "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out, ".",
+             cwd=copy_of_repository)
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_holds_the_modules_the_assets_and_the_notices(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for module in MODULES:
+        assert f"llm_course/{module}.py" in names
+    for asset in (ROOT / "llm_course/assets").iterdir():
+        assert f"llm_course/assets/{asset.name}" in names
+    assert any(name.endswith("/LICENSE") for name in names) and any(name.endswith("/NOTICE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "tools", "nbs", "benchmarks"))]
+
+
+def test_assets_are_small_and_described():
+    assets = ROOT / "llm_course/assets"
+    assert sum(path.stat().st_size for path in assets.iterdir()) <= 6_000_000
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for line in (assets / "SHA256SUMS").read_text().splitlines():
+        assert all(part in notice for part in line.split()), f"NOTICE lacks {line}"
