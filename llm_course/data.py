@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS', 'FILE_READERS',
-           'verified_asset', 'load_ratings', 'word_set', 'jaccard', 'near_duplicates', 'load_dataset']
+           'verified_asset', 'load_ratings', 'word_set', 'jaccard', 'near_duplicates', 'load_dataset',
+           'checked_targets']
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import difflib
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .core import assets_folder
@@ -317,3 +319,48 @@ def _bundled(name: str, task: str) -> DatasetDict:
             for split in SPLITS
         }
     )
+
+# %% ../nbs/support/data.ipynb #21a5b38c
+def checked_targets(
+    data: Dataset | dict,  # columns text and label, or text and rating; N rows
+    labels: Sequence[str],  # the classifier's C labels
+    *,
+    target: str = "label",  # the column to predict: "label" or "rating"
+    part: str = "given",  # what an error shall call the data
+) -> torch.Tensor:  # (N,), class numbers or ratings
+    "What a classifier shall predict; ValueError or TypeError where the data cannot be used"
+    columns = list(getattr(data, "column_names", data))
+    for column in ("text", target):
+        if column not in columns:
+            raise ValueError(f"The {part} data has no column {column!r}; it has {', '.join(columns)}")
+    if len(data["text"]) == 0:
+        raise ValueError(f"The {part} data is empty")
+    for row, text in enumerate(data["text"]):
+        if not isinstance(text, str):
+            raise TypeError(f"Row {row} of the {part} data has the text {text!r}, not a string")
+    return (_checked_ratings if target == "rating" else _checked_labels)(data, list(labels), part)
+
+
+def _checked_ratings(data: Dataset | dict, labels: list[str], part: str) -> torch.Tensor:
+    if len(labels) != 1:
+        raise ValueError("Ratings need a model with one output: from_pretrained(..., labels=['rating'])")
+    ratings = torch.tensor([math.nan if value is None else value for value in data["rating"]])
+    if not ratings.isfinite().all():
+        row = int((~ratings.isfinite()).nonzero()[0])
+        raise ValueError(f"Row {row} of the {part} data has no rating")
+    return ratings
+
+
+def _checked_labels(data: Dataset | dict, labels: list[str], part: str) -> torch.Tensor:
+    names = getattr(getattr(data, "features", {}).get("label"), "names", None)
+    if names is not None and list(names) != labels:
+        raise ValueError(
+            f"The labels of the {part} data are {', '.join(names)}; the classifier's are {', '.join(labels)}"
+        )
+    for row, label in enumerate(data["label"]):
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(labels):
+            raise ValueError(
+                f"Row {row} of the {part} data has the label {label!r}; "
+                f"the classifier's {len(labels)} labels are numbered from 0"
+            )
+    return torch.tensor(list(data["label"]))

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .core import by_scale, cache_folder, set_seed
-from .data import BUNDLED_DATASETS, load_dataset, verified_asset
+from .data import BUNDLED_DATASETS, checked_targets, load_dataset, verified_asset
 from .data_preparation import LengthGroupedSampler
 from .models import MINILM_SHA256, TextClassifier, file_sha256
 from .plots import BLUE, ORANGE, figure_html, new_axes
@@ -239,52 +239,6 @@ def _checked_setting(name: str, value: float, *, whole: bool = False, least: flo
             f"{name} must be {kind} {'above' if strict else 'of at least'} {least}, got {value!r}"
         )
 
-
-def _checked_targets(classifier: TextClassifier, data: Dataset, target: str, part: str) -> torch.Tensor:
-    columns = list(getattr(data, "column_names", data))
-    for column in ("text", target):
-        if column not in columns:
-            raise ValueError(f"The {part} data has no column {column!r}; it has {', '.join(columns)}")
-    if len(data["text"]) == 0:
-        raise ValueError(f"The {part} data is empty")
-    for row, text in enumerate(data["text"]):
-        if not isinstance(text, str):
-            raise TypeError(f"Row {row} of the {part} data has the text {text!r}, not a string")
-    check = _checked_ratings if target == "rating" else _checked_labels
-    return check(classifier, data, part)
-
-
-def _checked_ratings(classifier: TextClassifier, data: Dataset, part: str) -> torch.Tensor:
-    if len(classifier.labels) != 1:
-        raise ValueError("Ratings need a model with one output: from_pretrained(..., labels=['rating'])")
-    ratings = torch.tensor([math.nan if value is None else value for value in data["rating"]])
-    if not ratings.isfinite().all():
-        row = int((~ratings.isfinite()).nonzero()[0])
-        raise ValueError(f"Row {row} of the {part} data has no rating")
-    return ratings
-
-
-def _checked_labels(classifier: TextClassifier, data: Dataset, part: str) -> torch.Tensor:
-    names = getattr(getattr(data, "features", {}).get("label"), "names", None)
-    if names is not None and list(names) != classifier.labels:
-        raise ValueError(
-            f"The labels of the {part} data are {', '.join(names)}; "
-            f"the classifier's are {', '.join(classifier.labels)}"
-        )
-    for row, label in enumerate(data["label"]):
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(classifier.labels):
-            raise ValueError(
-                f"Row {row} of the {part} data has the label {label!r}; "
-                f"the classifier's {len(classifier.labels)} labels are numbered from 0"
-            )
-    labels = torch.tensor(list(data["label"]))
-    if part == "training" and len(labels.unique()) < 2:
-        raise ValueError(
-            f"The training data holds one class only ({classifier.labels[int(labels[0])]}); "
-            "there is nothing to tell apart"
-        )
-    return labels
-
 # %% ../nbs/lessons/12_fine_tuning.ipynb #b4ed03b7
 def _warn_of_overlap(train: Dataset, validation: Dataset):
     seen = set(train["text"])
@@ -366,9 +320,14 @@ def fine_tune(
     settings = {name: value for name, value in locals().items() if name in _Settings.__annotations__}
     settings = _Settings(**settings).checked()
     target = getattr(objective, "target", "label")
-    targets = _checked_targets(classifier, train, target, "training")
+    targets = checked_targets(train, classifier.labels, target=target, part="training")
+    if target == "label" and len(targets.unique()) < 2:
+        raise ValueError(
+            f"The training data holds one class only ({classifier.labels[int(targets[0])]}); "
+            "there is nothing to tell apart"
+        )
     if validation is not None:
-        _checked_targets(classifier, validation, target, "validation")
+        checked_targets(validation, classifier.labels, target=target, part="validation")
         _warn_of_overlap(train, validation)
     set_seed(seed)
     accelerator = Accelerator(
