@@ -51,3 +51,9 @@ def copy_of_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_tool("git", "add", "-A", cwd=folder)
     run_tool(*git, "commit", "-q", "-m", "copy", cwd=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    "A cache that starts empty and is shared by all notebooks: a baseline is trained once in a run"
+    return str(tmp_path_factory.mktemp("cache"))

@@ -9,12 +9,6 @@ from conftest import BIN, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 LIMIT = 480  # seconds; a lesson states its own time, this only ends one that hangs
 
 
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    "A cache that starts empty, shared by the notebooks: a baseline is trained once in a run"
-    return str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.mark.timeout(LIMIT + 30)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook_runs(path, shared_cache):

@@ -1,0 +1,162 @@
+"""A learner's first hour, in a real browser: open a lesson, run all of it, move a slider."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BIN, NBS
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+MINUTES = 60_000  # milliseconds, as Playwright counts
+
+
+def free_port() -> int:
+    "A port that nobody listens on"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(url: str):
+    "The JSON at an address of the server"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
+    "JupyterLab on a copy of the notebooks: its address and its folder"
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NBS, folder / "nbs", ignore=shutil.ignore_patterns(".*"))
+    settings = folder / "settings/@jupyterlab/notebook-extension"
+    settings.mkdir(parents=True)
+    # All cells in the page, so that the test sees those that are out of sight.
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [BIN / "jupyter", "lab", "--no-browser", f"--port={url.rsplit(':', 1)[1]}", "--ip=127.0.0.1",
+               "--allow-root", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+               f"--ServerApp.root_dir={folder / 'nbs'}"]
+    variables = {**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "LLM_COURSE_CACHE": shared_cache,
+                 "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    with open(folder / "lab.log", "w") as log:
+        process = subprocess.Popen([str(part) for part in command], env=variables, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            try:
+                get(f"{url}/api/status")
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "lab.log").read_text()
+                time.sleep(0.5)
+        yield url, folder / "nbs"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Headless Chromium; skipped without one, unless LLM_COURSE_REQUIRE_BROWSER is set"
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("LLM_COURSE_REQUIRE_BROWSER"):
+        pytest.skip("no Chromium on this machine")
+    assert path, "Chromium is missing: apt-get install chromium"
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def run_all(browser, lab: tuple[str, Path], lesson: str):
+    "Open a lesson, choose Run All, wait until the kernel is done and save; the page and the saved notebook"
+    url, folder = lab
+    before = {kernel["id"] for kernel in get(f"{url}/api/kernels")}
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{url}/lab/tree/lessons/{lesson}.ipynb?reset", wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=MINUTES)
+    kernel = wait_for(lambda: next((k for k in get(f"{url}/api/kernels") if k["id"] not in before), None), 60)["id"]
+    wait_for(lambda: get(f"{url}/api/kernels/{kernel}")["execution_state"] == "idle", 60)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator(".lm-Menu-item").filter(has_text="Run All Cells").first.click()
+    last = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt").last
+    wait_for(lambda: "*" not in last.inner_text() and idle(url, kernel), 600)
+    page.keyboard.press("Control+s")
+    path = folder / f"lessons/{lesson}.ipynb"
+    counts = [cell["execution_count"] for cell in wait_for(lambda: all_run(path), 60)]
+    assert counts == list(range(1, len(counts) + 1))
+    return page, json.loads(path.read_text(encoding="utf-8"))
+
+
+def idle(url: str, kernel: str) -> bool:
+    "Whether the kernel rests, now and two seconds later"
+    first = get(f"{url}/api/kernels/{kernel}")["execution_state"]
+    time.sleep(2)
+    return first == get(f"{url}/api/kernels/{kernel}")["execution_state"] == "idle"
+
+
+def all_run(path: Path) -> list[dict]:
+    "The code cells of the saved notebook, once each has run"
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    return cells if all(cell["execution_count"] for cell in cells) else []
+
+
+def wait_for(check, seconds: float):
+    "What a check returns, as soon as it is true"
+    end = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < end, f"nothing after {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+def outputs_of(notebook: dict) -> list[dict]:
+    "All outputs of a notebook"
+    return [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+
+
+def assert_clean(notebook: dict, page):
+    "No error and no stderr, neither in the file nor on the page"
+    for output in outputs_of(notebook):
+        assert output["output_type"] != "error", output
+        assert output.get("name") != "stderr", output
+    for mime in ("application/vnd.jupyter.stderr", "application/vnd.jupyter.error"):
+        assert page.locator(f'[data-mime-type="{mime}"]').count() == 0
+
+
+def test_lesson_12_runs_from_top_to_bottom(browser, lab):
+    page, notebook = run_all(browser, lab, "12_fine_tuning")
+    assert_clean(notebook, page)
+    figure = page.locator('.jp-OutputArea-output img[alt^="The loss falls"]').first
+    figure.scroll_into_view_if_needed()
+    box = figure.bounding_box()
+    assert figure.is_visible() and box["width"] > 300 and box["height"] > 150
+    assert figure.evaluate("image => image.naturalWidth") > 300  # it was drawn, not only placed
+    text = page.locator(".jp-NotebookPanel").inner_text()
+    assert "reads at least 80 of 100 new reviews correctly" in text
+    page.close()
+
+
+def test_slider_of_lesson_13_moves_precision_against_recall(browser, lab):
+    page, notebook = run_all(browser, lab, "13_evaluation")
+    assert_clean(notebook, page)
+    slider = page.locator(".widget-hslider").filter(has_text="threshold")
+    slider.scroll_into_view_if_needed()
+    output = page.locator(".widget-html").filter(has_text="texts are called positive").first
+    assert "At 0.50" in output.inner_text()
+    picture = output.locator("img").get_attribute("src")
+    slider.locator(".noUi-handle").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    wait_for(lambda: "At 0.55" in output.inner_text(), 20)
+    assert output.locator("img").get_attribute("src") != picture
+    page.close()
