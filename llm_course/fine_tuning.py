@@ -527,7 +527,7 @@ def baseline_classifier(
         "seed": seed,
         "data": file_sha256(verified_asset(f"{name}.jsonl.gz")),
         "model": MINILM_SHA256,
-        "recipe": 1,
+        "recipe": 2,
     }
     key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder("baselines") / f"{name}-{key}"

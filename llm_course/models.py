@@ -118,7 +118,9 @@ class TextClassifier:
             )
         self.model = model.to(device=torch.device(device) if device else best_device(), dtype=dtype).eval()
         self.tokenizer, self.labels, self.window = tokenizer, labels, _window(model, tokenizer)
-        self.max_length = min(_checked_positive("max_length", max_length or self.window), self.window)
+        self.max_length = min(
+            _checked_positive("max_length", self.window if max_length is None else max_length), self.window
+        )
 
     @property
     def device(self) -> torch.device:
