@@ -142,7 +142,7 @@ def _read_frame(path: Path) -> pd.DataFrame:
     if kind == "parquet":
         return pd.read_parquet(path)
     first = path.read_text(encoding="utf-8-sig").lstrip()[:1]
-    return pd.read_json(path, lines=first != "[", encoding="utf-8-sig", convert_dates=False, dtype=False)
+    return pd.read_json(path, lines=first != "[", encoding="utf-8-sig", dtype=False)
 
 
 def _read_hub(name: str) -> DatasetDict:

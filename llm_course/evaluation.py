@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset
 from matplotlib.axes import Axes
 from scipy.optimize import minimize_scalar
@@ -393,7 +392,7 @@ class ThresholdSlider:
 
     def describe(self) -> str:
         "What this threshold does, in a sentence"
-        (TN, FP), (FN, TP) = self.confusion.tolist()
+        (_, FP), (FN, TP) = self.confusion.tolist()
         scores = scores_of(self.confusion)
         return (
             f"At {self.slider.value:.2f}: {TP + FP} texts are called positive, {FP} of them "
