@@ -138,6 +138,8 @@ def test_interrupt_returns_the_run_so_far(tmp_path):
     """SIGINT, as a notebook's stop button sends it, in the middle of a run"""
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent("""
+        import signal
+
         from llm_course.data import load_dataset
         from llm_course.fine_tuning import Callback, fine_tune
         from llm_course.models import TextClassifier
@@ -146,6 +148,8 @@ def test_interrupt_returns_the_run_so_far(tmp_path):
             def on_step(self, run):
                 print("step", len(run.steps), flush=True)
 
+        # As a kernel does: a process started in the background may inherit that SIGINT is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"])
         run = fine_tune(classifier, load_dataset("movies")["train"], callbacks=[Say()], progress=False)
         print("interrupted", run.interrupted, len(run.steps), len(classifier.predict(["A film"])), flush=True)

@@ -109,6 +109,7 @@ def main():
     parser.add_argument("source", type=Path, help="vaderSentiment-3.3.2.tar.gz")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "llm_course" / "assets")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     content = arguments.source.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SOURCE_SHA256:
