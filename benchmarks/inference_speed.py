@@ -11,25 +11,28 @@ import json
 import resource
 import time
 
+import torch
 from common import in_own_process, interleaved, medians, ratios, write
+from transformers import pipeline
+
+from llm_course.core import best_device
 from llm_course.data import load_dataset
-from llm_course.models import TextClassifier
+from llm_course.models import TextClassifier, model_source
 
 CONTESTANTS = ["predict_proba", "pipeline, batch size 1", "pipeline, batch size 32"]
 
 
 def contest(name: str, size: int) -> dict:
     "Answer all texts once, after a warm-up; texts per second, peak memory in MiB"
-    from transformers import pipeline
-
     texts = list(load_dataset("movies")["train"]["text"][:size])
-    classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"])
     if name == "predict_proba":
+        classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"])
+
         def answer(some: list[str]) -> list:
             return classifier.predict_proba(some).tolist()
     else:
-        pipe = pipeline("text-classification", model=classifier.model, tokenizer=classifier.tokenizer, top_k=None,
-                        batch_size=int(name.rsplit(" ", 1)[1]), device=classifier.device)
+        pipe = pipeline("text-classification", model=model_source("minilm"), top_k=None, device=best_device(),
+                        dtype=torch.float32, batch_size=int(name.rsplit(" ", 1)[1]))
 
         def answer(some: list[str]) -> list:
             return pipe(some)

@@ -13,16 +13,26 @@ import resource
 import tempfile
 import time
 
+import torch
 from common import in_own_process, interleaved, medians, ratios, write
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import fine_tune
-from llm_course.models import TextClassifier
+from llm_course.models import TextClassifier, model_source
 
 CONTESTANTS = ["fine_tune", "Trainer", "Trainer, grouped by length"]
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 32, 1e-4, 1
 
 
-def train_with_trainer(classifier: TextClassifier, train, grouped: bool, seed: int) -> float:
+def plain_classifier(seed: int) -> tuple[torch.nn.Module, AutoTokenizer]:
+    "The same model and a new head, as transformers loads them: without what TextClassifier adds"
+    torch.manual_seed(seed)
+    source = model_source("minilm")
+    return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+
+
+def train_with_trainer(model: torch.nn.Module, tokenizer: AutoTokenizer, train, grouped: bool, seed: int) -> float:
     "Examples per second of the training loop of transformers.Trainer"
     from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
@@ -35,7 +45,7 @@ def train_with_trainer(classifier: TextClassifier, train, grouped: bool, seed: i
         def on_train_end(self, *_, **__):
             self.seconds = time.perf_counter() - self.start
 
-    encoded = train.map(lambda rows: classifier.tokenizer(rows["text"], truncation=True), batched=True)
+    encoded = train.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True)
     encoded = encoded.remove_columns(["text", "rating"])
     sampling = {"train_sampling_strategy": "group_by_length"} if grouped else {}
     clock = Clock()
@@ -43,9 +53,9 @@ def train_with_trainer(classifier: TextClassifier, train, grouped: bool, seed: i
         arguments = TrainingArguments(
             output_dir=folder, per_device_train_batch_size=BATCH_SIZE, num_train_epochs=EPOCHS, seed=seed,
             learning_rate=LEARNING_RATE, warmup_steps=0.1, weight_decay=0.01, report_to=[], save_strategy="no",
-            disable_tqdm=True, logging_strategy="no", use_cpu=classifier.device.type == "cpu", **sampling)
-        Trainer(classifier.model, arguments, train_dataset=encoded, callbacks=[clock],
-                data_collator=DataCollatorWithPadding(classifier.tokenizer)).train()
+            disable_tqdm=True, logging_strategy="no", use_cpu=not torch.cuda.is_available(), **sampling)
+        Trainer(model, arguments, train_dataset=encoded, callbacks=[clock],
+                data_collator=DataCollatorWithPadding(tokenizer)).train()
     return len(train) * EPOCHS / clock.seconds
 
 
@@ -53,13 +63,16 @@ def contest(name: str, repeat: int, size: int) -> dict:
     "Train once; examples per second, peak memory in MiB, test accuracy"
     reviews = load_dataset("movies")
     train = reviews["train"].shuffle(seed=repeat).select(range(size))
-    classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=repeat)
+    labels = ["negative", "positive"]
     if name == "fine_tune":
+        classifier = TextClassifier.from_pretrained("minilm", labels=labels, seed=repeat)
         run = fine_tune(classifier, train, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
                         seed=repeat, progress=False)
         speed = run.examples / run.seconds
     else:
-        speed = train_with_trainer(classifier, train, "grouped" in name, repeat)
+        model, tokenizer = plain_classifier(repeat)
+        speed = train_with_trainer(model, tokenizer, train, "grouped" in name, repeat)
+        classifier = TextClassifier(model, tokenizer, labels)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     predicted = classifier.logits(reviews["test"]["text"]).argmax(1).tolist()
     labels = reviews["test"]["label"]
