@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 import torch
@@ -27,7 +28,7 @@ from matplotlib.axes import Axes
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .core import by_scale, cache_folder, set_seed
+from .core import by_scale, cache_folder, keep_freed_memory, set_seed
 from .data import BUNDLED_DATASETS, checked_targets, load_dataset, verified_asset
 from .data_preparation import LengthGroupedSampler
 from .models import MINILM_SHA256, TextClassifier, file_sha256
@@ -340,10 +341,11 @@ def fine_tune(
     run = FineTuningRun(classifier, total_steps=epochs * math.ceil(len(loader) / gradient_accumulation))
     listeners = [*([ProgressBar()] if progress and accelerator.is_main_process else []), *callbacks]
     loop = _Loop(run, accelerator, settings, objective, listeners, batches.batch_sampler)
-    return loop.run_all(
-        loader,
-        None if validation is None else lambda: validation_scores(classifier, validation, target, batch_size),
-    )
+    evaluation = None
+    if validation is not None:
+        evaluation = partial(validation_scores, classifier, validation, target, batch_size)
+    with keep_freed_memory():
+        return loop.run_all(loader, evaluation)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #8ad5a7ea
 @dataclass(frozen=True)
@@ -527,7 +529,7 @@ def baseline_classifier(
         "seed": seed,
         "data": file_sha256(verified_asset(f"{name}.jsonl.gz")),
         "model": MINILM_SHA256,
-        "recipe": 2,
+        "recipe": 3,
     }
     key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder("baselines") / f"{name}-{key}"

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'file_sha256', 'bundled_model_folder', 'model_source',
-           'quiet_loading', 'length_batches', 'skip_unread_tokens', 'QuickDropout', 'use_quick_dropout',
-           'TextClassifier', 'from_pretrained', 'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'save', 'load']
+           'quiet_loading', 'length_batches', 'skip_unread_tokens', 'dropout_mask', 'QuickDropout',
+           'quick_dropout_attention', 'use_quick_dropout', 'TextClassifier', 'from_pretrained', 'tokenize', 'pad',
+           'logits', 'predict_proba', 'predict', 'save', 'load']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .core import best_device
@@ -128,18 +130,52 @@ def skip_unread_tokens(model: PreTrainedModel):  # a classifier; other kinds of 
         part.register_forward_pre_hook(_keep_first)
 
 # %% ../nbs/support/models.ipynb #aaaf36bf
+def dropout_mask(
+    values: torch.Tensor,  # any shape, on the CPU
+    share: float,  # of the values that become zero, above 0 and below 1
+) -> torch.Tensor:  # the same shape: zeros, and numbers above 1 that keep the mean
+    "What dropout multiplies its values with, from 16 random bits each"
+    dropped = round(share * 65536)
+    draws = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: values.numel()].view(values.shape)
+    return (bits >= dropped - 32768).to(values.dtype).mul_(65536 / (65536 - dropped))
+
+
 class QuickDropout(torch.nn.Dropout):
     "Dropout that draws its mask on the CPU from 16 random bits a value; elsewhere torch's own"
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         "Zero a share p of the values, and scale the others so that the mean stays"
-        dropped = round(self.p * 65536)
-        off = not self.training or not 0 < dropped < 65536
+        off = not self.training or not 1e-5 < self.p < 1 - 1e-5
         if off or values.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(values)
-        draws = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = draws.view(torch.int16)[: values.numel()].view(values.shape)
-        return (values * (bits >= dropped - 32768)).mul(65536 / (65536 - dropped))
+        return values * dropout_mask(values, self.p)
+
+# %% ../nbs/support/models.ipynb #b4b75fc5
+def quick_dropout_attention(
+    module: torch.nn.Module,  # the attention layer
+    query: torch.Tensor,  # (B, heads, T, D / heads), and so are key and value
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # (B, 1, T, T), True where a token may look
+    dropout: float = 0.0,  # share of the attention weights that become zero
+    scaling: float | None = None,  # of the scores; one over the root of D / heads if None
+    **options,  # those of transformers' own function
+) -> tuple[torch.Tensor, None]:  # (B, T, heads, D / heads)
+    "Scaled dot-product attention whose dropout is quick on the CPU"
+    plain = dropout < 1e-5 or getattr(module, "is_causal", True) or torch.compiler.is_compiling()
+    if plain or query.device.type != "cpu" or (attention_mask is not None and attention_mask.dtype != torch.bool):
+        sdpa = AttentionInterface()["sdpa"]
+        return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
+    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (B, heads, T, T)
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1)
+    return ((weights * dropout_mask(weights, dropout)) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("sdpa_quick_dropout", quick_dropout_attention)
+AttentionMaskInterface.register("sdpa_quick_dropout", AttentionMaskInterface()["sdpa"])
 
 
 def use_quick_dropout(model: torch.nn.Module):
@@ -148,8 +184,10 @@ def use_quick_dropout(model: torch.nn.Module):
         for name, child in parent.named_children():
             if type(child) is torch.nn.Dropout:
                 setattr(parent, name, QuickDropout(child.p).train(child.training))
+    if isinstance(model, PreTrainedModel) and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("sdpa_quick_dropout")
 
-# %% ../nbs/support/models.ipynb #82a2f12c
+# %% ../nbs/support/models.ipynb #7591d4b4
 class TextClassifier:
     "A sequence-classification model with its tokenizer and its labels"
 
@@ -211,7 +249,7 @@ def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
         positions -= 2  # these count positions from the padding index on
     return min(positions, tokenizer.model_max_length)
 
-# %% ../nbs/support/models.ipynb #7591d4b4
+# %% ../nbs/support/models.ipynb #ad8079aa
 def from_pretrained(
     name: str | Path = "minilm",  # "minilm", a Hub name, or a folder
     *,
@@ -245,7 +283,7 @@ def from_pretrained(
 
 TextClassifier.from_pretrained = staticmethod(from_pretrained)
 
-# %% ../nbs/support/models.ipynb #42a0ffec
+# %% ../nbs/support/models.ipynb #b1244d43
 def _checked_texts(texts: Iterable[str], start: int = 0) -> list[str]:
     texts = list(texts)
     for index, text in enumerate(texts, start):
@@ -280,7 +318,7 @@ def pad(
 
 TextClassifier.tokenize, TextClassifier.pad = tokenize, pad
 
-# %% ../nbs/support/models.ipynb #9ada8a92
+# %% ../nbs/support/models.ipynb #caf2c53f
 def logits(
     self: TextClassifier,
     texts: Iterable[str],  # N texts; a generator is read in chunks
@@ -341,7 +379,7 @@ def predict(
 
 TextClassifier.logits, TextClassifier.predict_proba, TextClassifier.predict = logits, predict_proba, predict
 
-# %% ../nbs/support/models.ipynb #944f36de
+# %% ../nbs/support/models.ipynb #7eec55de
 def save(
     self: TextClassifier,
     folder: str | Path,  # created; a classifier that was saved there before is replaced
