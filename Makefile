@@ -29,7 +29,8 @@ $(STAMP): setup.py settings.ini constraints.txt pyproject.toml
 	@touch $@
 
 lab: $(STAMP)
-	cd nbs && ../$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/index.ipynb $(ARGS)
+	cd nbs && ../$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/index.ipynb \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,6 +1,7 @@
 """The package is what the notebooks export, imports point one way, and the wheel is whole."""
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -122,3 +123,16 @@ def test_assets_are_small_and_described():
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for line in (assets / "SHA256SUMS").read_text().splitlines():
         assert all(part in notice for part in line.split()), f"NOTICE lacks {line}"
+
+
+def test_every_direct_requirement_is_pinned():
+    from packaging.requirements import Requirement
+    settings = configparser.ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini")
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {pin.name.lower(): pin for line in lines if line and not line.startswith("#") for pin in [Requirement(line)]}
+    for key in ("requirements", "dev_requirements"):
+        for requirement in map(Requirement, settings["DEFAULT"][key].split()):
+            pin = pins[requirement.name.lower()]
+            [version] = [part.version for part in pin.specifier if part.operator == "=="]
+            assert version in requirement.specifier, f"{pin} does not fit {requirement}"
