@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not any(part.startsw
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LLM_COURSE_SCALE", "laptop")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["LLM_COURSE_PROGRESS"] = f"{tempfile.mkdtemp()}/progress.json"  # never the one of who runs the tests
 
 
 def name_of(path: Path) -> str:

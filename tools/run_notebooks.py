@@ -4,8 +4,10 @@
 """
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +23,10 @@ def run(path: Path):
     NotebookClient(notebook, timeout=900, kernel_name="python3",
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     notebook.metadata.pop("widgets", None)  # its state would need a kernel; the figure below it does not
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):  # reads without a kernel
+                output["data"].pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, path)
     print(f"{time.perf_counter() - start:6.1f} s  {path.relative_to(NBS)}", flush=True)
@@ -34,6 +40,7 @@ def main():
     named = [path.resolve() for path in parser.parse_args().notebooks]
     bin_folder = Path(sys.executable).parent
     subprocess.run([bin_folder / "nbdev_export"], check=True, cwd=NBS.parent)
+    os.environ["LLM_COURSE_PROGRESS"] = f"{tempfile.mkdtemp()}/progress.json"  # what a new learner sees
     for path in named or sorted(NBS.rglob("[!.]*.ipynb")):
         run(path)
     subprocess.run([bin_folder / "nbdev_clean"], check=True, cwd=NBS.parent)

@@ -1,0 +1,277 @@
+"""Every solution passes its checker, wrong answers are refused for the right reason, and nothing done is lost."""
+
+import json
+import math
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import NBS, cells_of
+
+from llm_course import exercises
+from llm_course.answers import EXERCISES, QUIZZES
+from llm_course.exercises import Quiz, outcome_of, progress, read_progress, record, run_within
+
+LESSONS = {int(path.name[:2]): path for path in (NBS / "lessons").glob("[0-9]*.ipynb")}
+SOLUTION = re.compile(r"<details>\n<summary>Solution</summary>\n\n```python\n(.*?)\n```\n\n</details>", re.DOTALL)
+OPEN = [exercise for exercise in EXERCISES.values() if exercise.lesson in LESSONS]
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    "A progress file of the test's own"
+    monkeypatch.setenv("LLM_COURSE_PROGRESS", str(tmp_path / "progress.json"))
+
+
+def checks_of(lesson: int) -> dict[str, str]:
+    "The skeleton cell of each exercise of a lesson"
+    found = {}
+    for cell in cells_of(LESSONS[lesson]):
+        for name in re.findall(r'^check\("(.+?)"', cell, re.MULTILINE):
+            assert name not in found, f"{name} is checked twice"
+            found[name] = cell
+    return found
+
+
+def solutions_of(lesson: int) -> dict[str, str]:
+    "The solution of each exercise: those in the fold-outs, in the order of the skeletons"
+    text = "\n".join(cells_of(LESSONS[lesson], "markdown"))
+    return dict(zip(checks_of(lesson), SOLUTION.findall(text), strict=True))
+
+
+def run_code(code: str) -> dict:
+    "The names that code defines, with what the lessons import"
+    names = {"math": math, "np": np, "torch": torch}
+    exec(code, names)
+    return names
+
+
+def function_of(code: str, skeleton: str):
+    "The function that the skeleton's cell hands to check"
+    return run_code(code)[re.search(r"^check\(.+?, (\w+)\)", skeleton, re.MULTILINE)[1]]
+
+
+def test_every_lesson_has_its_exercises_and_its_quiz():
+    for lesson, path in LESSONS.items():
+        checks = checks_of(lesson)
+        assert set(checks) == {exercise.name for exercise in OPEN if exercise.lesson == lesson}, path.name
+        assert 2 <= len(checks) <= 4 and len(solutions_of(lesson)) == len(checks)
+        code = "\n".join(cells_of(path))
+        assert f"quiz({lesson})" in code and "progress()" in code and 2 <= len(QUIZZES[lesson]) <= 5
+
+
+@pytest.mark.parametrize("exercise", OPEN, ids=lambda exercise: exercise.name)
+def test_solution_passes_and_skeleton_is_open(exercise):
+    skeleton = checks_of(exercise.lesson)[exercise.name]
+    solution = solutions_of(exercise.lesson)[exercise.name]
+    outcome = outcome_of(exercise.name, function_of(solution, skeleton))
+    assert outcome.status == "right", outcome
+    code = re.sub(r"^check\(.*", "", skeleton, flags=re.MULTILINE)
+    assert outcome_of(exercise.name, function_of(code, skeleton)).status == "open"
+
+
+@pytest.mark.parametrize("lesson", sorted(LESSONS))
+def test_no_answer_stands_above_its_fold_out(lesson):
+    "Solutions only in fold-outs; no hint, and of a quiz no reason, in code or outputs above a fold-out"
+    cells = json.loads(LESSONS[lesson].read_text(encoding="utf-8"))["cells"]
+    visible = "\n".join("".join(cell["source"]) for cell in cells)
+    visible = SOLUTION.sub("", visible)
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            html = "".join(output.get("data", {}).get("text/html", ""))
+            visible += re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    for name, solution in solutions_of(lesson).items():
+        for line in solution.splitlines():
+            if line.startswith("    return") and len(line) > 30:
+                assert line.strip() not in visible, f"{name}: {line}"
+        assert not [hint for hint in EXERCISES[name].hints if hint in visible], name
+    for question in QUIZZES[lesson]:
+        assert not [why for _, why in question.choices if why in visible], question.text
+
+
+def smooth_others(labels, classes, epsilon):
+    "The share goes to the wrong classes alone"
+    if classes == 1:
+        return torch.ones(len(labels), 1)
+    rest = torch.full((len(labels), classes), epsilon / (classes - 1))
+    return rest.scatter(1, labels[:, None], 1 - epsilon)
+
+
+def momentum_in_place(weight, gradient, memory, learning_rate):
+    "Changes what it is given"
+    memory.mul_(0.9).add_(gradient)
+    return weight - learning_rate * memory, memory
+
+
+def first_threshold(p, y, wanted):
+    "The highest one that is good enough"
+    good = [t for t in p if y[p >= t].mean() >= wanted]
+    return float(max(good)) if good else math.inf
+
+
+REFUSED = {  # wrong answers, each with words of the reason
+    "majority label": [
+        (lambda r: "positive" if sum(r) > 0 else "negative" if sum(r) < 0 else "undecided", "not how strongly"),
+        (lambda r: "positive" if sum(x > 0 for x in r) >= sum(x < 0 for x in r) else "negative", "As many say"),
+        (lambda r: "positive" if sum(x > 0 for x in r) * 2 > len(r) else "undecided"
+         if sum(x > 0 for x in r) == sum(x < 0 for x in r) else "negative", "no vote against")],
+    "padding share": [
+        (lambda n, b: 1 - sum(n) / (len(n) * max(n)), "one text"),
+        (lambda n, b: sum(max(n[i:i + b]) * len(n[i:i + b]) for i in range(0, len(n), b)) / sum(n) - 1, "Two of eight"),
+        (lambda n, b: float(np.mean([1 - np.mean(n[i:i + b]) / max(n[i:i + b]) for i in range(0, len(n), b)])),
+         "expected")],
+    "leaking texts": [
+        (lambda train, test: [i for i, t in enumerate(test) if t in train], "Case and space"),
+        (lambda train, test: [i for i, t in enumerate(test) if t.lower().replace(" ", "").replace("\t", "")
+                              in {x.lower().replace(" ", "").replace("\t", "") for x in train}], "one word"),
+        (lambda train, test: [t for t in test if t.lower().split() in [x.lower().split() for x in train]], "expected")],
+    "gradient of the loss": [
+        (lambda z, y: (y - torch.sigmoid(z)) / len(z), "expected"),
+        (lambda z, y: torch.sigmoid(z) - y, "Mind the sign and the mean"),
+        (lambda z, y: (z.exp() / (1 + z.exp()) - y) / len(z), "overflow")],
+    "log of a sum": [(lambda z: z.exp().sum().log(), "overflow"), (lambda z: z.max(), "ln 2")],
+    "smoothed labels": [
+        (smooth_others, "right one included"),
+        (lambda n, c, e: (1 - e) * torch.eye(c)[n], "Every row sums to 1")],
+    "perplexity of a book": [
+        (lambda losses, n: float(np.average(np.exp(losses), weights=n)), "exponential comes last"),
+        (lambda losses, n: math.exp(sum(losses) / len(losses)), "Long chapters")],
+    "cosine schedule": [
+        (lambda s, n, w: (s + 1) / (w * n + 1) if s < w * n else (n - s) / (n - w * n), "within the fall"),
+        (lambda s, n, w: (1 + math.cos(math.pi * s / n)) / 2, "within the rise")],
+    "momentum step": [
+        (lambda w, g, m, rate: (w - rate * m, 0.9 * m + g), "new memory"),
+        (lambda w, g, m, rate: (w - rate * (0.9 * m + 0.1 * g), 0.9 * m + 0.1 * g), "new memory"),
+        (momentum_in_place, "changes its input")],
+    "focal loss": [
+        (lambda z, y, k: torch.nn.functional.cross_entropy(z, y), "hard ones nearly"),
+        (lambda z, y, k: (-((1 - z.softmax(-1)[range(len(y)), y]) ** k) * z.softmax(-1)[range(len(y)), y].log()).mean(),
+         "overflow")],
+    "macro F1": [
+        (lambda c: float(np.trace(c) / c.sum()), "never found"),
+        (lambda c: float(np.mean(2 * np.diag(c) / (c.sum(0) + c.sum(1)))), "occurs nowhere")],
+    "threshold for a precision": [
+        (first_threshold, "try every threshold"),
+        (lambda p, y, wanted: float(min(p[y == 1], default=math.inf)), "expected")],
+    "bootstrap interval": [
+        (lambda c, g: (c.mean() - 2 * c.std(), c.mean() + 2 * c.std()), "times as wide"),
+        (lambda c, g: tuple(np.percentile([g.permutation(c).mean() for _ in range(50)], [2.5, 97.5])), "replacement"),
+        (lambda c, g: c.mean(), "two numbers")],
+}
+
+
+def test_each_exercise_has_refused_answers():
+    assert set(REFUSED) == set(EXERCISES) and all(len(answers) >= 2 for answers in REFUSED.values())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # wrong answers may divide by zero
+def test_wrong_answers_are_refused_for_the_right_reason(name):
+    for answer, words in REFUSED[name]:
+        outcome = outcome_of(name, answer)
+        assert outcome.status == "wrong" and words in outcome.message, outcome
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_strange_answers_are_told_kindly(name):
+    def loops(*_):
+        while True:
+            pass
+
+    for answer, words in ((loops, "within 0.3 seconds"), (lambda *_: 1 / 0, "ZeroDivisionError"), (7, "function"),
+                          (lambda *_: object(), ""), (lambda *_: "text", ""), (lambda *_: [[1], [2, 3]], "")):
+        outcome = outcome_of(name, answer, seconds=0.3)
+        assert outcome.status == "wrong" and words in outcome.message, outcome
+
+
+def test_an_interruption_stops_the_answer():
+    ticks, path = [], exercises.progress_file()
+
+    def answer():
+        while True:
+            ticks.append(len(ticks))
+            if len(ticks) == 1000:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_within(answer, 60)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    stopped = len(ticks)
+    time.sleep(0.2)
+    assert len(ticks) == stopped and not path.exists()
+
+
+def test_crash_while_writing_keeps_the_old_progress(monkeypatch):
+    record("exercises", "macro F1", True)
+
+    def crash(*_):
+        raise SystemError("the power went out")
+
+    monkeypatch.setattr(exercises.os, "replace", crash)
+    with pytest.raises(SystemError):
+        record("exercises", "focal loss", True)
+    assert read_progress()["exercises"] == {"macro F1": True}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"exercises": 3, "quizzes": {}}', "\x00\x00", '"x"'])
+def test_damaged_progress_is_set_aside(content):
+    path = exercises.progress_file()
+    for number in (1, 2):
+        path.write_text(content, encoding="utf-8")
+        with pytest.warns(UserWarning, match=f"damaged-{number}"):
+            assert read_progress() == {"exercises": {}, "quizzes": {}}
+        assert path.with_name(f"progress.damaged-{number}.json").read_text(encoding="utf-8") == content
+
+
+def test_progress_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLM_COURSE_PROGRESS", str(tmp_path / "file/progress.json"))
+    with pytest.warns(UserWarning, match="LLM_COURSE_PROGRESS"):
+        record("exercises", "macro F1", True)
+
+
+def write_some(prefix: str):
+    "What one of two kernels does"
+    for number in range(20):
+        record("exercises", f"{prefix}{number}", True)
+
+
+def test_two_kernels_lose_nothing():
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=write_some, args=(prefix,)) for prefix in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert len(read_progress()["exercises"]) == 40
+
+
+def test_quiz_keeps_the_best_score_and_reads_as_a_list():
+    for lesson, questions in QUIZZES.items():
+        asked = Quiz(lesson)
+        for radio, question in zip(asked.radios, questions, strict=True):
+            for index in range(len(question.choices)):
+                radio.index = index
+            radio.index = question.right
+        assert asked.right == len(questions) and progress().loc[lesson, "quiz"] == f"{len(questions)} of {len(questions)}"
+        asked.radios[0].index = (questions[0].right + 1) % 3
+        assert read_progress()["quizzes"][str(lesson)] == len(questions)
+        assert asked._repr_html_().count("<details>") == len(questions)
+
+
+def test_nothing_is_recorded_where_nothing_is_solved():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exercises.check("macro F1", ...)
+    assert not os.path.exists(exercises.progress_file())
