@@ -120,7 +120,7 @@ def test_binary_in_bfloat16_is_rounded_once(data, shape):
     targets = tensors(data.draw, shape, st.sampled_from([0.0, 0.5, 1.0])).bfloat16()
     exact = F.binary_cross_entropy_with_logits(logits.double(), targets.double(), **BARE)
     ours = binary_cross_entropy(logits, targets, **BARE).double()
-    torch.testing.assert_close(ours, exact, rtol=2**-8, atol=1e-12)  # torch's is (1 - y) z - ln σ(z): 29 less 29
+    torch.testing.assert_close(ours, exact, rtol=2**-8, atol=1e-12)  # torch's takes 29 from 29
 
 
 def test_what_torch_says_of_nothing():
