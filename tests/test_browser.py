@@ -160,3 +160,22 @@ def test_slider_of_lesson_13_moves_precision_against_recall(browser, lab):
     wait_for(lambda: "At 0.55" in output.inner_text(), 20)
     assert output.locator("img").get_attribute("src") != picture
     page.close()
+
+
+def test_three_widgets_of_lesson_11_move(browser, lab):
+    page, notebook = run_all(browser, lab, "11_cross_entropy")
+    assert_clean(notebook, page)
+    for name, sentence in (("temperature", "its loss is"), ("logit", "is a probability of"),
+                           ("learning rate", "It started at")):
+        slider = page.locator(".widget-hslider").filter(has_text=name)
+        slider.scroll_into_view_if_needed()
+        output = page.locator(".widget-html").filter(has_text=sentence).first
+        text, picture = output.inner_text(), output.locator("img").get_attribute("src")
+        slider.locator(".noUi-handle").focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        wait_for(lambda output=output, text=text: output.inner_text() != text, 20)
+        assert output.locator("img").get_attribute("src") != picture
+    page.locator("button").filter(has_text="one step").click()
+    wait_for(lambda: "after 6 steps" in output.inner_text(), 20)
+    page.close()
