@@ -3,7 +3,8 @@
 2,048 tokens x 256 hidden x 128,000 words in float32, forward and backward, gradients of hidden states and embeddings.
 Each contestant runs in a process of its own; the contestants take turns. The peak is the highest resident memory
 during the call, less the resident memory before it; all three hold the gradient of the embeddings (131 MB) in it. The
-time is that of a second call in the same process. Torch's own gets chunks of our size. One more process computes all gradients and compares them.
+time is that of a second call in the same process. Torch's own gets chunks of our size: its default was far slower.
+One more process computes all gradients and compares them.
 
     python benchmarks/linear_cross_entropy.py [--repeats 5] [--chunk-size 128]
 """
@@ -34,7 +35,7 @@ def loss_of(name: str, hidden: torch.Tensor, weight: torch.Tensor, targets: torc
         return linear_cross_entropy(hidden, weight, targets, chunk_size=chunk_size)
     if name == ALL:
         return F.cross_entropy(hidden @ weight.T, targets)
-    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size)  # with its default it took 60 s
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size)  # its default is slower
     return F.linear_cross_entropy(hidden, weight, targets, options=options)
 
 

@@ -249,65 +249,44 @@ QUIZZES[10] = (
 )
 
 # %% ../nbs/support/answers.ipynb #3f0cbdd9
-def _stable_sigmoid(z: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -z))
-
-
 @exercise(
-    "gradient of the loss",
+    "gradient of the squared error",
     11,
-    "The gradient of one text is answer minus label.",
-    "The loss is a mean over N texts, so each text's gradient is divided by N.",
-    "Where the logit is −1000, `exp(1000)` overflows. `torch.sigmoid` is stable.",
+    "Write p for the sigmoid of z. The derivative of (p - y)² by p is 2 (p - y).",
+    "The chain rule needs the derivative of the sigmoid too, and the loss is a mean over N texts.",
+    "What the cross-entropy cancels stays here: p (1 - p).",
 )
-def _gradient_of_the_loss(answer):
+def _gradient_of_the_squared_error(answer):
     cases = [
-        ([0.0], [1.0], "σ(0) = 1/2."),
-        ([2.0, -1.0, 0.5], [1.0, 0.0, 0.0], "Mind the sign and the mean."),
-        ([-1000.0, 1000.0], [1.0, 1.0], "Huge logits must not overflow."),
+        ([0.0], [1.0], "Do not forget the chain rule."),
+        ([2.0, -1.0, 0.5], [1.0, 0.0, 0.0], "The loss is a mean over N texts."),
+        ([-8.0, 8.0], [1.0, 0.0], "Sure and wrong: the gradient has almost vanished."),
         ([0.3] * 5, [0.2] * 5, ""),
     ]
     for z, y, why in cases:
-        expected = (_stable_sigmoid(np.array(z)) - np.array(y)) / len(z)
-        expect(answer, [torch.tensor(z), torch.tensor(y)], torch.tensor(expected), why)
+        p = 1 / (1 + np.exp(-np.array(z)))
+        expected = 2 * (p - np.array(y)) * p * (1 - p) / len(z)
+        expect(answer, [torch.tensor(z), torch.tensor(y)], torch.tensor(expected), why, tolerance=1e-6)
 
 
 @exercise(
-    "log of a sum",
+    "log of a mean",
     11,
     "exp(1000) is infinite. What may you take away from every number before the exponential?",
-    "ln Σ exp(z) = m + ln Σ exp(z − m) for every m.",
-    "Take m = z.max(): the largest exponent is then 0.",
+    "The same number comes back outside of the logarithm.",
+    "Take away the largest: the largest exponent is then 0.",
 )
-def _log_of_a_sum(answer):
+def _log_of_a_mean(answer):
     generator = torch.Generator().manual_seed(0)
     cases = [
-        (torch.tensor([0.0, 0.0]), "ln 2."),
+        (torch.tensor([2.0, 2.0]), "The mean of equal numbers is that number."),
         (torch.tensor([1000.0, 1000.0]), "Large numbers must not overflow."),
         (torch.tensor([-1000.0, -1001.0]), "Nor may small ones vanish."),
         (torch.tensor([3.0]), "One number alone."),
     ]
     cases += [(5 * torch.randn(6, generator=generator), "") for _ in range(5)]
     for z, why in cases:
-        expect(answer, [z], torch.logsumexp(z.double(), 0), why)
-
-
-@exercise(
-    "smoothed labels",
-    11,
-    "Start with one-hot rows: 1 for the label, 0 elsewhere.",
-    "Take the share ε away from the label and spread it over all C classes, the right one included.",
-    "(1 − ε) · one_hot + ε / C",
-)
-def _smoothed_labels(answer):
-    for labels, classes, epsilon, why in (
-        ([2], 3, 0.0, "Without smoothing the rows are one-hot."),
-        ([2, 0], 3, 0.3, "Every row sums to 1, and ε is spread over all classes, the right one included."),
-        ([1, 1, 0], 2, 0.1, ""),
-        ([0], 1, 0.5, "One class."),
-    ):
-        expected = (1 - epsilon) * np.eye(classes)[labels] + epsilon / classes
-        expect(answer, [torch.tensor(labels), classes, epsilon], torch.tensor(expected), why)
+        expect(answer, [z], torch.logsumexp(z.double(), 0) - math.log(len(z)), why)
 
 
 @exercise(
@@ -514,7 +493,8 @@ def _threshold_for_a_precision(answer):
             "The precision may fall and rise again: try every threshold.",
         ),
         ([0.9, 0.2], [0, 1], 0.9, "No threshold reaches it."),
-        ([0.5, 0.5, 0.1], [1, 0, 0], 0.5, "Equal numbers."),
+        ([0.9, 0.8, 0.8, 0.1], [1, 1, 0, 0], 0.75, "Equal numbers are called positive together."),
+        ([0.5, 0.5, 0.1], [1, 0, 0], 0.5, "Equal numbers are called positive together."),
     ]
     cases += [
         (generator.random(30).round(2).tolist(), generator.integers(0, 2, 30).tolist(), 0.6, "")

@@ -42,21 +42,28 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def read_progress() -> dict[str, dict]:  # "exercises": {name: True}, "quizzes": {lesson: right answers}
-    "What was done; a damaged file is set aside and said"
-    path, empty = progress_file(), {"exercises": {}, "quizzes": {}}
-    if not path.is_file():
-        return empty
+def _parsed(path: Path) -> dict[str, dict] | None:
+    "What the file holds; None where it is damaged"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(found[key], dict) for key in empty):
-            return found
-    except (ValueError, KeyError, TypeError):
-        pass  # told below, together with a file of another form
-    warnings.warn(
-        f"{path} is damaged. It is kept as {_set_aside(path).name}; progress starts anew.", stacklevel=2
-    )
-    return empty
+        solved, scores = found["exercises"].values(), found["quizzes"].values()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return found if all(type(value) is bool for value in solved) and all(
+        type(value) is int for value in scores) else None
+
+
+def read_progress() -> dict[str, dict]:  # "exercises": {name: True}, "quizzes": {lesson: right answers}
+    "What was done; of a file that cannot be read it says so, and leaves it as it is"
+    path, empty = progress_file(), {"exercises": {}, "quizzes": {}}
+    try:
+        found = _parsed(path) if path.is_file() else empty
+    except OSError as error:
+        warnings.warn(f"Your progress in {path} cannot be read: {error}", stacklevel=2)
+        return empty
+    if found is None:
+        warnings.warn(f"{path} is damaged. The next thing you finish starts a new one.", stacklevel=2)
+    return found or empty
 
 
 def _write_whole(path: Path, text: str):
@@ -78,7 +85,10 @@ def record(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=10):
-            done = read_progress()
+            done = _parsed(path) if path.is_file() else {"exercises": {}, "quizzes": {}}
+            if done is None:
+                warnings.warn(f"{path} is damaged. It is kept as {_set_aside(path).name}.", stacklevel=2)
+                done = {"exercises": {}, "quizzes": {}}
             done[kind][name] = max(value, done[kind].get(name, value))
             _write_whole(path, json.dumps(done, indent=1, ensure_ascii=False))
     except OSError as error:  # a full disk, no permission, a lock that never opens
@@ -230,34 +240,31 @@ class Quiz:
             )
             for question in self.questions
         ]
-        self.replies = [widgets.HTML() for _ in self.questions]
+        self.replies, self.checked = [widgets.HTML() for _ in self.questions], {}
         rows = []
-        for number, (radio, reply) in enumerate(zip(self.radios, self.replies, strict=True)):
-            radio.observe(lambda change, number=number: self.answer(number), names="value")
-            rows += [
-                widgets.HTML(f"<b>{number + 1}. {html.escape(self.questions[number].text)}</b>"),
-                radio,
-                reply,
-            ]
+        for number, question in enumerate(self.questions):
+            button = widgets.Button(description="Check")
+            button.on_click(lambda _, number=number: self.answer(number))
+            text = widgets.HTML(f"<b>{number + 1}. {html.escape(question.text)}</b>")
+            rows += [text, self.radios[number], button, self.replies[number]]
         self.view = widgets.VBox(rows)
 
     @property
     def right(self) -> int:
-        "How many questions are answered rightly"
-        return sum(
-            radio.index == question.right for radio, question in zip(self.radios, self.questions, strict=True)
-        )
+        "How many questions were answered rightly when they were last checked"
+        return sum(self.checked.values())
 
-    def answer(self, number: int):
+    def answer(self, number: int):  # of a question, from 0
         "Say whether the choice of a question is right, and why; keep the score"
         question, index = self.questions[number], self.radios[number].index
         if index is None:
+            self.replies[number].value = "<p>Choose an answer first.</p>"
             return
-        mark, colour = ("✓", "#009E73") if index == question.right else ("✗", "#D55E00")
-        self.replies[number].value = (
-            f'<p role="status" style="border-left: 4px solid {colour}; padding-left: 0.6em">'
-            f"{mark} {html.escape(question.choices[index][1])}</p>"
-        )
+        self.checked[number] = index == question.right
+        mark, colour = ("✓", "#009E73") if self.checked[number] else ("✗", "#D55E00")
+        style = f"border-left: 4px solid {colour}; padding-left: 0.6em"
+        reply = html.escape(question.choices[index][1])
+        self.replies[number].value = f'<p role="status" style="{style}">{mark} {reply}</p>'
         record("quizzes", str(self.lesson), self.right)
 
     def _repr_html_(self) -> str:

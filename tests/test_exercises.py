@@ -96,14 +96,6 @@ def test_no_answer_stands_above_its_fold_out(lesson):
         assert not [why for _, why in question.choices if why in visible], question.text
 
 
-def smooth_others(labels, classes, epsilon):
-    "The share goes to the wrong classes alone"
-    if classes == 1:
-        return torch.ones(len(labels), 1)
-    rest = torch.full((len(labels), classes), epsilon / (classes - 1))
-    return rest.scatter(1, labels[:, None], 1 - epsilon)
-
-
 def momentum_in_place(weight, gradient, memory, learning_rate):
     "Changes what it is given"
     memory.mul_(0.9).add_(gradient)
@@ -114,6 +106,14 @@ def first_threshold(p, y, wanted):
     "The highest one that is good enough"
     good = [t for t in p if y[p >= t].mean() >= wanted]
     return float(max(good)) if good else math.inf
+
+
+def ties_apart(p, y, wanted):
+    "Counts texts one by one, though equal probabilities are called positive together"
+    order = np.argsort(-p, kind="stable")
+    precision = np.cumsum(y[order]) / np.arange(1, len(y) + 1)
+    good = p[order][precision >= wanted]
+    return float(good.min()) if len(good) else math.inf
 
 
 REFUSED = {  # wrong answers, each with words of the reason
@@ -132,14 +132,12 @@ REFUSED = {  # wrong answers, each with words of the reason
         (lambda train, test: [i for i, t in enumerate(test) if t.lower().replace(" ", "").replace("\t", "")
                               in {x.lower().replace(" ", "").replace("\t", "") for x in train}], "one word"),
         (lambda train, test: [t for t in test if t.lower().split() in [x.lower().split() for x in train]], "expected")],
-    "gradient of the loss": [
-        (lambda z, y: (y - torch.sigmoid(z)) / len(z), "expected"),
-        (lambda z, y: torch.sigmoid(z) - y, "Mind the sign and the mean"),
-        (lambda z, y: (z.exp() / (1 + z.exp()) - y) / len(z), "overflow")],
-    "log of a sum": [(lambda z: z.exp().sum().log(), "overflow"), (lambda z: z.max(), "ln 2")],
-    "smoothed labels": [
-        (smooth_others, "right one included"),
-        (lambda n, c, e: (1 - e) * torch.eye(c)[n], "Every row sums to 1")],
+    "gradient of the squared error": [
+        (lambda z, y: 2 * (torch.sigmoid(z) - y) / len(z), "chain rule"),
+        (lambda z, y: 2 * (torch.sigmoid(z) - y) * torch.sigmoid(z) * (1 - torch.sigmoid(z)), "mean"),
+        (lambda z, y: 2 * (y - torch.sigmoid(z)) * torch.sigmoid(z) * (1 - torch.sigmoid(z)) / len(z), "expected")],
+    "log of a mean": [(lambda z: z.exp().mean().log(), "overflow"), (lambda z: z.logsumexp(0), "equal numbers"),
+                      (lambda z: z.mean(), "expected")],
     "perplexity of a book": [
         (lambda losses, n: float(np.average(np.exp(losses), weights=n)), "exponential comes last"),
         (lambda losses, n: math.exp(sum(losses) / len(losses)), "Long chapters")],
@@ -159,6 +157,7 @@ REFUSED = {  # wrong answers, each with words of the reason
         (lambda c: float(np.mean(2 * np.diag(c) / (c.sum(0) + c.sum(1)))), "occurs nowhere")],
     "threshold for a precision": [
         (first_threshold, "try every threshold"),
+        (ties_apart, "Equal numbers"),
         (lambda p, y, wanted: float(min(p[y == 1], default=math.inf)), "expected")],
     "bootstrap interval": [
         (lambda c, g: (c.mean() - 2 * c.std(), c.mean() + 2 * c.std()), "times as wide"),
@@ -223,14 +222,19 @@ def test_crash_while_writing_keeps_the_old_progress(monkeypatch):
     assert read_progress()["exercises"] == {"macro F1": True}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"exercises": 3, "quizzes": {}}', "\x00\x00", '"x"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"exercises": 3, "quizzes": {}}', "\x00\x00", '"x"', "[" * 9999,
+                                     '{"exercises": {}, "quizzes": {"10": "x"}}'])
 def test_damaged_progress_is_set_aside(content):
     path = exercises.progress_file()
     for number in (1, 2):
         path.write_text(content, encoding="utf-8")
-        with pytest.warns(UserWarning, match=f"damaged-{number}"):
+        with pytest.warns(UserWarning, match="is damaged"):
             assert read_progress() == {"exercises": {}, "quizzes": {}}
+        assert path.read_text(encoding="utf-8") == content  # reading alone changes nothing
+        with pytest.warns(UserWarning, match=f"damaged-{number}"):
+            record("quizzes", "10", 1)
         assert path.with_name(f"progress.damaged-{number}.json").read_text(encoding="utf-8") == content
+        assert read_progress() == {"exercises": {}, "quizzes": {"10": 1}}
 
 
 def test_progress_that_cannot_be_written_is_said(tmp_path, monkeypatch):
@@ -260,12 +264,15 @@ def test_two_kernels_lose_nothing():
 def test_quiz_keeps_the_best_score_and_reads_as_a_list():
     for lesson, questions in QUIZZES.items():
         asked = Quiz(lesson)
-        for radio, question in zip(asked.radios, questions, strict=True):
-            for index in range(len(question.choices)):
+        for number, (radio, question) in enumerate(zip(asked.radios, questions, strict=True)):
+            for index in [*range(len(question.choices)), question.right]:
                 radio.index = index
-            radio.index = question.right
-        assert asked.right == len(questions) and progress().loc[lesson, "quiz"] == f"{len(questions)} of {len(questions)}"
+                asked.answer(number)
+                assert ("✓" in asked.replies[number].value) == (index == question.right)
+        score = f"{len(questions)} of {len(questions)}"
+        assert asked.right == len(questions) and progress().loc[lesson, "quiz"] == score
         asked.radios[0].index = (questions[0].right + 1) % 3
+        asked.answer(0)
         assert read_progress()["quizzes"][str(lesson)] == len(questions)
         assert asked._repr_html_().count("<details>") == len(questions)
 
