@@ -164,7 +164,11 @@ def quick_dropout_attention(
 ) -> tuple[torch.Tensor, None]:  # (B, T, heads, D / heads)
     "Scaled dot-product attention whose dropout is quick on the CPU"
     plain = dropout < 1e-5 or getattr(module, "is_causal", True) or torch.compiler.is_compiling()
-    if plain or query.device.type != "cpu" or (attention_mask is not None and attention_mask.dtype != torch.bool):
+    if (
+        plain
+        or query.device.type != "cpu"
+        or (attention_mask is not None and attention_mask.dtype != torch.bool)
+    ):
         sdpa = AttentionInterface()["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
     scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (B, heads, T, T)
