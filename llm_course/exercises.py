@@ -234,36 +234,32 @@ class Quiz:
         if lesson not in QUIZZES:
             raise ValueError(f"There is no quiz {lesson!r}. There are: {', '.join(map(str, QUIZZES))}")
         self.lesson, self.questions = lesson, QUIZZES[lesson]
-        self.radios = [
-            widgets.RadioButtons(
-                options=[choice for choice, _ in question.choices], value=None, layout={"width": "auto"}
-            )
-            for question in self.questions
-        ]
-        self.replies, self.checked = [widgets.HTML() for _ in self.questions], {}
-        rows = []
+        self.replies, self.checked, rows = [widgets.HTML() for _ in self.questions], {}, []
         for number, question in enumerate(self.questions):
-            button = widgets.Button(description="Check")
-            button.on_click(lambda _, number=number: self.answer(number))
-            text = widgets.HTML(f"<b>{number + 1}. {html.escape(question.text)}</b>")
-            rows += [text, self.radios[number], button, self.replies[number]]
+            rows.append(widgets.HTML(f"<b>{number + 1}. {html.escape(question.text)}</b>"))
+            for index, (choice, _) in enumerate(question.choices):
+                button = widgets.Button(description="abcdef"[index], tooltip=choice, layout={"width": "3em"})
+                button.on_click(lambda _, number=number, index=index: self.answer(number, index))
+                rows.append(widgets.HBox([button, widgets.HTML(html.escape(choice))]))
+            rows.append(self.replies[number])
         self.view = widgets.VBox(rows)
 
     @property
     def right(self) -> int:
-        "How many questions were answered rightly when they were last checked"
+        "How many questions were answered rightly when they were last answered"
         return sum(self.checked.values())
 
-    def answer(self, number: int):  # of a question, from 0
-        "Say whether the choice of a question is right, and why; keep the score"
-        question, index = self.questions[number], self.radios[number].index
-        if index is None:
-            self.replies[number].value = "<p>Choose an answer first.</p>"
-            return
+    def answer(
+        self,
+        number: int,  # of a question, from 0
+        index: int,  # of a choice, from 0
+    ):
+        "Say whether a choice is right, and why; keep the score"
+        question = self.questions[number]
         self.checked[number] = index == question.right
         mark, colour = ("✓", "#009E73") if self.checked[number] else ("✗", "#D55E00")
         style = f"border-left: 4px solid {colour}; padding-left: 0.6em"
-        reply = html.escape(question.choices[index][1])
+        reply = f"{'abcdef'[index]}: {html.escape(question.choices[index][1])}"
         self.replies[number].value = f'<p role="status" style="{style}">{mark} {reply}</p>'
         record("quizzes", str(self.lesson), self.right)
 

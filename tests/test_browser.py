@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import BIN, NBS
 
@@ -178,4 +179,23 @@ def test_three_widgets_of_lesson_11_move(browser, lab):
         assert output.locator("img").get_attribute("src") != picture
     page.locator("button").filter(has_text="one step").click()
     wait_for(lambda: "after 6 steps" in output.inner_text(), 20)
+    page.close()
+
+
+def test_a_quiz_is_answered_by_keyboard_alone(browser, lab):
+    from llm_course.answers import QUIZZES
+    cell = nbformat.v4.new_code_cell("from llm_course.exercises import quiz\nquiz(10)")
+    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), lab[1] / "lessons/quiz_trial.ipynb")
+    page, notebook = run_all(browser, lab, "quiz_trial")
+    assert_clean(notebook, page)
+    question = QUIZZES[10][0]
+    said = page.locator('[role="status"]').filter(has_text=question.choices[question.right][1])
+    buttons = page.locator(".jp-OutputArea .jupyter-button")
+    assert said.count() == 0 and page.locator(".jp-OutputArea details").count() == 0
+    buttons.first.focus()
+    for _ in range(question.right):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    wait_for(lambda: said.count() == 1 and "✓" in said.inner_text(), 20)
     page.close()
