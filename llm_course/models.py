@@ -6,7 +6,7 @@
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'file_sha256', 'bundled_model_folder', 'model_source',
            'quiet_loading', 'length_batches', 'skip_unread_tokens', 'dropout_mask', 'QuickDropout',
            'quick_dropout_attention', 'use_quick_dropout', 'TextClassifier', 'from_pretrained', 'tokenize', 'pad',
-           'logits', 'predict_proba', 'predict', 'save', 'load']
+           'logits', 'predict_proba', 'predict', 'save', 'load', 'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -275,14 +276,18 @@ def from_pretrained(
                 source, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True
             )
     except OSError as error:
-        raise ConnectionError(
-            f"No model {str(name)!r}: not bundled ({', '.join(BUNDLED_MODELS)}), no local folder, and the "
-            f"Hugging Face Hub did not give it. Check the name and the network. ({error})"
-        ) from error
+        raise ConnectionError(_no_model(name, error)) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return TextClassifier(model, tokenizer, labels, max_length=max_length, device=device)
+
+
+def _no_model(name: str | Path, error: OSError) -> str:
+    return (
+        f"No model {str(name)!r}: not bundled ({', '.join(BUNDLED_MODELS)}), no local folder, and the "
+        f"Hugging Face Hub did not give it. Check the name and the network. ({error})"
+    )
 
 
 TextClassifier.from_pretrained = staticmethod(from_pretrained)
@@ -429,3 +434,42 @@ def load(
 
 
 TextClassifier.save, TextClassifier.load = save, staticmethod(load)
+
+# %% ../nbs/support/models.ipynb #57b0c8a7
+class SentenceEncoder:
+    "A model that turns texts into vectors of length one, close where texts mean the same"
+
+    def __init__(
+        self,
+        name: str | Path = "minilm",  # "minilm", a Hub name, or a folder, of a model that was trained with mean pooling
+        *,
+        device: torch.device | str | None = None,  # the fastest of this machine if None
+    ):
+        source = model_source(name)
+        try:
+            with quiet_loading():
+                self.tokenizer = AutoTokenizer.from_pretrained(source)
+                model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        except OSError as error:
+            raise ConnectionError(_no_model(name, error)) from error
+        self.model = model.to(torch.device(device) if device else best_device()).eval()
+        self.max_length = _window(self.model, self.tokenizer)
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: Sequence[str],  # N texts; tokens beyond the model's window are not read
+        *,
+        batch_size: int = 64,  # most texts of a batch, at least 1
+    ) -> torch.Tensor:  # (N, D), rows of length one, float32, on the CPU, in the order of the input
+        "The vectors of texts"
+        _checked_positive("batch_size", batch_size)
+        options = {"truncation": True, "max_length": self.max_length, "return_token_type_ids": False}
+        token_ids = self.tokenizer(_checked_texts(texts), **options)["input_ids"] if len(texts) else []
+        out = torch.empty(len(token_ids), self.model.config.hidden_size)
+        for batch in length_batches([len(ids) for ids in token_ids], batch_size, 16384):
+            rows = {"input_ids": [token_ids[i] for i in batch]}
+            padded = self.tokenizer.pad(rows, return_tensors="pt").to(self.model.device)
+            hidden, mask = self.model(**padded).last_hidden_state, padded["attention_mask"][..., None]
+            out[batch] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).float().cpu()
+        return out

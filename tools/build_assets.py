@@ -1,11 +1,12 @@
-"""Build llm_course/assets from the pinned source distribution of vaderSentiment.
+"""Build llm_course/assets from the pinned source distribution of vaderSentiment and from WordNet 3.0.
 
-    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz
+    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz /usr/share/wordnet
 
-The source comes from: pip download --no-deps --no-binary vaderSentiment vaderSentiment==3.3.2
+The sources come from: pip download --no-deps --no-binary vaderSentiment vaderSentiment==3.3.2
+and from: apt-get install wordnet-base
 
-Each line of `<name>.jsonl.gz` is one text: id, document, text, ratings, split. The file is the same, byte for
-byte, whenever it is built with the same zlib.
+Each line of `<name>.jsonl.gz` is one text: id, document, text, ratings, split. The lines of `synonyms.tsv.gz` are
+described in synonym_table.py. The files are the same, byte for byte, whenever they are built with the same zlib.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import random
 import tarfile
 from collections import defaultdict
 from pathlib import Path
+
+from synonym_table import lines_of_table
 
 from llm_course.data import SPLITS, near_duplicates
 
@@ -93,20 +96,20 @@ def assign_splits(rows: list[dict], seed: int = 0):
             filled[split][kind] += 1
 
 
-def compressed(rows: list[dict]) -> bytes:
-    "JSON lines, gzipped without a time stamp"
+def compressed(lines: list[str]) -> bytes:
+    "Lines, gzipped without a time stamp"
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, compresslevel=9) as file:
-        for row in rows:
-            file.write((json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+        file.write("".join(line + "\n" for line in lines).encode())
     return out.getvalue()
 
 
 def main():
-    "Read the source distribution, write the assets and their checksums"
+    "Read the sources, write the assets and their checksums"
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="vaderSentiment-3.3.2.tar.gz")
+    parser.add_argument("wordnet", type=Path, help="the folder with WordNet's data and index files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "llm_course" / "assets")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -116,16 +119,19 @@ def main():
         raise SystemExit(f"{arguments.source} has SHA-256 {found}, expected {SOURCE_SHA256}")
     with tarfile.open(fileobj=io.BytesIO(content)) as source:
         inner = source.extractfile(ARCHIVE).read()
-    sums = []
+    files = {"synonyms.tsv.gz": lines_of_table(arguments.wordnet)}
     with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
         for name in FILES:
             rows = read_rows(archive, name)
             assign_splits(rows)
-            data = compressed(rows)
-            (arguments.out / f"{name}.jsonl.gz").write_bytes(data)
-            sums.append(f"{hashlib.sha256(data).hexdigest()}  {name}.jsonl.gz\n")
-            print(f"{name}: {len(rows)} texts, {len(data):,} bytes")
-    (arguments.out / "SHA256SUMS").write_text("".join(sums))
+            files[f"{name}.jsonl.gz"] = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    sums = ""
+    for name in sorted(files):
+        data = compressed(files[name])
+        (arguments.out / name).write_bytes(data)
+        sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+        print(f"{name}: {len(files[name]):,} lines, {len(data):,} bytes")
+    (arguments.out / "SHA256SUMS").write_text(sums)
 
 
 if __name__ == "__main__":
