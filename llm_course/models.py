@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'file_sha256', 'bundled_model_folder', 'model_source',
            'quiet_loading', 'length_batches', 'skip_unread_tokens', 'dropout_mask', 'QuickDropout',
-           'quick_dropout_attention', 'use_quick_dropout', 'TextClassifier', 'from_pretrained', 'tokenize', 'pad',
-           'logits', 'predict_proba', 'predict', 'save', 'load', 'SentenceEncoder']
+           'quick_dropout_attention', 'use_quick_dropout', 'TextClassifier', 'model_window', 'from_pretrained',
+           'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'save', 'load', 'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -215,7 +215,7 @@ class TextClassifier:
         self.model = model.to(device=torch.device(device) if device else best_device(), dtype=dtype).eval()
         use_quick_dropout(self.model)
         skip_unread_tokens(self.model)
-        self.tokenizer, self.labels, self.window = tokenizer, labels, _window(model, tokenizer)
+        self.tokenizer, self.labels, self.window = tokenizer, labels, model_window(model, tokenizer)
         self.max_length = min(
             _checked_positive("max_length", self.window if max_length is None else max_length), self.window
         )
@@ -248,7 +248,8 @@ def _checked_positive(name: str, value: int) -> int:
     return value
 
 
-def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def model_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    "The tokens that a model can read at once"
     positions = getattr(model.config, "max_position_embeddings", None) or 10**9
     if model.config.model_type in {"roberta", "xlm-roberta", "camembert"}:
         positions -= 2  # these count positions from the padding index on
@@ -453,7 +454,7 @@ class SentenceEncoder:
         except OSError as error:
             raise ConnectionError(_no_model(name, error)) from error
         self.model = model.to(torch.device(device) if device else best_device()).eval()
-        self.max_length = _window(self.model, self.tokenizer)
+        self.max_length = model_window(self.model, self.tokenizer)
 
     @torch.inference_mode()
     def encode(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEGATIONS', 'STOP_WORDS', 'WORD', 'SENTENCE_END', 'TAGS_AFTER', 'CLEAR', 'split_words', 'starts_sentence',
-           'may_change', 'match_case', 'Reading', 'readings', 'antonyms', 'reading_after', 'synonyms',
-           'begins_with_vowel', 'random_order']
+           'may_change', 'match_case', 'Reading', 'readings', 'words_with_synonyms', 'antonyms', 'reading_after',
+           'synonyms', 'begins_with_vowel', 'random_order']
 
 # %% ../nbs/support/words.ipynb #1a6c7705
 import gzip
@@ -114,6 +114,12 @@ def readings(
             close, _, rest = words.partition(";")
             found.append(Reading(tag, int(share), *(tuple(filter(None, group.split(","))) for group in (close, rest))))
     return tuple(found)
+
+
+@lru_cache(1)
+def words_with_synonyms() -> frozenset[str]:  # in lower case
+    "All forms that have a close synonym in one of their readings"
+    return frozenset(word for word, line in _table().items() if re.search(r" [a-z]", line))
 
 
 @lru_cache(65536)

@@ -116,6 +116,20 @@ def ties_apart(p, y, wanted):
     return float(good.min()) if len(good) else math.inf
 
 
+def mixed_one_way(embeddings, labels, share, other, classes):
+    "Mixes the embeddings and forgets the labels"
+    wide = share[:, None, None]
+    hot = torch.nn.functional.one_hot(labels, classes).float()
+    return wide * embeddings + (1 - wide) * embeddings[other], hot
+
+
+def mixed_the_wrong_way(embeddings, labels, share, other, classes):
+    "Gives the share to the partner"
+    wide = 1 - share[:, None, None]
+    hot = torch.nn.functional.one_hot(labels, classes).float()
+    return wide * embeddings + (1 - wide) * embeddings[other], wide[:, 0] * hot + (1 - wide[:, 0]) * hot[other]
+
+
 REFUSED = {  # wrong answers, each with words of the reason
     "majority label": [
         (lambda r: "positive" if sum(r) > 0 else "negative" if sum(r) < 0 else "undecided", "not how strongly"),
@@ -132,6 +146,17 @@ REFUSED = {  # wrong answers, each with words of the reason
         (lambda train, test: [i for i, t in enumerate(test) if t.lower().replace(" ", "").replace("\t", "")
                               in {x.lower().replace(" ", "").replace("\t", "") for x in train}], "one word"),
         (lambda train, test: [t for t in test if t.lower().split() in [x.lower().split() for x in train]], "expected")],
+    "delete words": [
+        (lambda w, k, p, d: [x for x, r in zip(w, d, strict=True) if r >= p or x.lower() in k], "Nothing is left"),
+        (lambda w, k, p, d: [x for x, r in zip(w, d, strict=True) if r >= p or x in k] or w[:1], "any case"),
+        (lambda w, k, p, d: [x for x, r in zip(w, d, strict=True) if r > p or x.lower() in k], "not below it")],
+    "mixtures": [(mixed_one_way, "The label of row"), (mixed_the_wrong_way, "The embeddings of row"),
+                 (lambda e, y, s, o, c: (e, y), "shapes")],
+    "flip rate": [
+        (lambda t, c, b, a: float(np.mean([x != o for o, r in zip(b, a, strict=True) for x in r])), "no change"),
+        (lambda t, c, b, a: float(np.mean([np.mean([x != o for x in r]) for o, r in zip(b, a, strict=True) if r])),
+         "Each copy"),
+        (lambda t, c, b, a: 0.0, "expected")],
     "gradient of the squared error": [
         (lambda z, y: 2 * (torch.sigmoid(z) - y) / len(z), "chain rule"),
         (lambda z, y: 2 * (torch.sigmoid(z) - y) * torch.sigmoid(z) * (1 - torch.sigmoid(z)), "mean"),
