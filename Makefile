@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/inference_speed.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/linear_cross_entropy.py
+	$(BIN)/python benchmarks/augmentation.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis

@@ -581,7 +581,8 @@ QUIZZES[13] = (
     20,
     "Walk over words and draws together; a word stays if its draw is not below the probability.",
     "A word of `keep` stays whatever its draw. Compare in lower case.",
-    "If nothing is left, take the word whose draw is the largest; `max` over positions gives the first of several.",
+    "If nothing is left, take the word whose draw is the largest; `max` over "
+    "positions gives the first of several.",
 )
 def _delete_words(answer):
     cases = [
@@ -589,7 +590,14 @@ def _delete_words(answer):
         (["a", "film"], set(), 0.5, [0.5, 0.49], ["a"], "A draw equal to the probability is not below it."),
         (["Not", "good"], {"not"}, 0.9, [0.1, 0.95], ["Not", "good"], "Words of `keep` stay in any case."),
         (["not", "good"], {"not"}, 1.0, [0.1, 0.2], ["not"], "Words of `keep` stay."),
-        (["a", "b", "c"], set(), 1.0, [0.2, 0.8, 0.8], ["b"], "Nothing is left: the first of the largest draws stays."),
+        (
+            ["a", "b", "c"],
+            set(),
+            1.0,
+            [0.2, 0.8, 0.8],
+            ["b"],
+            "Nothing is left: the first of the largest draws stays.",
+        ),
         (["b", "a", "b"], set(), 0.5, [0.1, 0.7, 0.9], ["a", "b"], "Equal words have draws of their own."),
         ([], set(), 0.5, [], [], "An empty text stays empty."),
         (["x"], set(), 0.0, [0.0], ["x"], "Nothing is below zero."),
@@ -602,25 +610,39 @@ def _delete_words(answer):
     "mixtures",
     20,
     "`F.one_hot(labels, classes)` turns class numbers into rows of zeros with a one.",
-    "`share` has one number for each text. Give it two more dimensions before you multiply embeddings with it.",
-    "`embeddings[other]` and `hot[other]` are the partners. The first text gets `share`, its partner the rest.",
+    "`share` has one number for each text. Give it two more dimensions before you "
+    "multiply embeddings with it.",
+    "`embeddings[other]` and `hot[other]` are the partners. The first text gets "
+    "`share`, its partner the rest.",
 )
 def _mixtures(answer):
     generator = torch.Generator().manual_seed(0)
     for size, classes in ((2, 2), (5, 3)):
         embeddings = torch.randn(size, 4, 6, generator=generator)
         labels = torch.arange(size) % classes
-        share, other = torch.rand(size, generator=generator), torch.randperm(size, generator=generator).roll(1)
+        share, other = (
+            torch.rand(size, generator=generator),
+            torch.randperm(size, generator=generator).roll(1),
+        )
         found = ask(answer, embeddings, labels, share, other, classes)
-        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(x, torch.Tensor) for x in found)):
+        if not (
+            isinstance(found, tuple) and len(found) == 2 and all(isinstance(x, torch.Tensor) for x in found)
+        ):
             raise Wrong("I expected a pair of tensors: embeddings and labels.")
         if found[0].shape != embeddings.shape or found[1].shape != (size, classes):
-            raise Wrong(f"I expected the shapes {tuple(embeddings.shape)} and {(size, classes)}, and got "
-                        f"{tuple(found[0].shape)} and {tuple(found[1].shape)}.")
+            raise Wrong(
+                f"I expected the shapes {tuple(embeddings.shape)} and {(size, classes)}, and got "
+                f"{tuple(found[0].shape)} and {tuple(found[1].shape)}."
+            )
         for i in range(size):
             j, weight = int(other[i]), float(share[i])
-            if not torch.allclose(found[0][i], weight * embeddings[i] + (1 - weight) * embeddings[j], atol=1e-5):
-                raise Wrong(f"The embeddings of row {i} are wrong: a share {weight:.2f} of row {i}, the rest of row {j}.")
+            if not torch.allclose(
+                found[0][i], weight * embeddings[i] + (1 - weight) * embeddings[j], atol=1e-5
+            ):
+                raise Wrong(
+                    f"The embeddings of row {i} are wrong: a share {weight:.2f} of row {i}, the rest "
+                    f"of row {j}."
+                )
             right = torch.zeros(classes)
             right[labels[i]] += weight
             right[labels[j]] += 1 - weight
@@ -638,8 +660,14 @@ def _mixtures(answer):
 def _flip_rate(answer):
     cases = [
         (["a"], [["b", "c"]], ["+"], [["+", "-"]], 0.5, ""),
-        (["a", "x"], [["b"], ["y", "z", "w"]], ["+", "-"], [["-"], ["-", "-", "-"]], 0.25,
-         "Each copy counts once: a mean of the texts' rates counts lonely copies too much."),
+        (
+            ["a", "x"],
+            [["b"], ["y", "z", "w"]],
+            ["+", "-"],
+            [["-"], ["-", "-", "-"]],
+            0.25,
+            "Each copy counts once: a mean of the texts' rates counts lonely copies too much.",
+        ),
         (["a"], [["a", "b"]], ["+"], [["+", "-"]], 1.0, "A copy that is no change does not count."),
         (["a", "b"], [["c"], []], ["+", "+"], [["+"], []], 0.0, "A text may have no copies."),
         (["a"], [["a"]], ["+"], [["+"]], math.nan, "Without a real copy there is no rate."),
@@ -650,13 +678,17 @@ def _flip_rate(answer):
             raise Wrong(f"I expected a number and got {type(found).__name__}.")
         same = math.isnan(found) if math.isnan(expected) else abs(found - expected) < 1e-9
         if not same:
-            raise Wrong(f"For {shown(texts)} with {shown(copies)} and {shown(after)} after {shown(before)} I expected "
-                        f"{shown(expected)}, got {shown(found)}. {why}".rstrip())
+            raise Wrong(
+                f"For {shown(texts)} with {shown(copies)} and {shown(after)} after "
+                f"{shown(before)} I expected "
+                f"{shown(expected)}, got {shown(found)}. {why}".rstrip()
+            )
 
 
 QUIZZES[20] = (
     Question(
-        "A tenth of the augmented positive reviews now read negative, and nothing shows which. Which probability of "
+        "A tenth of the augmented positive reviews now read negative, and nothing shows "
+        "which. Which probability of "
         "“positive” is best for them?",
         (
             ("1, for that is the label they carry.", "The tenth that is wrong then costs infinitely much."),
@@ -668,19 +700,31 @@ QUIZZES[20] = (
     Question(
         "You have 1,000 labelled reviews and want four copies of each. When do you make them?",
         (
-            ("Before the split, so that all parts have the same kind of texts.", "A test review would have its copies "
-             "in training: a leak."),
-            ("After the split, for all parts.", "A test on copies measures the augmenter too, and repeats each review."),
-            ("After the split, for training alone.", "Yes: validation and test stay as the world wrote them."),
+            (
+                "Before the split, so that all parts have the same kind of texts.",
+                "A test review would have its copies in training: a leak.",
+            ),
+            (
+                "After the split, for all parts.",
+                "A test on copies measures the augmenter too, and repeats each review.",
+            ),
+            (
+                "After the split, for training alone.",
+                "Yes: validation and test stay as the world wrote them.",
+            ),
         ),
         2,
     ),
     Question(
-        "Training with four copies of each review beats training on the reviews alone, both for one epoch. What have you "
+        "Training with four copies of each review beats training on the reviews alone, "
+        "both for one epoch. What have you "
         "shown?",
         (
             ("That augmentation helps.", "The augmented run made five times as many steps."),
-            ("Little: repeat each review five times for the comparison.", "Yes: then only the copies differ."),
+            (
+                "Little: repeat each review five times for the comparison.",
+                "Yes: then only the copies differ.",
+            ),
             ("That more epochs do not help.", "Nobody tried more epochs."),
         ),
         1,

@@ -77,7 +77,9 @@ class Augmenter:
         "Copies of each text; a text that cannot be changed is returned as it is, with a warning"
         texts = _checked(texts, n=n, seed=seed, start=start)
         places = range(start, start + len(texts))
-        copies = [self.transform(texts, [seed_of(seed, place, copy) for place in places]) for copy in range(n)]
+        copies = [
+            self.transform(texts, [seed_of(seed, place, copy) for place in places]) for copy in range(n)
+        ]
         rows = [list(row) for row in zip(*copies, strict=True)]
         _report([i for i, text in enumerate(texts) if text in rows[i]], texts)
         return rows
@@ -120,8 +122,12 @@ def _checked(texts: Iterable[str], n: int, seed: int, start: int) -> list[str]:
 def _report(unchanged: Sequence[int], texts: Sequence[str]):
     if unchanged:
         first = textwrap.shorten(repr(texts[unchanged[0]]), 60)
-        warnings.warn(f"{len(unchanged)} of {len(texts)} texts could not be changed in each copy and came back as they "
-                      f"are; the first is text {unchanged[0]}, {first}.", UnchangedTexts, stacklevel=3)
+        warnings.warn(
+            f"{len(unchanged)} of {len(texts)} texts could not be changed in each copy and came back as they "
+            f"are; the first is text {unchanged[0]}, {first}.",
+            UnchangedTexts,
+            stacklevel=3,
+        )
 
 # %% ../nbs/lessons/20_augmentation.ipynb #086e91c9
 def checked_fraction(name: str, value: float) -> float:
@@ -263,14 +269,24 @@ class RandomDeletion(WordAugmenter):
         return True
 
 # %% ../nbs/lessons/20_augmentation.ipynb #12ae9e3e
-ROWS = (("qwertyuiop", 0.0), ("asdfghjkl", 0.25), ("zxcvbnm", 0.75))  # letters, and where a row begins, in keys
+ROWS = (
+    ("qwertyuiop", 0.0),
+    ("asdfghjkl", 0.25),
+    ("zxcvbnm", 0.75),
+)  # letters, and where a row begins, in keys
 
 
 def keyboard_neighbours() -> dict[str, str]:
     "The letters around each letter of a QWERTY keyboard"
     places = {letter: (x + shift, y) for y, (row, shift) in enumerate(ROWS) for x, letter in enumerate(row)}
-    return {a: "".join(b for b in places if a != b and abs(places[a][0] - places[b][0]) <= 1
-                       and abs(places[a][1] - places[b][1]) <= 1) for a in places}
+    return {
+        a: "".join(
+            b
+            for b in places
+            if a != b and abs(places[a][0] - places[b][0]) <= 1 and abs(places[a][1] - places[b][1]) <= 1
+        )
+        for a in places
+    }
 
 
 NEIGHBOURS = keyboard_neighbours()
@@ -282,7 +298,11 @@ def neighbour_typo(word: str, generator: Random) -> str:
     if not places:
         return word
     place = choice(places, generator)
-    return word[:place] + match_case(word[place], choice(NEIGHBOURS[word[place].lower()], generator)) + word[place + 1 :]
+    return (
+        word[:place]
+        + match_case(word[place], choice(NEIGHBOURS[word[place].lower()], generator))
+        + word[place + 1 :]
+    )
 
 
 def swap_typo(word: str, generator: Random) -> str:
@@ -323,7 +343,9 @@ class TypingNoise(WordAugmenter):
 @lru_cache(2)
 def word_space(encoder: SentenceEncoder) -> tuple[list[str], dict[str, int], torch.Tensor]:
     "The words of the encoder's vocabulary that the table of synonyms knows, their places, and vectors (V, D)"
-    known = sorted(word for word in encoder.tokenizer.get_vocab() if word not in STOP_WORDS and readings(word))
+    known = sorted(
+        word for word in encoder.tokenizer.get_vocab() if word not in STOP_WORDS and readings(word)
+    )
     return known, {word: place for place, word in enumerate(known)}, encoder.encode(known, batch_size=256)
 
 
@@ -339,8 +361,14 @@ def near_words(
     if word not in places:
         return ()
     nearest = (vectors @ vectors[places[word]]).topk(min(5 * count + 1, len(words))).indices.tolist()
-    fits = [near for near in map(words.__getitem__, nearest) if near != word and near not in antonyms(word)
-            and word not in antonyms(near) and any(reading.tag == tag for reading in readings(near))]
+    fits = [
+        near
+        for near in map(words.__getitem__, nearest)
+        if near != word
+        and near not in antonyms(word)
+        and word not in antonyms(near)
+        and any(reading.tag == tag for reading in readings(near))
+    ]
     return tuple(fits[:count])
 
 
@@ -384,7 +412,9 @@ class NearSynonymReplacement(WordAugmenter):
         word, before = pieces[place].lower(), word_before(pieces, place)
         reading = reading_after(word, before)
         near = near_words(word, reading.tag, self.model, self.neighbours) if reading else ()
-        near = [new for new in near if before not in {"a", "an"} or begins_with_vowel(new) == (before == "an")]
+        near = [
+            new for new in near if before not in {"a", "an"} or begins_with_vowel(new) == (before == "an")
+        ]
         if near:
             pieces[place] = match_case(pieces[place], choice(near, generator))
         return bool(near)
@@ -399,12 +429,15 @@ def _from_hub(kind: type, name: str, what: str) -> tuple:
     "A model of a kind and its tokenizer; errors that say what to do"
     try:
         with quiet_loading():
-            model, report = kind.from_pretrained(model_source(name), use_safetensors=True, dtype=torch.float32,
-                                                 output_loading_info=True)
+            model, report = kind.from_pretrained(
+                model_source(name), use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(model_source(name))
     except OSError as error:
-        raise ConnectionError(f"No {what} {name!r}: no local folder, and the Hugging Face Hub did not give it. Check "
-                              f"the name and the network. ({error})") from error
+        raise ConnectionError(
+            f"No {what} {name!r}: no local folder, and the Hugging Face Hub did not give it. Check "
+            f"the name and the network. ({error})"
+        ) from error
     if report["missing_keys"]:
         raise ValueError(f"{name!r} is not a {what}: its weights lack {sorted(report['missing_keys'])[0]}")
     return model.to(best_device()).eval(), tokenizer
@@ -451,8 +484,10 @@ class ContextualReplacement(WordAugmenter):
     def fill(self, drafts: list[tuple[list[str], dict[int, str]]], seeds: list[int]):
         "Put a word into each gap"
         model, tokenizer = self.parts
-        texts = ["".join(tokenizer.mask_token if i in gaps else piece for i, piece in enumerate(pieces))
-                 for pieces, gaps in drafts]
+        texts = [
+            "".join(tokenizer.mask_token if i in gaps else piece for i, piece in enumerate(pieces))
+            for pieces, gaps in drafts
+        ]
         options = {"padding": True, "truncation": True, "max_length": model_window(model, tokenizer)}
         batch = tokenizer(texts, return_tensors="pt", **options).to(model.device)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -467,10 +502,16 @@ class ContextualReplacement(WordAugmenter):
         tokenizer = self.parts[1]
         best = logits.topk(min(5 * self.top, len(logits)))
         tokens = tokenizer.convert_ids_to_tokens(best.indices.tolist())
-        new = [(tokenizer.convert_tokens_to_string([token]).strip().lower(), value)
-               for token, value in zip(tokens, best.values.softmax(-1).tolist(), strict=True) if not token.startswith("##")]
-        fits = [(token, value) for token, value in new
-                if token.isalpha() and token != word.lower() and token not in STOP_WORDS][: self.top]
+        new = [
+            (tokenizer.convert_tokens_to_string([token]).strip().lower(), value)
+            for token, value in zip(tokens, best.values.softmax(-1).tolist(), strict=True)
+            if not token.startswith("##")
+        ]
+        fits = [
+            (token, value)
+            for token, value in new
+            if token.isalpha() and token != word.lower() and token not in STOP_WORDS
+        ][: self.top]
         if not fits:
             return word
         options, weights = zip(*fits, strict=True)
@@ -508,15 +549,18 @@ def all_translated(translator: Translator, texts: Sequence[str], seeds: Sequence
     for index, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
         alone = len(list(translator([text], [seed])))
         if alone != 1:
-            raise ValueError(f"{message} Text {index}, {textwrap.shorten(repr(text), 60)}, alone gives {alone}.")
+            raise ValueError(
+                f"{message} Text {index}, {textwrap.shorten(repr(text), 60)}, alone gives {alone}."
+            )
     raise ValueError(f"{message} Each text alone gives one; the translator fails on lists.")
 
 # %% ../nbs/lessons/20_augmentation.ipynb #ab15c8eb
 @lru_cache(8)
 def _apertium_pairs() -> list[str]:
     if shutil.which("apertium") is None:
-        raise FileNotFoundError("Apertium is not installed. On Debian or Ubuntu: "
-                                "sudo apt-get install apertium apertium-eng-spa")
+        raise FileNotFoundError(
+            "Apertium is not installed. On Debian or Ubuntu: sudo apt-get install apertium apertium-eng-spa"
+        )
     return subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -529,13 +573,18 @@ class Apertium:
     def __post_init__(self):
         pairs = _apertium_pairs()
         if self.pair not in pairs:
-            raise ValueError(f"Apertium has no pair {self.pair!r}, only {', '.join(pairs) or 'none'}. On Debian or Ubuntu: "
-                             f"sudo apt-get install apertium-{self.pair}, or with the languages in the other order")
+            raise ValueError(
+                f"Apertium has no pair {self.pair!r}, only {', '.join(pairs) or 'none'}. On "
+                f"Debian or Ubuntu: "
+                f"sudo apt-get install apertium-{self.pair}, or with the languages in the other order"
+            )
 
     def __call__(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "Translate; the seeds decide nothing, because there is one translation"
         stream = "".join(f"{as_stream(text)}[\n\x1e{i}]" for i, text in enumerate(texts))
-        done = subprocess.run(["apertium", "-u", "-f", "none", self.pair], input=stream.encode(), capture_output=True)
+        done = subprocess.run(
+            ["apertium", "-u", "-f", "none", self.pair], input=stream.encode(), capture_output=True
+        )
         if done.returncode:
             raise RuntimeError(f"apertium {self.pair} failed: {done.stderr.decode(errors='replace').strip()}")
         parts = re.split(r"\[\n\x1e(\d+)\]", done.stdout.decode())
@@ -543,14 +592,14 @@ class Apertium:
 
 
 def as_stream(text: str) -> str:
-    "A text in Apertium's stream format: special characters escaped, in brackets what stays, with an end of sentence"
+    "A text in Apertium's stream format: escaped, in brackets what stays, with an end of sentence"
     pieces = split_words(text)
     for place, piece in enumerate(pieces):
-        escaped = re.sub(r"([\\^$/<>{}\[\]@~*])", r"\\\1", piece)
+        escaped = re.sub(r"([\\^$/<>{}\[\]@*])", r"\\\1", piece)
         if place % 2 and not re.fullmatch(r"[^\W\d_]+(['’-][^\W\d_]+)*", piece):
             pieces[place] = f"[{escaped}]"  # a number, URL, mention or tag
         else:
-            pieces[place] = re.sub(r"[\n\r\0]", lambda match: f"[\x1e{ord(match[0])}]", escaped)
+            pieces[place] = re.sub(r"[\n\r\0~]", lambda match: f"[\x1e{ord(match[0])}]", escaped)
     return "".join(pieces) + ("" if text.rstrip()[-1:] in {".", "!", "?"} else ".[]")
 
 
@@ -569,8 +618,12 @@ class GumbelNoise(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         "Add noise of the Gumbel distribution: the largest sum is a draw from the softmax of the scores"
-        noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=generator).log_().neg_()
-                             for generator in self.generators])
+        noise = torch.stack(
+            [
+                torch.empty(scores.shape[-1]).exponential_(generator=generator).log_().neg_()
+                for generator in self.generators
+            ]
+        )
         return scores / self.temperature + noise.to(scores.device)
 
 
@@ -600,7 +653,9 @@ class Marian:
         out = [""] * len(texts)
         for batch in length_batches([len(text) for text in texts], self.batch_size):
             full = [i for i in batch if texts[i].strip()]
-            for i, text in zip(full, self.generated([texts[i] for i in full], [seeds[i] for i in full]), strict=True):
+            for i, text in zip(
+                full, self.generated([texts[i] for i in full], [seeds[i] for i in full]), strict=True
+            ):
                 out[i] = text
         return out
 
@@ -610,11 +665,18 @@ class Marian:
         if not texts:
             return []
         model, tokenizer = self.parts
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        batch = tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
         options = {"num_beams": self.beams}
         if self.temperature is not None:
-            options = {"num_beams": 1, "logits_processor": LogitsProcessorList([GumbelNoise(seeds, self.temperature)])}
-        tokens = model.generate(**batch.to(model.device), do_sample=False, max_length=self.max_length, **options)
+            options = {
+                "num_beams": 1,
+                "logits_processor": LogitsProcessorList([GumbelNoise(seeds, self.temperature)]),
+            }
+        tokens = model.generate(
+            **batch.to(model.device), do_sample=False, max_length=self.max_length, **options
+        )
         return tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
 # %% ../nbs/lessons/20_augmentation.ipynb #0a441114
@@ -643,7 +705,9 @@ class Compose(Augmenter):
         copies = list(texts)
         for step, augmenter in enumerate(self.augmenters):
             new = augmenter.transform(copies, [seed_of(seed, step, 1) for seed in seeds])
-            copies = [old if late == text else late for text, old, late in zip(texts, copies, new, strict=True)]
+            copies = [
+                old if late == text else late for text, old, late in zip(texts, copies, new, strict=True)
+            ]
         return copies
 
 
@@ -652,13 +716,19 @@ class OneOf(Augmenter):
     "Applies one of several augmenters to each text; where it changes nothing, the next"
 
     augmenters: Sequence[Augmenter]
-    weights: Sequence[float] | None = None  # how often each is taken, in relation to the others; all alike if None
+    weights: Sequence[float] | None = (
+        None  # how often each is taken, in relation to the others; all alike if None
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "augmenters", checked_augmenters(self.augmenters))
         weights = self.weights
-        if weights is not None and (len(weights) != len(self.augmenters) or min(weights) < 0 or not sum(weights)):
-            raise ValueError(f"weights must be {len(self.augmenters)} numbers of at least 0, not all 0, got {weights}")
+        if weights is not None and (
+            len(weights) != len(self.augmenters) or min(weights) < 0 or not sum(weights)
+        ):
+            raise ValueError(
+                f"weights must be {len(self.augmenters)} numbers of at least 0, not all 0, got {weights}"
+            )
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text"
@@ -704,21 +774,36 @@ def augment_dataset(
     if names and column not in names:
         raise ValueError(f"There is no column {column!r}, only {', '.join(names)}")
     _checked((), n=n, seed=seed, start=0)
-    settings = {"batched": True, "batch_size": _checked_count("batch_size", batch_size, 1), "with_indices": True,
-                "fn_kwargs": {"augmenter": augmenter, "column": column, "n": n, "seed": seed}}
+    settings = {
+        "batched": True,
+        "batch_size": _checked_count("batch_size", batch_size, 1),
+        "with_indices": True,
+        "fn_kwargs": {"augmenter": augmenter, "column": column, "n": n, "seed": seed},
+    }
     if isinstance(dataset, IterableDataset):
         return dataset.map(_with_copies, **settings)
-    out = dataset.map(_with_copies, num_proc=_checked_count("processes", processes, 1) if processes != 1 else None,
-                      features=Features({**dataset.features, "augmented": Value("bool")}), remove_columns=names,
-                      load_from_cache_file=False, new_fingerprint=uuid.uuid4().hex, **settings)
+    out = dataset.map(
+        _with_copies,
+        num_proc=_checked_count("processes", processes, 1) if processes != 1 else None,
+        features=Features({**dataset.features, "augmented": Value("bool")}),
+        remove_columns=names,
+        load_from_cache_file=False,
+        new_fingerprint=uuid.uuid4().hex,
+        **settings,
+    )
     if progress:
         missing = n * len(dataset) - (len(out) - len(dataset))
-        print(f"{len(dataset)} texts and {len(out) - len(dataset)} copies; {missing} would have been no change or a "
-              "repetition")
+        print(
+            f"{len(dataset)} texts and {len(out) - len(dataset)} copies; {missing} would have "
+            f"been no change or a "
+            "repetition"
+        )
     return out
 
 
-def _with_copies(rows: dict, indices: list[int], augmenter: Augmenter, column: str, n: int, seed: int) -> dict:
+def _with_copies(
+    rows: dict, indices: list[int], augmenter: Augmenter, column: str, n: int, seed: int
+) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnchangedTexts)  # they are counted by the caller
         copies = augmenter.augment(rows[column], n=n, seed=seed, start=indices[0]) if indices else []
@@ -739,7 +824,11 @@ class Mixup:
     target = "label"
 
     def __post_init__(self):
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < math.inf:
+        if (
+            isinstance(self.alpha, bool)
+            or not isinstance(self.alpha, (int, float))
+            or not 0 < self.alpha < math.inf
+        ):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
@@ -751,7 +840,9 @@ class Mixup:
         other = torch.randperm(len(ids), device=ids.device)
         mixed = torch.lerp(embeddings[other], embeddings, share[:, None, None])
         logits = model(inputs_embeds=mixed, attention_mask=torch.maximum(mask, mask[other])).logits.float()
-        first, second = (F.cross_entropy(logits, which, reduction="none") for which in (targets, targets[other]))
+        first, second = (
+            F.cross_entropy(logits, which, reduction="none") for which in (targets, targets[other])
+        )
         loss = (share * first + (1 - share) * second).mean()
         backward(loss)
         return loss.item()
@@ -775,7 +866,7 @@ def compare_copies(
     n: int = 1,  # copies of each, at least 1
     seed: int = 0,  # decides the copies, at least 0
 ) -> pd.DataFrame:  # up to N × n rows: text, copy, distance (one minus the cosine), before, after, flipped
-    "How far each copy is from its text, and whether the classifier's answer changes; without copies that are no change"
+    "How far each copy that is a change is from its text, and whether the answer to it changes"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnchangedTexts)
         rows = augmenter.augment(texts, n=n, seed=seed)
@@ -798,8 +889,11 @@ class FractionSlider:
         if len(frames) < 2:
             raise ValueError(f"A slider needs at least two shares, got {len(frames)}")
         self.frames, self.output = dict(sorted(frames.items())), widgets.HTML()
-        self.slider = widgets.SelectionSlider(options=[(f"{share:.0%}", share) for share in self.frames],
-                                              description="words", continuous_update=False)
+        self.slider = widgets.SelectionSlider(
+            options=[(f"{share:.0%}", share) for share in self.frames],
+            description="words",
+            continuous_update=False,
+        )
         self.slider.observe(lambda change: self.draw(), names="value")
         self.view = widgets.VBox([self.slider, self.output])
         self.draw()
@@ -807,8 +901,12 @@ class FractionSlider:
     @property
     def curves(self) -> pd.DataFrame:  # a row for each share: distance, flips
         "Mean distance and share of flipped answers"
-        return pd.DataFrame({share: {"distance": frame["distance"].mean(), "flips": frame["flipped"].mean()}
-                             for share, frame in self.frames.items()}).T
+        return pd.DataFrame(
+            {
+                share: {"distance": frame["distance"].mean(), "flips": frame["flipped"].mean()}
+                for share, frame in self.frames.items()
+            }
+        ).T
 
     def plot(self, ax: Axes | None = None) -> Axes:
         "Both curves, with this share marked"
@@ -816,22 +914,30 @@ class FractionSlider:
         for name, colour, label in (("flips", ORANGE, "answers that change"), ("distance", BLUE, "distance")):
             ax.plot(curves.index, curves[name], "o-", color=colour, label=label, markersize=4)
             ax.plot(share, curves.loc[share, name], "o", color=colour, markersize=11)
-        ax.set(xlabel="share of the words", ylim=(0, None),
-               title=f"{share:.0%} of the words: {curves.loc[share, 'flips']:.0%} of the answers change")
+        ax.set(
+            xlabel="share of the words",
+            ylim=(0, None),
+            title=f"{share:.0%} of the words: {curves.loc[share, 'flips']:.0%} of the answers change",
+        )
         ax.legend()
         return ax
 
     def describe(self) -> str:
         "The chosen share in words"
         row = self.curves.loc[self.slider.value]
-        return (f"With {self.slider.value:.0%} of the words changed the mean distance is {row['distance']:.2f} and "
-                f"{row['flips']:.0%} of the answers change")
+        return (
+            f"With {self.slider.value:.0%} of the words changed the mean distance is "
+            f"{row['distance']:.2f} and "
+            f"{row['flips']:.0%} of the answers change"
+        )
 
     def draw(self):
         "Show the curves and one copy"
         row = self.frames[self.slider.value].iloc[0]
-        self.output.value = (f"{figure_html(self.plot(), self.describe()).data}<p>{html.escape(row['text'])}<br>→ "
-                             f"{html.escape(row['copy'])}</p>")
+        self.output.value = (
+            f"{figure_html(self.plot(), self.describe()).data}<p>{html.escape(row['text'])}<br>→ "
+            f"{html.escape(row['copy'])}</p>"
+        )
 
 # %% ../nbs/lessons/20_augmentation.ipynb #107e008f
 class PairJudge:
@@ -848,7 +954,11 @@ class PairJudge:
         self.pairs, self.verdicts, self.score = pairs.reset_index(drop=True), {}, widgets.HTML()
         rows = []
         for number, row in self.pairs.iterrows():
-            rows.append(widgets.HTML(f"<b>{number + 1}.</b> {html.escape(row['text'])}<br>→ {html.escape(row['copy'])}"))
+            rows.append(
+                widgets.HTML(
+                    f"<b>{number + 1}.</b> {html.escape(row['text'])}<br>→ {html.escape(row['copy'])}"
+                )
+            )
             buttons = [widgets.Button(description=verdict) for verdict in self.VERDICTS]
             for button in buttons:
                 button.on_click(lambda clicked, number=number: self.judge(number, clicked.description))
@@ -871,14 +981,21 @@ class PairJudge:
         kept = {number: verdict == self.VERDICTS[0] for number, verdict in self.verdicts.items()}
         low, high = wilson_interval(sum(kept.values()), len(kept))
         agreed = sum(kept[number] != self.pairs["flipped"][number] for number in kept)
-        return (f"You judged {len(kept)} of {len(self.pairs)} pairs and kept the label of {sum(kept.values())} "
-                f"(95 % interval {low:.0%} to {high:.0%}). The classifier agrees with you on {agreed}.")
+        return (
+            f"You judged {len(kept)} of {len(self.pairs)} pairs and kept the label of {sum(kept.values())} "
+            f"(95 % interval {low:.0%} to {high:.0%}). The classifier agrees with you on {agreed}."
+        )
 
     def _repr_mimebundle_(self, **_) -> dict[str, object]:
-        items = "".join(f"<li>{html.escape(row['text'])}<br>→ {html.escape(row['copy'])}</li>"
-                        for _, row in self.pairs.iterrows())
-        return {**self.view._repr_mimebundle_(), "text/html": f"<ol>{items}</ol>",
-                "text/plain": f"{len(self.pairs)} pairs to judge"}
+        items = "".join(
+            f"<li>{html.escape(row['text'])}<br>→ {html.escape(row['copy'])}</li>"
+            for _, row in self.pairs.iterrows()
+        )
+        return {
+            **self.view._repr_mimebundle_(),
+            "text/html": f"<ol>{items}</ol>",
+            "text/plain": f"{len(self.pairs)} pairs to judge",
+        }
 
 # %% ../nbs/lessons/20_augmentation.ipynb #534070a6
 def plot_gains(
@@ -887,15 +1004,29 @@ def plot_gains(
 ) -> Axes:
     "Gain in points of each method at each size, with intervals"
     ax = new_axes(ax, figsize=(7.5, 5))
-    methods, sizes = [name for name in dict.fromkeys(summary["method"]) if name != "none"], sorted(set(summary["size"]))
+    methods, sizes = (
+        [name for name in dict.fromkeys(summary["method"]) if name != "none"],
+        sorted(set(summary["size"])),
+    )
     for j, size in enumerate(sizes):
         rows = summary[summary["size"] == size].set_index("method")["gain"]
         at = [i + 0.12 * (j - (len(sizes) - 1) / 2) for i, name in enumerate(methods) if name in rows]
         mean, width = zip(*(rows[name] for name in methods if name in rows), strict=True)
-        ax.errorbar(100 * np.array(mean), at, xerr=100 * np.array(width), fmt="o", markersize=4, color=COLOURS[j],
-                    label=f"{size:,} reviews")
+        ax.errorbar(
+            100 * np.array(mean),
+            at,
+            xerr=100 * np.array(width),
+            fmt="o",
+            markersize=4,
+            color=COLOURS[j],
+            label=f"{size:,} reviews",
+        )
     ax.axvline(0, color=GREY, linewidth=1)
-    ax.set(yticks=range(len(methods)), yticklabels=methods, xlabel="points of accuracy gained, with 95 % interval")
+    ax.set(
+        yticks=range(len(methods)),
+        yticklabels=methods,
+        xlabel="points of accuracy gained, with 95 % interval",
+    )
     ax.invert_yaxis()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax

@@ -442,7 +442,7 @@ class SentenceEncoder:
 
     def __init__(
         self,
-        name: str | Path = "minilm",  # "minilm", a Hub name, or a folder, of a model that was trained with mean pooling
+        name: str | Path = "minilm",  # of a model trained with mean pooling: "minilm", a Hub name, a folder
         *,
         device: torch.device | str | None = None,  # the fastest of this machine if None
     ):

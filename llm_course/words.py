@@ -19,21 +19,26 @@ from typing import NamedTuple
 from .data import verified_asset
 
 # %% ../nbs/support/words.ipynb #6f5d5f12
-NEGATIONS = frozenset("""no not never none nobody nothing neither nor nowhere without hardly scarcely barely seldom
-rarely cannot lack lacks lacked lacking fail fails failed failing isn aren wasn weren don doesn didn hasn haven hadn
-won wouldn couldn shouldn""".split())
-STOP_WORDS = NEGATIONS | frozenset("""a about above after again against all almost along already also although always
-am among an and another any anybody anyone anything are around as at away be became because become been before behind
-being below between both but by can could did do does doing done down during each either else enough even ever every
-everybody everyone everything few for from further get gets got had has have having he her here hers herself him
-himself his how however i if in instead into is it its itself just least less let like many may me might mine more
-most much must my myself near of off often on once one only onto or other others our ours ourselves out over own per
-perhaps quite rather same shall she should since so some somebody someone something somewhat soon still such than
-that the their theirs them themselves then there therefore these they this those though through thus till to together
-too toward towards under unless until up upon us very was we well were what whatever when where whereas whether which
-while who whoever whole whom whose why will with within would yet you your yours yourself yourselves
-zero two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand million
-billion first second third half dozen""".split())
+NEGATIONS = frozenset(
+    """no not never none nobody nothing neither nor nowhere without hardly scarcely barely seldom rarely
+cannot lack lacks lacked lacking fail fails failed failing isn aren wasn weren don doesn didn hasn haven hadn
+won wouldn couldn shouldn""".split()
+)
+STOP_WORDS = NEGATIONS | frozenset(
+    """a about above after again against all almost along already also although always am among an and another
+any anybody anyone anything are around as at away be became because become been before behind being
+below between both but by can could did do does doing done down during each either else enough even ever
+every everybody everyone everything few for from further get gets got had has have having he her here
+hers herself him himself his how however i if in instead into is it its itself just least less let like
+many may me might mine more most much must my myself near of off often on once one only onto or other
+others our ours ourselves out over own per perhaps quite rather same shall she should since so some
+somebody someone something somewhat soon still such than that the their theirs them themselves then
+there therefore these they this those though through thus till to together too toward towards under
+unless until up upon us very was we well were what whatever when where whereas whether which while who
+whoever whole whom whose why will with within would yet you your yours yourself yourselves zero two
+three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand
+million billion first second third half dozen""".split()
+)
 
 # %% ../nbs/support/words.ipynb #7c51ac8e
 WORD = re.compile(r"(\w+(?:(?:\.|['’\-@/:&?=%+#~]+)\w+)*/?|<[^<>]*>|[@#]\w+|&\w+;)")
@@ -112,7 +117,9 @@ def readings(
         if field and field[0] != "!":
             tag, share, words = field.split(" ")
             close, _, rest = words.partition(";")
-            found.append(Reading(tag, int(share), *(tuple(filter(None, group.split(","))) for group in (close, rest))))
+            found.append(
+                Reading(tag, int(share), *(tuple(filter(None, group.split(","))) for group in (close, rest)))
+            )
     return tuple(found)
 
 
@@ -134,10 +141,14 @@ def antonyms(
 _NOUN, _VERB = frozenset({"n", "ns", "a", "at", "ar", "vg", "vn"}), frozenset({"v", "vs", "vd"})
 _DESCRIBING = frozenset({"a", "ar", "r", "vn", "vd", "vg"})
 TAGS_AFTER = {
-    **dict.fromkeys("the a an this that these those his her its their my your our some any every each".split(), _NOUN),
+    **dict.fromkeys(
+        "the a an this that these those his her its their my your our some any every each".split(), _NOUN
+    ),
     **dict.fromkeys("to will would can could may might must shall should".split(), frozenset({"v"})),
     **dict.fromkeys("i you we they he she it who don't doesn't didn't can't won't".split(), _VERB),
-    **dict.fromkeys("is are was were be been being very so too quite more most rather as isn't".split(), _DESCRIBING),
+    **dict.fromkeys(
+        "is are was were be been being very so too quite more most rather as isn't".split(), _DESCRIBING
+    ),
 }
 CLEAR = 0.75  # share among the possible readings from which on one is taken
 
@@ -148,7 +159,11 @@ def reading_after(
 ) -> Reading | None:
     "The reading of a word form that its left neighbour and its frequency suggest, if one is clear"
     known = readings(word)
-    possible = [reading for reading in known if reading.tag in TAGS_AFTER[previous]] if previous in TAGS_AFTER else known
+    possible = (
+        [reading for reading in known if reading.tag in TAGS_AFTER[previous]]
+        if previous in TAGS_AFTER
+        else known
+    )
     possible = possible or known
     clear = possible and possible[0].share >= CLEAR * sum(reading.share for reading in possible)
     return possible[0] if clear else None
