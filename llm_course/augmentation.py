@@ -81,7 +81,8 @@ class Augmenter:
             self.transform(texts, [seed_of(seed, place, copy) for place in places]) for copy in range(n)
         ]
         rows = [list(row) for row in zip(*copies, strict=True)]
-        _report([i for i, text in enumerate(texts) if text in rows[i]], texts)
+        unchanged = {place: text for place, text, row in zip(places, texts, rows, strict=True) if text in row}
+        _report(unchanged, len(texts))
         return rows
 
     def stream(
@@ -119,12 +120,12 @@ def _checked(texts: Iterable[str], n: int, seed: int, start: int) -> list[str]:
     return texts
 
 
-def _report(unchanged: Sequence[int], texts: Sequence[str]):
+def _report(unchanged: dict[int, str], count: int):
     if unchanged:
-        first = textwrap.shorten(repr(texts[unchanged[0]]), 60)
+        place, text = next(iter(unchanged.items()))
         warnings.warn(
-            f"{len(unchanged)} of {len(texts)} texts could not be changed in each copy and came back as they "
-            f"are; the first is text {unchanged[0]}, {first}.",
+            f"{len(unchanged)} of {count} texts could not be changed in each copy and came back as they are; "
+            f"the first is text {place}, {textwrap.shorten(repr(text), 60)}.",
             UnchangedTexts,
             stacklevel=3,
         )
