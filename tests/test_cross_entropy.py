@@ -65,7 +65,8 @@ def test_binary_cross_entropy_and_its_gradients_are_torchs(data, shape, reductio
     logits, targets = tensors(data.draw, shape), tensors(data.draw, shape, st.floats(0, 1))
     options = {"reduction": reduction}
     for name in data.draw(st.sets(st.sampled_from(["weight", "pos_weight"]))):
-        options[name] = tensors(data.draw, shape[-1:], st.floats(0, 5))
+        # torch computes 1 + (weight - 1) · target, which turns a weight of 1e-80 into 0; ours keeps it
+        options[name] = tensors(data.draw, shape[-1:], st.just(0.0) | st.floats(0.01, 5))
     theirs = with_gradient(F.binary_cross_entropy_with_logits, logits, targets, **options)
     torch.testing.assert_close(with_gradient(binary_cross_entropy, logits, targets, **options), theirs, **EXACT)
     torch.testing.assert_close(binary_cross_entropy_gradient(logits, targets, **options), theirs[1], **EXACT)
