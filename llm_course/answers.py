@@ -730,3 +730,124 @@ QUIZZES[20] = (
         1,
     ),
 )
+
+# %% ../nbs/support/answers.ipynb #a21e0002
+@exercise(
+    "smallest epsilon",
+    21,
+    "How far is the score from the boundary, counted in the direction of the label?",
+    "Per unit of radius the score can lose the dual norm of w: for the cube, the sum of absolute values.",
+    "margin = y (w · x + b); divide it by the dual norm, and let nothing fall below 0.",
+)
+def _smallest_epsilon(answer):
+    cases = [
+        ([2.0, -1.0], -0.5, [1.0, 0.5], 1, "linf", "In the cube all coordinates move at once: 1 / 3."),
+        ([2.0, -1.0], -0.5, [1.0, 0.5], 1, "l2", "In the ball the way to the boundary is straight: 1 / √5."),
+        ([2.0, -1.0], -0.5, [1.0, 0.5], -1, "l2", "This point is on the wrong side already."),
+        ([0.0, 3.0], 1.0, [5.0, -2.0], -1, "linf", "The label is −1: its side is below 0."),
+    ]
+    generator = np.random.default_rng(0)
+    for norm in ("linf", "l2") * 3:
+        w, x, b = generator.normal(size=5), generator.normal(size=5), float(generator.normal())
+        cases.append((w.tolist(), b, x.tolist(), int(np.sign(w @ x + b)), norm, "Do not forget b."))
+    for w, b, x, y, norm, why in cases:
+        weight, point = np.array(w), np.array(x)
+        expected = max(0.0, y * (weight @ point + b) / np.linalg.norm(weight, 1 if norm == "linf" else 2))
+        expect(answer, [weight, b, point, y, norm], float(expected), why)
+
+
+@exercise(
+    "words to flip",
+    21,
+    "Of each word only one synonym can be used: the one with the largest drop.",
+    "The sums add up independently, so take the words in the order of their largest drops.",
+    "Stop when the margin is 0 or less; a word whose best drop is not above 0 never helps.",
+)
+def _words_to_flip(answer):
+    def fewest(margin: float, drops: list[list[float]]) -> int:
+        best = np.sort([max(word) for word in drops if word])[::-1]
+        left = margin - np.concatenate([[0.0], best]).cumsum()
+        return int(np.argmax(left <= 1e-12)) if (left <= 1e-12).any() else -1
+
+    cases = [
+        (2.0, [[2.0], [1.0]], "A sum of exactly 0 is no longer above 0."),
+        (2.5, [[1.0, 2.0], [0.5]], "A word is replaced once: its drops do not add up."),
+        (3.0, [[0.5], [1.0], [2.0]], "Order the words by what they gain."),
+        (5.0, [[1.0], [2.0]], "All synonyms together do not suffice."),
+        (1.0, [[], [1.5]], "A word may have no synonym."),
+        (1.0, [[-1.0], [-0.5, 0.25]], "A synonym may raise the sum; nobody has to take it."),
+        (0.0, [[1.0]], "The text is misread already."),
+        (1.0, [], "There is nothing to replace."),
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        drops = [generator.integers(-4, 9, generator.integers(0, 4)).tolist() for _ in range(6)]
+        cases.append((float(generator.integers(1, 25)), drops, ""))
+    for margin, drops, why in cases:
+        expect(answer, [margin, drops], fewest(margin, drops), why)
+
+
+@exercise(
+    "accuracy under honest attack",
+    21,
+    "Which texts are answered wrongly even if every doubtful success is taken away from the attack?",
+    "Misread texts are wrong whatever anybody says of them; failed attacks leave a right answer.",
+    "Count misread texts, and successes on which both votes are True; divide by all texts.",
+)
+def _honest_accuracy(answer):
+    both, one, none = (True, True), (True, False), (False, False)
+    cases = [
+        (["failed", "failed"], [both, none], "An attack that failed takes nothing away, whatever the votes."),
+        (["succeeded", "failed"], [both, both], ""),
+        (["succeeded", "succeeded"], [one, both], "Both reviewers must say so."),
+        (["misread", "failed"], [none, none], "A misread text is wrong before any attack."),
+        (["misread", "succeeded", "succeeded", "failed"], [both, none, (False, True), both], ""),
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(8):
+        statuses = generator.choice(["misread", "failed", "succeeded"], 12).tolist()
+        cases.append((statuses, [tuple(pair) for pair in (generator.random((12, 2)) < 0.6).tolist()], ""))
+    for statuses, votes, why in cases:
+        pairs = zip(statuses, votes, strict=True)
+        wrong = [s == "misread" or (s == "succeeded" and all(v)) for s, v in pairs]
+        expect(answer, [statuses, votes], 1 - sum(wrong) / len(wrong), why)
+
+
+QUIZZES[21] = (
+    Question(
+        "PGD on the embeddings turns nearly all answers. What does that say about a service that takes text?",
+        (
+            (
+                "Little: the moved vectors belong to no text that anybody could send.",
+                "Yes. It measures how steep the model is; for the service, attack with words.",
+            ),
+            ("Its accuracy under attack is near 0.", "Nobody can send a vector to it."),
+            ("It was trained badly.", "Nearly every plainly trained model shows this."),
+        ),
+        0,
+    ),
+    Question(
+        "Why does the cube of radius ε do more harm than the ball of radius ε?",
+        (
+            ("The sign is quicker to compute.", "Speed does not move a point."),
+            (
+                "The ball lies inside of the cube; in the cube all coordinates may move by ε at once.",
+                "Yes: the loss rises by ε times the sum of absolute values, not their root of squares.",
+            ),
+            ("FGSM is more exact than PGD.", "Both take either norm."),
+        ),
+        1,
+    ),
+    Question(
+        "An attack reports a success rate of 95 % with a mean similarity of 0.9. What do you ask for first?",
+        (
+            ("A higher similarity threshold.", "Vectors of antonyms lie close: no threshold sees meaning."),
+            ("More queries.", "More queries make the number larger, not more honest."),
+            (
+                "A sample of the texts, to judge whether they keep their label.",
+                "Yes: only those are adversarial examples.",
+            ),
+        ),
+        2,
+    ),
+)

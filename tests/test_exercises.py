@@ -130,6 +130,15 @@ def mixed_the_wrong_way(embeddings, labels, share, other, classes):
     return wide * embeddings + (1 - wide) * embeddings[other], wide[:, 0] * hot + (1 - wide[:, 0]) * hot[other]
 
 
+def words_in_order(margin, drops):
+    "Replaces words in the order in which they come"
+    for count, drop in enumerate([0.0, *drops]):
+        margin -= drop
+        if margin <= 0:
+            return count
+    return -1
+
+
 REFUSED = {  # wrong answers, each with words of the reason
     "majority label": [
         (lambda r: "positive" if sum(r) > 0 else "negative" if sum(r) < 0 else "undecided", "not how strongly"),
@@ -188,6 +197,26 @@ REFUSED = {  # wrong answers, each with words of the reason
         (lambda c, g: (c.mean() - 2 * c.std(), c.mean() + 2 * c.std()), "times as wide"),
         (lambda c, g: tuple(np.percentile([g.permutation(c).mean() for _ in range(50)], [2.5, 97.5])), "replacement"),
         (lambda c, g: c.mean(), "two numbers")],
+    "smallest epsilon": [
+        (lambda w, b, x, y, norm: max(0.0, float(y * (w @ x + b) / np.linalg.norm(w))), "all coordinates move"),
+        (lambda w, b, x, y, norm: float(y * (w @ x + b) / np.linalg.norm(w, 1 if norm == "linf" else 2)),
+         "wrong side already"),
+        (lambda w, b, x, y, norm: max(0.0, float(y * (w @ x + b) / np.linalg.norm(w, np.inf if norm == "linf" else 2))),
+         "all coordinates move"),
+        (lambda w, b, x, y, norm: max(0.0, float((w @ x + b) / np.linalg.norm(w, 1 if norm == "linf" else 2))),
+         "wrong side already")],
+    "words to flip": [
+        (lambda margin, drops: words_in_order(margin, [sum(word) for word in drops]), "do not add up"),
+        (lambda margin, drops: words_in_order(margin, [max(word, default=0.0) for word in drops]), "Order the words"),
+        (lambda margin, drops: len(drops) if margin > sum(max(word, default=0.0) for word in drops) else
+         words_in_order(margin, sorted((max(word, default=0.0) for word in drops), reverse=True)), "do not suffice")],
+    "accuracy under honest attack": [
+        (lambda statuses, votes: statuses.count("failed") / len(statuses), "Both reviewers"),
+        (lambda statuses, votes: 1 - sum(s == "succeeded" and any(v) for s, v in zip(statuses, votes, strict=True))
+         / len(statuses), "Both reviewers"),
+        (lambda statuses, votes: 1 - sum(s == "succeeded" and all(v) for s, v in zip(statuses, votes, strict=True))
+         / len(statuses), "wrong before any attack"),
+        (lambda statuses, votes: sum(not all(v) for v in votes) / len(votes), "takes nothing away")],
 }
 
 
