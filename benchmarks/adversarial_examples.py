@@ -5,8 +5,8 @@
 100 test reviews of 22 to 32 words in five rounds of 20, and 5 texts of about 200 words (reviews of one label, joined) in
 five rounds of one; each contestant takes each round before the next one begins. All texts are ones that the victim reads
 rightly. TextAttack runs twice: as it comes, with texts padded to the tokenizer's 512 tokens, and with a wrapper that pads
-to the longest text of the batch. Ours runs three times: with TextAttack's candidates; with these and shortlists of 32,
-which a gradient makes; and with its own table of synonyms.
+to the longest text of the batch. Ours runs with TextAttack's candidates; on the long texts also with these and shortlists
+of 32, which a gradient makes; and with its own table of synonyms. Parts that the result file holds are not run again.
 
 `queries` is each one's own count; `texts_read` is how many texts the model was given, counted outside of both.
 
@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from common import in_own_process, interleaved, medians, ratios, write
+from common import RESULTS, in_own_process, interleaved, medians, ratios, write
 
 from llm_course.adversarial_examples import SynonymAttack, TypoAttack
 from llm_course.core import set_seed
@@ -142,33 +142,37 @@ def contestants(victim: TextClassifier) -> dict[str, Callable[[list[dict]], dict
             "llm_course, own table": ours(SynonymAttack())}
 
 
-def compare() -> dict:
-    "All contestants on both lengths"
+def compare(length: str) -> dict:
+    "All contestants on texts of one length; shortlists are for long ones"
     victim = baseline_classifier()
     victim.model.eval()
-    methods, out = contestants(victim), {}
-    for length, texts in rows(victim).items():
-        count = len(texts) // ROUNDS
-        for run in methods.values():
-            run(texts[:1])  # tables are loaded
+    methods, texts = contestants(victim), rows(victim)[length]
+    if length == "27 words":
+        methods.pop("llm_course, shortlists")
+    count = len(texts) // ROUNDS
+    for run in methods.values():
+        run(texts[:1])  # tables are loaded
 
-        def measure(name: str, turn: int, texts: list = texts, count: int = count) -> dict:
-            set_seed(0)
-            part, start = texts[turn * count : (turn + 1) * count], time.perf_counter()
-            found = methods[name](part)
-            return {"texts_per_second": count / (time.perf_counter() - start), "turned": found["turned"] / count,
-                    **{key: found[key] / count for key in ("queries", "texts_read", "changed_words")}}
+    def measure(name: str, turn: int) -> dict:
+        set_seed(0)
+        part, start = texts[turn * count : (turn + 1) * count], time.perf_counter()
+        found = methods[name](part)
+        return {"texts_per_second": count / (time.perf_counter() - start), "turned": found["turned"] / count,
+                **{key: found[key] / count for key in ("queries", "texts_read", "changed_words")}}
 
-        runs = interleaved(list(methods), ROUNDS, measure)
-        totals = {name: {key: sum(row[key] for row in each) / ROUNDS for key in list(each[0])[1:]}
-                  for name, each in runs.items()}
-        for row in totals.values():
-            row["interval"] = wilson_interval(round(row["turned"] * len(texts)), len(texts))
-        out[length] = {"texts": len(texts), "words": sum(len(row["text"].split()) for row in texts) / len(texts),
-                       "means": totals, "medians": medians(runs), "rounds": runs,
-                       "ratios": {name: ratios(runs, name, "texts_per_second")
-                                  for name in ("llm_course", "llm_course, shortlists")}}
-    return out
+    return summary(texts, interleaved(list(methods), ROUNDS, measure))
+
+
+def summary(texts: list[dict], runs: dict[str, list[dict]]) -> dict:
+    "Of all rounds: means, medians, intervals, and ratios of speed"
+    totals = {name: {key: sum(row[key] for row in each) / ROUNDS for key in list(each[0])[1:]}
+              for name, each in runs.items()}
+    for name, row in totals.items():
+        row["interval"] = wilson_interval(round(row["turned"] * len(texts)), len(texts))
+        row["texts_per_second"] = ROUNDS / sum(1 / each["texts_per_second"] for each in runs[name])  # of all texts
+    return {"texts": len(texts), "words": sum(len(row["text"].split()) for row in texts) / len(texts),
+            "totals": totals, "medians": medians(runs), "rounds": runs,
+            "ratios": {name: ratios(runs, name, "texts_per_second") for name in runs if name.startswith("llm")}}
 
 
 def resident() -> float:
@@ -196,9 +200,21 @@ def memory() -> dict:
             "accuracy_under_attack": report.accuracy_under_attack}
 
 
+def main():
+    "Measure what the result file lacks, a part after the other, each in one run"
+    path = RESULTS / "adversarial_examples.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept.pop("machine", None)
+    for length in ("27 words", "200 words"):
+        if length not in kept:
+            kept[length] = compare(length)
+            write("adversarial_examples", kept)
+    if "thousand_reviews" not in kept:
+        write("adversarial_examples", {**kept, "thousand_reviews": in_own_process(__file__, "memory")})
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["memory"]:
         print(json.dumps(memory()))
     else:
-        results = compare()
-        write("adversarial_examples", {"results": results, "thousand_reviews": in_own_process(__file__, "memory")})
+        main()

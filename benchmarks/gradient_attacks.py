@@ -6,6 +6,8 @@ The inputs lie in the middle of the unit cube, so that torchattacks, which is ma
 never clips. Both get the same epsilon, step size and steps, and no random start.
 """
 
+from importlib.metadata import version
+
 import torch
 import torchattacks
 from common import write
@@ -43,7 +45,7 @@ def agreement(seed: int) -> dict[str, float]:
 def main():
     "Compare on five networks and keep the largest differences"
     rows = [agreement(seed) for seed in range(5)]
-    write("gradient_attacks", {"torchattacks": torchattacks.__version__ if hasattr(torchattacks, "__version__") else "3.5",
+    write("gradient_attacks", {"torchattacks": version("torchattacks"),
                                "epsilon": EPSILON, "steps": STEPS, "networks": len(rows),
                                "largest_difference": {name: max(row[name] for row in rows) for name in rows[0]}})
 

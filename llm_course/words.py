@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEGATIONS', 'STOP_WORDS', 'WORD', 'SENTENCE_END', 'TAGS_AFTER', 'CLEAR', 'split_words', 'starts_sentence',
            'may_change', 'match_case', 'Reading', 'readings', 'words_with_synonyms', 'antonyms', 'reading_after',
-           'synonyms', 'begins_with_vowel', 'random_order']
+           'synonyms', 'likely_reading', 'suits_article', 'begins_with_vowel', 'random_order']
 
 # %% ../nbs/support/words.ipynb #1a6c7705
 import gzip
@@ -178,9 +178,23 @@ def synonyms(
     reading = reading_after(word, previous)
     if reading is None:
         return ()
-    if previous in {"a", "an"}:
-        return tuple(new for new in reading.synonyms if begins_with_vowel(new) == (previous == "an"))
-    return reading.synonyms
+    return tuple(new for new in reading.synonyms if suits_article(new, previous))
+
+
+def likely_reading(
+    word: str,  # in lower case
+    previous: str,  # the word before, in lower case; empty at the start
+) -> Reading | None:
+    "The reading that the left neighbour suggests, or else the most frequent one; None for an unknown word"
+    return reading_after(word, previous) or next(iter(readings(word)), None)
+
+
+def suits_article(
+    word: str,  # in lower case
+    previous: str,  # the word before, in lower case
+) -> bool:
+    "Whether a word may stand after the one before: after `a` or `an` its sound decides"
+    return previous not in {"a", "an"} or begins_with_vowel(word) == (previous == "an")
 
 
 def begins_with_vowel(word: str) -> bool:  # in lower case

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from llm_course.adversarial_examples import (
     AttackReport,
@@ -183,6 +184,21 @@ def test_embeddings_give_the_logits_of_the_text(classifier, reviews):
     assert not found.perturbation.any() and not found.fooled.any()
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_embeddings_of_a_decoder_give_the_logits_of_the_text(side):
+    torch.manual_seed(0)
+    tokenizer = TextClassifier.from_pretrained("minilm", labels=["a", "b"]).tokenizer
+    tokenizer.padding_side = side
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=64, vocab_size=len(tokenizer), num_labels=2,
+                        pad_token_id=tokenizer.pad_token_id)
+    decoder = TextClassifier(GPT2ForSequenceClassification(config), tokenizer, ["a", "b"], max_length=32)
+    texts = ["Good.", "A much longer text than the first one, with more words.", "Not bad at all."]
+    function, embeddings, mask = embedded(decoder, texts)
+    torch.testing.assert_close(function(embeddings).detach(), decoder.logits(texts), rtol=1e-4, atol=1e-5)
+    found = pgd(decoder, texts, [0, 1, 0], epsilon=0.5, steps=2, norm="l2")
+    assert not found.perturbation[~mask].any() and found.losses[-1].mean() > found.losses[0].mean()
+
+
 def test_same_seed_same_perturbation(classifier, reviews):
     texts = list(reviews["text"][:3])
     first, again, other = (pgd(classifier, texts, [1, 1, 1], epsilon=0.3, steps=1, seed=seed).perturbation
@@ -294,13 +310,37 @@ def test_batches_and_windows_do_not_change_the_result(classifier, reviews, attac
     assert reports[0].results == reports[1].results == reports[2].results
 
 
-def test_a_shortlist_that_holds_all_synonyms_changes_nothing(classifier, reviews):
+def test_shortlists_follow_the_gradient_and_end_when_all_synonyms_were_tried():
+    attack, text = SynonymAttack(shortlist=2), "A dull film, and an awful story of boring people."
+    draft, sure = Draft(text, 1), np.array([0.1, 0.9])
+    draft.row = sure  # no answer is better than this one, so nothing is ever replaced
+    options, generator = attack.options(draft, Random(0)), np.random.default_rng(0)
+    left = {(place, word) for place, words in options.items() for word in words}
+    assert len(left) > 20
+    search, size, question = attack.search(draft, Random(0)), 2, None
+    question = next(search)
+    while left:
+        pairs = [(place, word) for place, words in question.items() for word in words]
+        assert set(pairs) == left
+        promises = generator.normal(size=len(pairs))
+        expected = [pairs[i] for i in np.argsort(-promises)[:size]]
+        places = list(dict.fromkeys(place for place, _ in expected))
+        question = search.send(promises)
+        for place in places:
+            assert question == [draft.with_word(place, word) for at, word in expected if at == place]
+            try:
+                question = search.send(np.array([sure] * len(question)))
+            except StopIteration:
+                assert left == set(expected) and place == places[-1]
+        left, size = left - set(expected), 2 * size
+    assert not draft.changes
+
+
+def test_a_shortlist_asks_less_and_turns_as_many(classifier, reviews):
     rows = as_read(classifier, reviews["text"])
-    every, listed, first = (SynonymAttack(shortlist=size).attack(classifier, rows, progress=False).results
-                            for size in (None, 10**6, 2))
-    assert every == listed
-    for a, b in zip(every, first, strict=True):  # what fails has been tried with all synonyms
-        assert b.status == "succeeded" or a.status == b.status or len(b.changes) > 0
+    whole, listed = (SynonymAttack(shortlist=size).attack(classifier, rows, progress=False) for size in (None, 8))
+    assert listed.queries_per_text < whole.queries_per_text
+    assert listed.count("succeeded") >= whole.count("succeeded") - 1
 
 
 def test_promises_are_the_first_order_change_of_the_loss(classifier):
