@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from datasets import Dataset
 from IPython import get_ipython
 from IPython.display import HTML, display
@@ -331,6 +332,8 @@ def fine_tune(
         checked_targets(validation, classifier.labels, target=target, part="validation")
         _warn_of_overlap(train, validation)
     set_seed(seed)
+    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()  # an earlier run of this process had another precision
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         cpu=classifier.device.type == "cpu",
@@ -416,6 +419,7 @@ class _Loop:
                 stacklevel=3,
             )
         finally:
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # answers in its own precision
             self.run.classifier.model.eval()
             self.optimizer.zero_grad()
         for listener in self.listeners:

@@ -41,6 +41,16 @@ def test_hub_dataset_without_network_names_the_bundled():
         load_dataset("imdb")
 
 
+def test_another_precision_in_the_same_process(classifier):
+    rows, texts = labelled([0, 1] * 4), ["A gorgeous, witty film.", "Dull."]
+    for precision in ("bf16", "no", "bf16"):
+        run = fine_tune(classifier, rows, epochs=1, batch_size=4, mixed_precision=precision, progress=False)
+        assert len(run.steps) == 2
+    twin = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=1)
+    twin.model.load_state_dict(classifier.model.state_dict())
+    assert (twin.logits(texts) == classifier.logits(texts)).all()  # answers are in the model's own precision again
+
+
 def test_hub_model_without_network():
     with pytest.raises(ConnectionError, match=r"google-bert/bert-base-uncased.*minilm.*Check the name and the network"):
         TextClassifier.from_pretrained("google-bert/bert-base-uncased", labels=["a", "b"])
