@@ -851,3 +851,117 @@ QUIZZES[21] = (
         2,
     ),
 )
+
+# %% ../nbs/support/answers.ipynb #a22a0002
+@exercise(
+    "worst margin",
+    22,
+    "The ball moves each point against its label. By how much can that lower a linear score?",
+    "By epsilon times the dual norm of w: the sum of absolute values for the cube, the length for the ball.",
+    "labels * (points @ weight + bias) is the margin; subtract epsilon times the dual norm, even below 0.",
+)
+def _worst_margin(answer):
+    points = np.array([[1.0, 0.5], [-1.0, -0.5]])
+    cases = [
+        ([2.0, 1.0], 0.0, points, [1, -1], 0.5, "linf", "In the cube all coordinates move: 3 / 2 is lost."),
+        ([3.0, 4.0], 0.0, points, [1, -1], 0.5, "l2", "In the ball the length of w counts: 5 / 2 is lost."),
+        ([2.0, 1.0], 1.0, points, [1, -1], 0.0, "linf", "A radius of 0 moves nothing; b shifts the score."),
+        ([2.0, 1.0], 0.0, points, [-1, 1], 0.5, "l2", "Points on the wrong side fall further."),
+    ]
+    generator = np.random.default_rng(0)
+    for norm in ("linf", "l2") * 3:
+        labels = generator.choice([-1, 1], 6).tolist()
+        w, b, x = generator.normal(size=4).tolist(), float(generator.normal()), generator.normal(size=(6, 4))
+        cases.append((w, b, x, labels, float(generator.random()), norm, ""))
+    for w, b, x, y, epsilon, norm, why in cases:
+        weight, labels = np.array(w), np.array(y)
+        lost = epsilon * np.linalg.norm(weight, 1 if norm == "linf" else 2)
+        expect(answer, [weight, b, x, labels, epsilon, norm], labels * (x @ weight + b) - lost, why)
+
+
+@exercise(
+    "worst corner",
+    22,
+    "For one word: where on the hull of some numbers is the smallest one?",
+    "A convex combination is never below the smallest of its numbers, and reaches it at that corner.",
+    "The words are chosen by themselves, so add up the smallest value of each.",
+)
+def _worst_corner(answer):
+    cases = [
+        ([[1.0, -2.0, 3.0]], "One word: its smallest value."),
+        ([[1.0], [2.0]], "A word without synonyms keeps its own value."),
+        ([[1.0, 4.0], [0.5, 0.75]], "A synonym may be worse for the attacker: then the word stays as it is."),
+        ([[-1.0, -3.0], [2.0, -2.0]], "Each word is moved by itself: their worst places add up."),
+        ([], "A text without words has the sum 0."),
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(8):
+        sizes = generator.integers(1, 5, size=generator.integers(1, 7))
+        values = [generator.normal(size=size).tolist() for size in sizes]
+        cases.append((values, ""))
+    for values, why in cases:
+        expect(answer, [values], float(sum(min(word) for word in values)), why)
+
+
+@exercise(
+    "does the gradient lie",
+    22,
+    "Which of the three attacks should be the strongest, if the gradient is honest?",
+    "PGD sees the model's own gradient. If another attack does better, the gradient hides something.",
+    "Compare the larger of the two other rates with PGD's, and allow for the margin.",
+)
+def _gradient_lies(answer):
+    cases = [
+        (0.9, 0.4, 0.8, 0.05, "PGD is the strongest, as it should be."),
+        (0.1, 0.7, 0.1, 0.05, "Perturbations of another model do better than the model's own gradient."),
+        (0.1, 0.1, 0.7, 0.05, "An attack without gradients does better."),
+        (0.5, 0.53, 0.52, 0.05, "Both lie within the margin."),
+        (0.5, 0.75, 0.0, 0.25, "A difference of exactly the margin is not more than the margin."),
+        (0.0, 0.0, 0.0, 0.05, "Nothing works: that proves nothing, but it is no sign of a masked gradient."),
+        (0.2, 0.0, 0.3, 0.05, "One of the two suffices."),
+    ]
+    generator = np.random.default_rng(0)
+    cases += [(*generator.integers(0, 64, 3) / 64, 0.0625, "") for _ in range(20)]
+    for own, transferred, without, margin, why in cases:
+        rates = [float(own), float(transferred), float(without), margin]
+        expect(answer, rates, bool(max(rates[1:3]) - rates[0] > margin), why)
+
+
+QUIZZES[22] = (
+    Question(
+        "Danskin's theorem lets us forget how the worst perturbation was found. What does it ask in return?",
+        (
+            ("That the perturbation is small.", "Nothing in it says small; the set must be compact."),
+            (
+                "That it is the maximiser.",
+                "Yes: at a weaker perturbation the step lowers a loss that the attacker can still raise.",
+            ),
+            ("That the model is linear.", "Differentiable is enough."),
+        ),
+        1,
+    ),
+    Question(
+        "PGD finds no perturbation that turns an answer; random synonyms turn a third. What do you think?",
+        (
+            ("It is robust to PGD, so synonyms are the harder threat.", "Ask first whether PGD could see."),
+            ("The synonyms change the labels.", "Perhaps some; that does not explain why PGD finds nothing."),
+            (
+                "The gradient is masked: test with transferred perturbations and more steps.",
+                "Yes: an attack without gradients should not beat one with.",
+            ),
+        ),
+        2,
+    ),
+    Question(
+        "Why does virtual adversarial training need a random direction first?",
+        (
+            (
+                "The divergence is smallest where nothing is moved: its gradient is zero there.",
+                "Yes: only the second order tells the direction, and power iteration starts anywhere else.",
+            ),
+            ("Because it has no labels.", "The answer of the model takes their place."),
+            ("To make dropout differ.", "Both passes share their dropout masks."),
+        ),
+        0,
+    ),
+)

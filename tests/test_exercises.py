@@ -217,6 +217,22 @@ REFUSED = {  # wrong answers, each with words of the reason
         (lambda statuses, votes: 1 - sum(s == "succeeded" and all(v) for s, v in zip(statuses, votes, strict=True))
          / len(statuses), "wrong before any attack"),
         (lambda statuses, votes: sum(not all(v) for v in votes) / len(votes), "takes nothing away")],
+    "worst margin": [
+        (lambda w, b, x, y, e, norm: y * (x @ w + b) - e * np.linalg.norm(w), "all coordinates move"),
+        (lambda w, b, x, y, e, norm: y * (x @ w + b) - e * np.abs(w).sum(), "the length of w"),
+        (lambda w, b, x, y, e, norm: y * (x @ w) - e * np.linalg.norm(w, 1 if norm == "linf" else 2), "shifts the score"),
+        (lambda w, b, x, y, e, norm: np.maximum(0, y * (x @ w + b) - e * np.linalg.norm(w, 1 if norm == "linf" else 2)),
+         "wrong side")],
+    "worst corner": [
+        (lambda values: float(sum(min(word[1:], default=word[0]) for word in values)), "stays as it is"),
+        (lambda values: float(sum(np.mean(word) for word in values)), "smallest value"),
+        (lambda values: float(min(min(word) for word in values)), "own value"),
+        (lambda values: float(sum(word[0] for word in values)), "smallest value")],
+    "does the gradient lie": [
+        (lambda own, moved, without, margin: moved > own + margin, "without gradients"),
+        (lambda own, moved, without, margin: without > own + margin, "another model"),
+        (lambda own, moved, without, margin: max(moved, without) > own, "within the margin"),
+        (lambda own, moved, without, margin: max(moved, without) >= own + margin, "exactly the margin")],
 }
 
 

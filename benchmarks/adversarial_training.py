@@ -1,0 +1,211 @@
+"""What each defence buys and what it costs: accuracy before and under four attacks, time and memory.
+
+    python benchmarks/adversarial_training.py --search     # choose settings on the validation part, one seed
+    python benchmarks/adversarial_training.py              # the scoreboard: three seeds, the test part, then the costs
+
+Every method fine-tunes the bundled model on the same reviews with the same seeds. Settings are chosen on the
+validation part: of those that lose at most one point of accuracy, the one that keeps most under PWWS; where all lose
+more, the one that loses least. Each run is written as it ends; a later call goes on where an earlier one was stopped.
+Trainings and attacks run in bfloat16, each on one thread. The costs are measured last, in float32, one at a time.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+import torch
+from common import RESULTS, in_own_process, interleaved, machine, medians, ratios
+from datasets import Dataset
+from scipy.stats import t as student
+
+from llm_course.adversarial_examples import SynonymAttack, TypoAttack
+from llm_course.adversarial_training import (
+    FGM,
+    PGD,
+    AdversarialAugmentation,
+    FreeLB,
+    RDrop,
+    Smart,
+    SynonymHull,
+    UnlabelledTexts,
+    VirtualAdversarial,
+    robustness_curve,
+    synonym_table,
+)
+from llm_course.data import load_dataset
+from llm_course.fine_tuning import CrossEntropy, fine_tune
+from llm_course.models import TextClassifier
+
+SIZE, EPOCHS, BATCH_SIZE, LEARNING_RATE = 2000, 2, 16, 1e-4
+SEARCH_SIZE = 1500
+ATTACKED, RADII, STEPS = 200, (0.01, 0.03, 0.1), 5
+SEEDS = range(3)
+FILE = RESULTS / "adversarial_training.json"
+VARIANTS = {  # the settings that the search compares; the names are those of the objectives' arguments
+    "plain": [{}],
+    "FGM": [{"epsilon": epsilon} for epsilon in (0.05, 0.1, 0.2, 0.5, 2.0)],
+    "PGD": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.05, 0.15)],
+    "FreeLB": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.1, 0.3)],
+    "virtual adversarial": [{"epsilon": epsilon} for epsilon in (0.1, 0.3)],
+    "SMART": [{"epsilon": epsilon} for epsilon in (0.0005, 0.002)],
+    "R-Drop": [{"weight": 1.0}, {"weight": 5.0}],
+    "synonym hull": [{"clean_share": share, "moving": moving}
+                     for share, moving in ((0.5, 1.0), (0.2, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 0.3), (0.2, 0.3))],
+    "augmentation by attack": [{"max_changed": 0.2}, {"max_changed": 0.5}],
+}
+OBJECTIVES = {"plain": CrossEntropy, "FGM": FGM, "PGD": PGD, "FreeLB": FreeLB, "SMART": Smart, "R-Drop": RDrop}
+
+
+def in_precision(precision: str) -> torch.autocast:
+    "Within it, answers are computed in bfloat16 if the precision says so"
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def trained(method: str, options: dict, seed: int, size: int, epochs: int, precision: str) -> tuple[TextClassifier, float]:
+    "Fine-tune with a method; the classifier, and the seconds that training and attacks in training took"
+    rows = load_dataset("movies")["train"].shuffle(seed=seed)
+    train, rest = rows.select(range(size)), rows.select(range(size, len(rows)))
+    classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
+    recipe = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "mixed_precision": precision, "seed": seed,
+              "progress": False}
+    if method == "augmentation by attack":  # the same number of steps, the second half of them on the larger set
+        first = fine_tune(classifier, train, epochs=max(1, epochs - 1), **recipe)
+        start = time.perf_counter()
+        with in_precision(precision):
+            defence = AdversarialAugmentation(SynonymAttack(shortlist=8), **options)
+            grown = defence.augment(classifier, train.select(range(size // 2)), progress=False)
+        attacking = time.perf_counter() - start
+        extra = grown.filter(lambda new: new, input_columns="augmented").remove_columns("augmented")
+        both = Dataset.from_dict({name: [*train[name], *extra[name]] for name in ("text", "label")})
+        run = fine_tune(classifier, both, epochs=1, **recipe)
+        return classifier, first.seconds + attacking + run.seconds
+    if method == "virtual adversarial":
+        objective = VirtualAdversarial(**options, unlabelled=UnlabelledTexts(classifier, rest["text"], BATCH_SIZE))
+    elif method == "synonym hull":
+        objective = SynonymHull(synonym_table(classifier), **options)
+    else:
+        objective = OBJECTIVES[method](**options)
+    run = fine_tune(classifier, train, objective=objective, epochs=epochs, **recipe)
+    return classifier, run.seconds
+
+
+def judged(classifier: TextClassifier, part: Dataset, attacked: int, everything: bool) -> dict[str, float]:
+    "Accuracy on a part, and on its first rows under attack"
+    rows, scores = part.select(range(attacked)), {}
+    with in_precision("bf16"):
+        answers = classifier.logits(list(part["text"])).argmax(-1)
+        scores["clean"] = (answers == torch.tensor(part["label"])).double().mean().item()
+        scores["synonyms"] = SynonymAttack().attack(classifier, rows, progress=False).accuracy_under_attack
+        if everything:
+            scores["typos"] = TypoAttack().attack(classifier, rows, progress=False).accuracy_under_attack
+            curve = robustness_curve(classifier, rows, RADII, steps=STEPS)
+            scores |= {f"PGD {radius}": value for radius, value in curve.items()}
+    return scores
+
+
+def measured(kind: str, method: str, options: dict, seed: int) -> dict:
+    "Train once and judge: on the validation part in the search, on the test part for the scoreboard"
+    torch.set_num_threads(1)
+    size = SEARCH_SIZE if kind == "search" else SIZE
+    classifier, seconds = trained(method, options, seed, size, EPOCHS, "bf16")
+    reviews = load_dataset("movies")
+    part, attacked = (reviews["validation"], ATTACKED // 2) if kind == "search" else (reviews["test"], ATTACKED)
+    return {"kind": kind, "method": method, "options": options, "seed": seed, "seconds": seconds,
+            **judged(classifier, part, attacked, kind != "search")}
+
+
+def cost(method: str, options: dict) -> dict[str, float]:
+    "Seconds of training and peak memory of a process that trains on 480 reviews, in float32"
+    _, seconds = trained(method, options, 0, 480, 2 if method == "augmentation by attack" else 1, "no")
+    return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def chosen(rows: list[dict]) -> dict[str, dict]:
+    "The settings of each method that the search found best"
+    search = [row for row in rows if row["kind"] == "search"]
+    plain = next(row["clean"] for row in search if row["method"] == "plain")
+    best = {}
+    for method in VARIANTS:
+        tried = [row for row in search if row["method"] == method]
+        kept = [row for row in tried if row["clean"] >= plain - 0.01]
+        if tried:
+            best[method] = (max(kept, key=lambda row: row["synonyms"]) if kept
+                            else max(tried, key=lambda row: row["clean"]))["options"]
+    return best
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    "Mean, and the half-width of its 95 % interval by Student's t"
+    if len(values) < 2:
+        return values[0], float("nan")
+    width = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), width
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    "For each method the mean of each score over the seeds, and the half-width of its interval"
+    board = {}
+    for method in VARIANTS:
+        runs = [row for row in rows if row["kind"] == "test" and row["method"] == method]
+        if runs:
+            board[method] = {"seeds": len(runs), "settings": runs[0]["options"]}
+            for name in [name for name, value in runs[0].items() if isinstance(value, float)]:
+                board[method][name], board[method][f"{name} ±"] = interval([run[name] for run in runs])
+            plain = {row["seed"]: row["clean"] for row in rows if row["kind"] == "test" and row["method"] == "plain"}
+            lost = [plain[run["seed"]] - run["clean"] for run in runs if run["seed"] in plain]
+            if lost:
+                board[method]["clean lost"], board[method]["clean lost ±"] = interval(lost)
+    return board
+
+
+def write(rows: list[dict], costs: dict | None):
+    "Keep all runs and their summary; the file is replaced whole"
+    order = list(VARIANTS)
+    rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), row["seed"]))
+    content = {"machine": machine(),
+               "settings": {"reviews": SIZE, "reviews_in_the_search": SEARCH_SIZE, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
+                            "precision": "bf16", "threads_per_run": 1, "attacked": ATTACKED, "pgd_steps": STEPS},
+               "chosen": chosen(rows) if rows else {}, "summary": summary(rows), "cost": costs, "runs": rows}
+    new = FILE.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(new, FILE)
+
+
+def main():
+    "Measure what is missing"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--search", action="store_true", help="choose settings on the validation part, nothing else")
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
+    parser.add_argument("--cost", help=argparse.SUPPRESS)  # one measurement, in a process of its own
+    arguments = parser.parse_args()
+    if arguments.cost:
+        print(json.dumps(cost(arguments.cost, json.loads(FILE.read_text())["chosen"][arguments.cost])))
+        return
+    kept = json.loads(FILE.read_text()) if FILE.exists() else {"runs": [], "cost": None}
+    rows, costs = kept["runs"], kept["cost"]
+    if arguments.search:
+        jobs = [("search", method, options, 0) for method in VARIANTS for options in VARIANTS[method]]
+    else:
+        best = chosen(rows)
+        jobs = [("test", method, best[method], seed) for seed in SEEDS for method in VARIANTS]
+    done = [(row["kind"], row["method"], row["options"], row["seed"]) for row in rows]
+    jobs = [job for job in jobs if job not in done]
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(measured, *job) for job in jobs]):
+            rows.append(future.result())
+            write(rows, costs)
+            print(len(rows), future.result(), flush=True)
+    if not arguments.search and costs is None:
+        found = interleaved(list(chosen(rows)), 3, lambda method, _: in_own_process(__file__, "--cost", method))
+        costs = {"medians": medians(found), "runs": found,
+                 "times plain": {method: 1 / share for method, share in ratios(found, "plain", "seconds").items()}}
+        write(rows, costs)
+
+
+if __name__ == "__main__":
+    main()
