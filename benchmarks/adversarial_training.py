@@ -3,7 +3,8 @@
     python benchmarks/adversarial_training.py --search     # choose settings on the validation part, one seed
     python benchmarks/adversarial_training.py              # the scoreboard: three seeds, the test part, then the costs
 
-Every method fine-tunes the bundled model on the same reviews with the same seeds. Settings are chosen on the
+Every method fine-tunes the bundled model on the same reviews with the same seeds; plain training and the strongest
+method do so once more with all reviews. Settings are chosen on the
 validation part: of those that lose at most one point of accuracy, the one that keeps most under PWWS; where all lose
 more, the one that loses least. Each run is written as it ends; a later call goes on where an earlier one was stopped.
 Trainings and attacks run in bfloat16, each on one thread. The costs are measured last, in float32, one at a time.
@@ -31,9 +32,11 @@ from llm_course.adversarial_training import (
     FreeLB,
     RDrop,
     Smart,
+    Substitutions,
     SynonymHull,
     UnlabelledTexts,
     VirtualAdversarial,
+    WorstSynonyms,
     robustness_curve,
     synonym_table,
 )
@@ -41,21 +44,26 @@ from llm_course.data import load_dataset
 from llm_course.fine_tuning import CrossEntropy, fine_tune
 from llm_course.models import TextClassifier
 
-SIZE, EPOCHS, BATCH_SIZE, LEARNING_RATE = 2000, 2, 16, 1e-4
-SEARCH_SIZE = 1500
+LEARNING_RATE = 1e-4
+RECIPES = {  # kind of run: training reviews, epochs, texts of a batch
+    "search": (1500, 2, 16),
+    "test": (2000, 2, 16),
+    "all": (8034, 3, 32),
+}
+WITH_ALL = ("plain", "worst synonyms")  # methods that are trained on all reviews too
 ATTACKED, RADII, STEPS = 200, (0.01, 0.03, 0.1), 5
 SEEDS = range(3)
 FILE = RESULTS / "adversarial_training.json"
 VARIANTS = {  # the settings that the search compares; the names are those of the objectives' arguments
     "plain": [{}],
-    "FGM": [{"epsilon": epsilon} for epsilon in (0.05, 0.1, 0.2, 0.5, 2.0)],
-    "PGD": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.05, 0.15)],
+    "FGM": [{"epsilon": epsilon} for epsilon in (0.05, 0.1, 0.2, 0.5)],
+    "PGD": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.05, 0.1)],
     "FreeLB": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.1, 0.3)],
     "virtual adversarial": [{"epsilon": epsilon} for epsilon in (0.1, 0.3)],
     "SMART": [{"epsilon": epsilon} for epsilon in (0.0005, 0.002)],
     "R-Drop": [{"weight": 1.0}, {"weight": 5.0}],
-    "synonym hull": [{"clean_share": share, "moving": moving}
-                     for share, moving in ((0.5, 1.0), (0.2, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 0.3), (0.2, 0.3))],
+    "synonym hull": [{"clean_share": share, "moving": moving} for share, moving in ((0.5, 1.0), (0.7, 1.0), (0.5, 0.3))],
+    "worst synonyms": [{"most": most, "clean_share": share} for most, share in ((0.4, 0.5), (0.8, 0.5), (0.4, 0.2))],
     "augmentation by attack": [{"max_changed": 0.2}, {"max_changed": 0.5}],
 }
 OBJECTIVES = {"plain": CrossEntropy, "FGM": FGM, "PGD": PGD, "FreeLB": FreeLB, "SMART": Smart, "R-Drop": RDrop}
@@ -66,15 +74,17 @@ def in_precision(precision: str) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
-def trained(method: str, options: dict, seed: int, size: int, epochs: int, precision: str) -> tuple[TextClassifier, float]:
+def trained(method: str, options: dict, seed: int, recipe: tuple[int, int, int], precision: str
+            ) -> tuple[TextClassifier, float]:
     "Fine-tune with a method; the classifier, and the seconds that training and attacks in training took"
+    size, epochs, batch_size = recipe
     rows = load_dataset("movies")["train"].shuffle(seed=seed)
     train, rest = rows.select(range(size)), rows.select(range(size, len(rows)))
     classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
-    recipe = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "mixed_precision": precision, "seed": seed,
-              "progress": False}
+    usual = {"batch_size": batch_size, "learning_rate": LEARNING_RATE, "mixed_precision": precision, "seed": seed,
+             "progress": False}
     if method == "augmentation by attack":  # the same number of steps, the second half of them on the larger set
-        first = fine_tune(classifier, train, epochs=max(1, epochs - 1), **recipe)
+        first = fine_tune(classifier, train, epochs=max(1, epochs - 1), **usual)
         start = time.perf_counter()
         with in_precision(precision):
             defence = AdversarialAugmentation(SynonymAttack(shortlist=8), **options)
@@ -82,15 +92,17 @@ def trained(method: str, options: dict, seed: int, size: int, epochs: int, preci
         attacking = time.perf_counter() - start
         extra = grown.filter(lambda new: new, input_columns="augmented").remove_columns("augmented")
         both = Dataset.from_dict({name: [*train[name], *extra[name]] for name in ("text", "label")})
-        run = fine_tune(classifier, both, epochs=1, **recipe)
+        run = fine_tune(classifier, both, epochs=1, **usual)
         return classifier, first.seconds + attacking + run.seconds
     if method == "virtual adversarial":
-        objective = VirtualAdversarial(**options, unlabelled=UnlabelledTexts(classifier, rest["text"], BATCH_SIZE))
+        objective = VirtualAdversarial(**options, unlabelled=UnlabelledTexts(classifier, rest["text"], batch_size))
     elif method == "synonym hull":
-        objective = SynonymHull(synonym_table(classifier), **options)
+        objective = SynonymHull(synonym_table(classifier, count=40), **options)
+    elif method == "worst synonyms":
+        objective = WorstSynonyms(Substitutions(classifier, train["text"]), **options)
     else:
         objective = OBJECTIVES[method](**options)
-    run = fine_tune(classifier, train, objective=objective, epochs=epochs, **recipe)
+    run = fine_tune(classifier, train, objective=objective, epochs=epochs, **usual)
     return classifier, run.seconds
 
 
@@ -109,10 +121,9 @@ def judged(classifier: TextClassifier, part: Dataset, attacked: int, everything:
 
 
 def measured(kind: str, method: str, options: dict, seed: int) -> dict:
-    "Train once and judge: on the validation part in the search, on the test part for the scoreboard"
+    "Train once and judge: on the validation part in the search, else on the test part"
     torch.set_num_threads(1)
-    size = SEARCH_SIZE if kind == "search" else SIZE
-    classifier, seconds = trained(method, options, seed, size, EPOCHS, "bf16")
+    classifier, seconds = trained(method, options, seed, RECIPES[kind], "bf16")
     reviews = load_dataset("movies")
     part, attacked = (reviews["validation"], ATTACKED // 2) if kind == "search" else (reviews["test"], ATTACKED)
     return {"kind": kind, "method": method, "options": options, "seed": seed, "seconds": seconds,
@@ -121,7 +132,7 @@ def measured(kind: str, method: str, options: dict, seed: int) -> dict:
 
 def cost(method: str, options: dict) -> dict[str, float]:
     "Seconds of training and peak memory of a process that trains on 480 reviews, in float32"
-    _, seconds = trained(method, options, 0, 480, 2 if method == "augmentation by attack" else 1, "no")
+    _, seconds = trained(method, options, 0, (480, 2 if method == "augmentation by attack" else 1, 16), "no")
     return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -147,16 +158,17 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), width
 
 
-def summary(rows: list[dict]) -> dict[str, dict]:
+def summary(rows: list[dict], kind: str) -> dict[str, dict]:
     "For each method the mean of each score over the seeds, and the half-width of its interval"
     board = {}
+    rows = [row for row in rows if row["kind"] == kind]
     for method in VARIANTS:
-        runs = [row for row in rows if row["kind"] == "test" and row["method"] == method]
+        runs = [row for row in rows if row["method"] == method]
         if runs:
             board[method] = {"seeds": len(runs), "settings": runs[0]["options"]}
             for name in [name for name, value in runs[0].items() if isinstance(value, float)]:
                 board[method][name], board[method][f"{name} ±"] = interval([run[name] for run in runs])
-            plain = {row["seed"]: row["clean"] for row in rows if row["kind"] == "test" and row["method"] == "plain"}
+            plain = {row["seed"]: row["clean"] for row in rows if row["method"] == "plain"}
             lost = [plain[run["seed"]] - run["clean"] for run in runs if run["seed"] in plain]
             if lost:
                 board[method]["clean lost"], board[method]["clean lost ±"] = interval(lost)
@@ -167,10 +179,12 @@ def write(rows: list[dict], costs: dict | None):
     "Keep all runs and their summary; the file is replaced whole"
     order = list(VARIANTS)
     rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), row["seed"]))
+    recipes = {kind: dict(zip(("reviews", "epochs", "batch_size"), recipe, strict=True)) for kind, recipe in RECIPES.items()}
     content = {"machine": machine(),
-               "settings": {"reviews": SIZE, "reviews_in_the_search": SEARCH_SIZE, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
-                            "precision": "bf16", "threads_per_run": 1, "attacked": ATTACKED, "pgd_steps": STEPS},
-               "chosen": chosen(rows) if rows else {}, "summary": summary(rows), "cost": costs, "runs": rows}
+               "settings": {**recipes, "learning_rate": LEARNING_RATE, "precision": "bf16", "threads_per_run": 1,
+                            "attacked": ATTACKED, "pgd_steps": STEPS},
+               "chosen": chosen(rows) if rows else {}, "summary": summary(rows, "test"),
+               "summary of all reviews": summary(rows, "all"), "cost": costs, "runs": rows}
     new = FILE.with_suffix(".new")
     new.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(new, FILE)
@@ -193,6 +207,7 @@ def main():
     else:
         best = chosen(rows)
         jobs = [("test", method, best[method], seed) for seed in SEEDS for method in VARIANTS]
+        jobs += [("all", method, best[method], seed) for seed in SEEDS for method in WITH_ALL]
     done = [(row["kind"], row["method"], row["options"], row["seed"]) for row in rows]
     jobs = [job for job in jobs if job not in done]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:

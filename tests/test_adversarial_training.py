@@ -30,9 +30,11 @@ from llm_course.adversarial_training import (
     FreeLB,
     RDrop,
     Smart,
+    Substitutions,
     SynonymHull,
     UnlabelledTexts,
     VirtualAdversarial,
+    WorstSynonyms,
     divergence,
     logits_at,
     perturbed,
@@ -43,6 +45,7 @@ from llm_course.adversarial_training import (
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import CrossEntropy, fine_tune
 from llm_course.models import TextClassifier
+from llm_course.words import split_words
 
 some = settings(max_examples=25, deadline=None, derandomize=True)
 NOBODY = torch.full((40, 1, 1), -1, dtype=torch.int32)  # a table in which no word has a synonym
@@ -199,6 +202,105 @@ def test_the_hull_s_worst_place_is_its_best_corner(seed):
     assert math.isclose(loss, worst, rel_tol=1e-3, abs_tol=1e-5)
 
 
+# Words
+
+
+SYNONYMS = {"film": ["movie", "picture", "docudrama"], "great": ["big", "good", "overwhelmingly"], "plot": ["story"],
+            "docudrama": ["film", "movie"]}
+LISTED = SynonymAttack(candidates=lambda word: SYNONYMS.get(word, []))
+TEXTS = ["A great film with no plot.", "The plot of a docudrama is not great, and the film is great.", "Nothing here."]
+
+
+def wordy(seed: int) -> tuple[TextClassifier, SumOfEmbeddings]:
+    "The bundled tokenizer, and a linear model of its tokens in float32"
+    mine, model = classifier(), SumOfEmbeddings(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model.table = torch.nn.Embedding.from_pretrained(torch.randn(len(mine.tokenizer), 4, generator=generator), freeze=False)
+    return mine, model.float()
+
+
+@some
+@given(seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0]))
+def test_the_written_words_are_those_that_raise_a_linear_loss_most(seed, share):
+    mine, model = wordy(seed)
+    substitutions, weight = Substitutions(mine, TEXTS, LISTED), model.table.weight.detach()
+    values = weight @ model.weight.detach()
+
+    def value(word: str) -> float:
+        return values[mine.tokenizer(word, add_special_tokens=False)["input_ids"]].mean().item()
+
+    for text in TEXTS:
+        ids = torch.tensor(mine.tokenize([text])[0][0])
+        written = substitutions.worst(ids, model.weight.detach().expand(len(ids), -1), weight, share)
+        old, new = split_words(text), split_words(written)
+        allowed = math.ceil(share * (len(old) // 2))
+        cut = {place: mine.tokenizer(word, add_special_tokens=False)["input_ids"] for place, word in enumerate(old)}
+        gains = {}  # a synonym's tokens are taken at their mean, once for each token of the old word
+        for place, word in enumerate(old):
+            if word.lower() in SYNONYMS and place % 2:
+                times = len(cut[place])
+                gains[place] = max((times * value(other) - values[cut[place]].sum().item(), other)
+                                   for other in SYNONYMS[word.lower()])
+        best = sorted((place for place in gains if gains[place][0] > 1e-6), key=lambda place: -gains[place][0])[:allowed]
+        assert {place: new[place] for place in best} == {place: gains[place][1] for place in best}
+        assert [word for place, word in enumerate(new) if place not in best] == [
+            word for place, word in enumerate(old) if place not in best]
+
+
+@some
+@given(seed=st.integers(0, 99))
+def test_worst_synonyms_train_on_the_text_and_on_the_written_one(seed):
+    mine, model = wordy(seed)
+    batch = {**mine.pad(mine.tokenize(TEXTS)[0]), "targets": torch.tensor([1, 0, 1])}
+    objective = WorstSynonyms(Substitutions(mine, TEXTS, LISTED), most=1.0, clean_share=0.25)
+    torch.manual_seed(seed)
+    shares, weight = torch.rand(3).tolist(), model.table.weight.detach()
+    signs = 1 - 2 * batch["targets"]  # the loss rises as the score goes to the other class
+    written = [objective.substitutions.worst(ids[mask.bool()], sign * model.weight.detach().expand(mask.sum(), -1), weight,
+                                             share)
+               for ids, mask, sign, share in zip(batch["input_ids"], batch["attention_mask"], signs, shares, strict=True)]
+    moved = {**mine.pad(mine.tokenize(written)[0]), "targets": batch["targets"]}
+    expected = sum(share * F.cross_entropy(logits_at(model, part), batch["targets"])
+                   for share, part in ((0.25, batch), (0.75, moved)))
+    model.zero_grad()
+    expected.backward()
+    wanted = gradients(model)
+    loss, gradient = trained(objective, model, batch, seed=seed)
+    assert math.isclose(loss, expected.item(), rel_tol=1e-5)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_without_words_to_write_worst_synonyms_are_cross_entropy():
+    mine, model = wordy(1)
+    batch = {**mine.pad(mine.tokenize(TEXTS)[0]), "targets": torch.tensor([1, 0, 1])}
+    expected = trained(CrossEntropy(), model, batch)
+    nobody = SynonymAttack(candidates=lambda word: [])
+    for objective in (WorstSynonyms(Substitutions(mine, TEXTS, LISTED), most=0.0),
+                      WorstSynonyms(Substitutions(mine, TEXTS, nobody), most=1.0)):
+        loss, gradient = trained(objective, model, batch)
+        assert abs(loss - expected[0]) < 1e-6
+        torch.testing.assert_close(gradient, expected[1], rtol=1e-5, atol=1e-6)
+
+
+def test_words_behind_the_window_are_not_written():
+    mine, model = wordy(2)
+    mine.max_length = 8
+    text = "A film. " * 20
+    substitutions = Substitutions(mine, [text], LISTED)
+    [known] = substitutions.known.values()
+    assert max(end for _, _, end in known.spans) <= 8 and len(known.pieces) > 80
+    batch = {**mine.pad(mine.tokenize([text])[0]), "targets": torch.tensor([1])}
+    assert math.isfinite(trained(WorstSynonyms(substitutions, most=1.0), model, batch)[0])
+
+
+def test_texts_that_were_not_given_are_refused():
+    mine, model = wordy(3)
+    objective = WorstSynonyms(Substitutions(mine, TEXTS[:1], LISTED))
+    batch = {**mine.pad(mine.tokenize(TEXTS)[0]), "targets": torch.tensor([1, 0, 1])}
+    with pytest.raises(ValueError, match="none of the 1 that Substitutions was given"):
+        trained(objective, model, batch)
+
+
 # Any model
 
 
@@ -303,11 +405,12 @@ def objectives_for(mine: TextClassifier, reviews) -> dict:
     "All of them, with synonyms and unlabelled texts of a classifier"
     return {**{name: make(epsilon=0.1) for name, make in OBJECTIVES.items() if name != "hull"},
             "hull": SynonymHull(synonym_table(mine, count=3)),
+            "worst synonyms": WorstSynonyms(Substitutions(mine, reviews["text"])),
             "unlabelled": VirtualAdversarial(unlabelled=UnlabelledTexts(mine, reviews["text"], batch_size=4))}
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("name", [*OBJECTIVES, "unlabelled"])
+@pytest.mark.parametrize("name", [*OBJECTIVES, "unlabelled", "worst synonyms"])
 def test_every_objective_trains_with_accumulation_and_mixed_precision(reviews, name, precision):
     mine = classifier()
     before = {key: value.clone() for key, value in mine.model.state_dict().items()}
@@ -473,6 +576,8 @@ def test_balls_that_are_none_are_refused(kind):
     (lambda: SynonymHull(NOBODY, steps=0), "steps"), (lambda: SynonymHull(NOBODY, clean_share=-1), "clean_share"),
     (lambda: SynonymHull(NOBODY, step_size=0), "step_size"),
     (lambda: AdversarialAugmentation(SynonymAttack(), max_changed=-1), "max_changed"),
+    (lambda: WorstSynonyms(Substitutions(classifier(), TEXTS), most=1.5), "most"),
+    (lambda: WorstSynonyms(Substitutions(classifier(), TEXTS), clean_share=0.0), "clean_share"),
     (lambda: UnlabelledTexts(classifier(), []), "at least one unlabelled text"),
     (lambda: UnlabelledTexts(classifier(), ["a"], batch_size=0), "batch_size"),
 ])
@@ -487,6 +592,13 @@ def test_unlabelled_texts_must_be_batches():
             VirtualAdversarial(unlabelled=wrong)
     with pytest.raises(TypeError, match="one string"):
         UnlabelledTexts(classifier(), "a text")
+
+
+def test_substitutions_must_be_of_texts():
+    with pytest.raises(TypeError, match="must be Substitutions of the training texts, got list"):
+        WorstSynonyms(["a text"])
+    with pytest.raises(TypeError, match="one string"):
+        Substitutions(classifier(), "a text")
 
 
 class Deaf(torch.nn.Module):
