@@ -10,16 +10,19 @@ __all__ = ['FRACTION_BITS', 'PRECISIONS', 'OPTIMIZERS', 'SHARDING', 'SHAPES', 'b
            'count_parameters', 'Precision', 'activation_memory', 'MemoryEstimate', 'training_memory', 'LiveMemory',
            'training_flops', 'model_flops_utilisation', 'training_seconds', 'scaling_efficiency', 'MemoryExplorer']
 
-# %% ../nbs/lessons/42_scaling.ipynb #3772682e
+# %% ../nbs/lessons/42_scaling.ipynb #84fdac55
 import copy
 import math
 import os
+import signal
 import tempfile
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -29,6 +32,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.utils import parameters_to_vector
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -205,19 +209,22 @@ def data_parallel_step(
     optimizer.step()
     return value.item()
 
-# %% ../nbs/lessons/42_scaling.ipynb #c16bc6f9
+# %% ../nbs/lessons/42_scaling.ipynb #09e304fa
 def _process(rank: int, count: int, folder: str, threads: int, timeout: float):
-    "What each process does: meet the others, compute, leave its result in a file"
+    "What each process does: meet the others, compute, leave its result or its error in a file"
     log = os.open(f"{folder}/log{rank}", os.O_WRONLY | os.O_CREAT)  # gloo and torch are talkative
     os.dup2(log, 1), os.dup2(log, 2)
     torch.set_num_threads(threads)
-    function, arguments = torch.load(f"{folder}/task", weights_only=False)
     store = dist.FileStore(f"{folder}/store", count)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count,
                             timeout=timedelta(seconds=timeout))
     try:
+        function, arguments = torch.load(f"{folder}/task", weights_only=False)
         torch.save(function(*arguments), f"{folder}/result{rank}")
         dist.barrier()
+    except BaseException:
+        Path(f"{folder}/error{rank}").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -227,7 +234,7 @@ def run_processes(
     count: int,  # of processes, at least 1
     *arguments: object,  # each process gets a copy
     threads: int = 1,  # of each process
-    timeout: float = 120.0,  # seconds until all are stopped
+    timeout: float = 600.0,  # seconds until all are stopped
 ) -> list:  # what the function returned in each process
     "Run a function in processes that can talk to each other by torch.distributed"
     _checked_count("count", count), _checked_count("threads", threads), _checked_positive("timeout", timeout)
@@ -237,22 +244,35 @@ def run_processes(
         torch.save((function, arguments), f"{folder}/task")
         task = (count, folder, threads, timeout)
         running = torch.multiprocessing.spawn(_process, task, nprocs=count, join=False)
-        _wait_for(running, time.monotonic() + timeout, timeout)
+        _wait_for(running, Path(folder), timeout)
         return [torch.load(f"{folder}/result{rank}", weights_only=False) for rank in range(count)]
 
-
-def _wait_for(running: torch.multiprocessing.ProcessContext, end: float, timeout: float):
+# %% ../nbs/lessons/42_scaling.ipynb #073982fc
+def _wait_for(running: torch.multiprocessing.ProcessContext, folder: Path, timeout: float):
     "Return when all processes are done; stop all of them where one fails or the time is over"
+    end = time.monotonic() + timeout
     try:
         while not running.join(timeout=max(0.0, min(1.0, end - time.monotonic()))):
             if time.monotonic() > end:
                 raise TimeoutError(f"The processes were not done within {timeout:g} seconds and were stopped")
-    except torch.multiprocessing.ProcessException as error:
-        raise RuntimeError(f"Process {error.error_index} failed: {error}") from error
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        raise RuntimeError(_cause(running.processes, folder) or str(error)) from None
     finally:
         for process in running.processes:
             process.kill()
             process.join()
+
+
+def _cause(processes: list, folder: Path) -> str:
+    "Which process failed first, and why"
+    told = sorted(folder.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
+    spoke = {int(path.name.removeprefix("error")) for path in told}
+    for rank, process in enumerate(processes):
+        if process.exitcode not in {None, 0, -signal.SIGTERM} and rank not in spoke:
+            return f"Process {rank} of {len(processes)} ended with exit code {process.exitcode}"
+    if not told:
+        return ""
+    return f"Process {told[0].name[5:]} of {len(processes)} failed:\n{told[0].read_text(encoding='utf-8')}"
 
 # %% ../nbs/lessons/42_scaling.ipynb #1b001b77
 def shards_of(

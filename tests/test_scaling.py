@@ -92,6 +92,7 @@ def test_activations_are_near_for_tiny_models(dropout, B, T):
     assert abs(measured / estimate - 1) < 0.15, (measured, estimate)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # newer releases of transformers have another name for it
 def test_checkpointing_keeps_what_is_estimated():
     model = small_bert(attention="eager")
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -136,7 +137,7 @@ def test_intensity_grows_with_the_batch_and_stays_below_the_roof(m, k, n):
 
 
 @some
-@given(value=st.floats(-3e38, 3e38, width=32), draws=st.integers(1, 4))
+@given(value=st.floats(-(2.0**127), 2.0**127, width=32), draws=st.integers(1, 4))
 def test_stochastic_rounding_chooses_a_neighbour(value, draws):
     found = stochastic_round(torch.full((draws,), value)).double()
     cut = torch.tensor(value).view(torch.int32) & -(2**16)
@@ -267,10 +268,10 @@ def test_the_weighted_mean_and_its_bad_input():
 
 
 def test_a_process_that_fails_is_told_and_the_others_end():
-    with pytest.raises(RuntimeError, match=r"Process 1 failed(.|\n)*a planted fault"):
-        run_processes(fails_in_one, 2, 1, timeout=60)
-    with pytest.raises(RuntimeError, match="Process 1 failed"):
-        run_processes(dies, 2, 3, timeout=60)
+    with pytest.raises(RuntimeError, match=r"Process 1 of 2 failed(.|\n)*a planted fault"):
+        run_processes(fails_in_one, 2, 1)
+    with pytest.raises(RuntimeError, match="Process 1 of 2 ended with exit code 3"):
+        run_processes(dies, 2, 3)
     with pytest.raises(TimeoutError, match="within 15 seconds"):
         run_processes(never_ends, 2, timeout=15)
 
