@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/support/answers.ipynb #07722037
 class Wrong(Exception):
@@ -961,6 +962,175 @@ QUIZZES[22] = (
             ),
             ("Because it has no labels.", "The answer of the model takes their place."),
             ("To make dropout differ.", "Both passes share their dropout masks."),
+        ),
+        0,
+    ),
+)
+
+# %% ../nbs/support/answers.ipynb #a42b0002
+@exercise(
+    "tokens to the ridge",
+    42,
+    "Write the condition down: 2 m k n FLOPs, over the bytes of all three matrices, at least the ridge.",
+    "Bring all terms with m to one side: m (2 k n - ridge · bytes · (k + n)) ≥ ridge · bytes · k n.",
+    "Where that factor of m is not above 0, nothing suffices; else divide and round up.",
+)
+def _tokens_to_the_ridge(answer):
+    def smallest(ridge: float, inner: int, columns: int, size: float) -> float:
+        gain = 2 * inner * columns - ridge * size * (inner + columns)
+        return math.ceil(ridge * size * inner * columns / gain) if gain > 0 else math.inf
+
+    cases = [
+        (8.0, 1024, 1024, 4, "All three matrices are moved, not the weights alone; round up."),
+        (8.0, 1024, 1024, 2, "Fewer bytes a number need fewer tokens."),
+        (8.0, 64, 4096, 4, "The matrix need not be square."),
+        (1000.0, 256, 256, 4, "A narrow layer never gets there, however many tokens it sees."),
+        (64.0, 128, 128, 2, "Here every further token brings it nearer, but never to the ridge itself."),
+        (0.25, 512, 512, 4, "One token is the least."),
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(8):
+        inner, columns = (2 ** generator.integers(6, 13, 2)).tolist()
+        cases.append((float(generator.integers(1, 60)) + 0.3, inner, columns, 2, "Round up to whole tokens."))
+    for ridge, inner, columns, size, why in cases:
+        expected = smallest(ridge, inner, columns, size)
+        expect(answer, [ridge, inner, columns, size], expected, why, tolerance=1e-9)
+
+
+@exercise(
+    "unequal shards",
+    42,
+    "A mean times its number of texts is the sum over these texts.",
+    "Add up all sums and divide once, by the number of all texts.",
+    "0 times NaN is NaN: leave out whoever has no texts.",
+)
+def _unequal_shards(answer):
+    lost = torch.full((2,), math.nan)
+    cases = [
+        ([torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])], [4, 4], "Equal shards: a mean, not a sum."),
+        ([torch.tensor([1.5]), torch.tensor([6.0])], [2, 1], "A process with more texts counts more."),
+        ([torch.tensor([1.0, 2.0]), lost], [3, 0], "A process without texts has nothing to say."),
+        ([torch.tensor([4.0])], [7], "One process alone."),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        counts = torch.randint(1, 9, (4,), generator=generator).tolist()
+        cases.append(([torch.randn(3, generator=generator) for _ in counts], counts, ""))
+    for gradients, counts, why in cases:
+        total = sum(torch.nan_to_num(g.double()) * n for g, n in zip(gradients, counts, strict=True))
+        expect(answer, [gradients, counts], total / sum(counts), why)
+
+
+class _OnlyBfloat16(TorchFunctionMode):
+    "Notices numbers of another format"
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        name = getattr(function, "__name__", "")
+        if name in {"sum", "cumsum", "mean", "dot", "matmul"}:
+            raise Wrong(f"{name} adds in float32 inside. Add one update after the other.")
+        result = function(*arguments, **(options or {}))
+        numbers = isinstance(result, torch.Tensor) and result.dtype.is_floating_point
+        if name == "tolist" or isinstance(result, float) or (numbers and result.dtype != torch.bfloat16):
+            raise Wrong(f"A number of another format appeared, from {name}: stay in bfloat16.")
+        return result
+
+
+def _in_bfloat16(answer: Callable) -> Callable:
+    "The answer, asked for bfloat16 and watched; NumPy, which compares inputs, does not know the format"
+
+    def asked(start: torch.Tensor, updates: torch.Tensor) -> object:
+        given = start.bfloat16(), updates.bfloat16()
+        with _OnlyBfloat16():
+            found = answer(*given)
+        if not (torch.equal(given[0], start.bfloat16()) and torch.equal(given[1], updates.bfloat16())):
+            raise Wrong("Your function changes its input. Make a copy.")
+        return found
+
+    return asked
+
+
+@exercise(
+    "nothing is lost",
+    42,
+    "What did the addition total + update really add? Subtract the old total from the new one.",
+    "What it should have added minus what it did add is what was rounded away.",
+    "Add what was rounded away to the next update, before that is added to the total.",
+)
+def _nothing_is_lost(answer):
+    cases = [
+        (1.0, [2.0**-9] * 48, "Each update alone is too small to be seen, and all together are not."),
+        (1.0, [2.0**-9, -(2.0**-9)] * 10, "Updates may take each other away."),
+        (-3.0, [2.0**-8] * 32, "A sum may also begin below 0."),
+        (0.5, [], "Nothing to add."),
+        (4.0, [1.0, -0.5, 0.25], "These fit exactly."),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    cases.append((1.0, (0.01 * torch.rand(32, generator=generator)).tolist(), "Updates of all sizes."))
+    for start, updates, why in cases:
+        rest = torch.tensor(updates).bfloat16()
+        found = ask(_in_bfloat16(answer) if callable(answer) else answer, torch.tensor(start), rest.float())
+        if not isinstance(found, torch.Tensor) or found.dtype != torch.bfloat16 or found.ndim:
+            raise Wrong(f"I expected a tensor with one bfloat16 number, got {shown(found)}")
+        exact = start + rest.double().sum().item()
+        if abs(found.item() - exact) > 2**-7 * abs(exact):
+            raise Wrong(
+                f"From {start:g} with {len(updates)} updates your sum is {found.item():.4g}; "
+                f"exact is {exact:.4g}. {why}"
+            )
+
+
+QUIZZES[42] = (
+    Question(
+        "A layer norm takes a tenth of a step. You buy a GPU with twice the FLOPs and the same memory "
+        "bandwidth. The layer norm then takes …",
+        (
+            ("… half as long.", "It has about one FLOP per byte: the arithmetic was never its limit."),
+            (
+                "… as long as before.",
+                "Yes: it lies left of the ridge, where the memory decides. Fuse it with its neighbours.",
+            ),
+            ("… twice as long.", "Nothing became slower."),
+        ),
+        1,
+    ),
+    Question(
+        "With weights and updates in bfloat16 the loss stops falling early. What do you try first?",
+        (
+            ("Loss scaling.", "It saves small gradients in float16; here the range is not what is missing."),
+            ("A smaller learning rate.", "Smaller updates are lost even more often."),
+            (
+                "Master weights in float32.",
+                "Yes: updates below half the distance to the next number vanish, unless a wider copy "
+                "collects them.",
+            ),
+        ),
+        2,
+    ),
+    Question(
+        "Four GPUs with 8 texts each, instead of one GPU with 8 texts. What is the same?",
+        (
+            (
+                "The gradient of a step, but for rounding.",
+                "It is the mean over 32 texts now: another batch, another learning rate.",
+            ),
+            (
+                "The memory of each GPU, as long as nothing is sharded.",
+                "Yes: each holds all weights, gradients and states, and the activations of 8 texts.",
+            ),
+            ("The number of steps in an epoch.", "There are a quarter as many."),
+        ),
+        1,
+    ),
+    Question(
+        "A run with AdamW in mixed precision does not fit, and most of the estimate is activations. What "
+        "helps?",
+        (
+            (
+                "Checkpointing, fused attention, or a smaller batch with accumulation.",
+                "Yes: activations grow with the tokens of a step, and these three are about them.",
+            ),
+            ("Sharding the optimiser's states.", "That part is small here."),
+            ("An optimiser that remembers less.", "That part is small here too."),
         ),
         0,
     ),

@@ -233,6 +233,22 @@ REFUSED = {  # wrong answers, each with words of the reason
         (lambda own, moved, without, margin: without > own + margin, "another model"),
         (lambda own, moved, without, margin: max(moved, without) > own, "within the margin"),
         (lambda own, moved, without, margin: max(moved, without) >= own + margin, "exactly the margin")],
+    "tokens to the ridge": [
+        (lambda ridge, k, n, size: math.ceil(size * ridge / 2), "not the weights alone"),
+        (lambda ridge, k, n, size: int(ridge * size * k * n / max(2 * k * n - ridge * size * (k + n), 1e-9)), "round up"),
+        (lambda ridge, k, n, size: math.ceil(ridge * size * k * n / (2 * k * n - ridge * size * (k + n))), "never gets")],
+    "unequal shards": [
+        (lambda gradients, counts: sum(g * n for g, n in zip(gradients, counts, strict=True)), "not a sum"),
+        (lambda gradients, counts: sum(gradients) / len(gradients), "counts more"),
+        (lambda gradients, counts: sum(g * n for g, n in zip(gradients, counts, strict=True)) / sum(counts),
+         "nothing to say")],
+    "nothing is lost": [
+        (lambda start, updates: sum(updates, start), "too small to be seen"),
+        (lambda start, updates: sum(updates.float(), start.float()).bfloat16(), "another format"),
+        (lambda start, updates: torch.tensor(start.item()).bfloat16(), "another format"),
+        (lambda start, updates: torch.tensor(sum(updates.tolist()) + 1).bfloat16(), "another format"),
+        (lambda start, updates: start + updates.sum(), "one update after the other"),
+        (lambda start, updates: start.add_(1), "changes its input")],
 }
 
 
