@@ -725,7 +725,7 @@ class _Loop:
         set_random_state(generators, self.accelerator.device)
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self.passes(self.batches.prepared(step.rows))
+        return self.gradient(self.batches.prepared(step.rows))
 
     def passes(self, step: _Step) -> float:
         "The loss of a step; each batch counts by its share of the texts, on all processes together"

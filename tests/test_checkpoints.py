@@ -314,7 +314,7 @@ def three_classes() -> TextClassifier:
     (classifier, {"batch_size": 8}, r"settings \(batch_size 4 there, 8 here\)"),
     (classifier, {"learning_rate": 0.5}, r"settings \(learning_rate 0.01 there, 0.5 here\)"),
     (classifier, {"objective": FGM(epsilon=0.1)}, r"objective \(kind 'CrossEntropy' there, 'FGM' here"),
-    (classifier, {"mixed_precision": "bf16"}, r"mixed_precision 'no' there, 'bf16' here"),
+    (classifier, {"mixed_precision": "bf16"}, r"settings \(mixed_precision 'no' there, 'bf16' here\)"),
 ])
 def test_a_run_of_something_else_is_refused(few, finished, make, changes, words):
     mine, twin = make(), make()

@@ -135,8 +135,8 @@ def launched(*command: str) -> str:
 def test_accelerate_launch_trains_one_model_on_two_processes(few, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(f"from test_scaling_out import in_each_process\n\nin_each_process({str(tmp_path)!r})\n")
-    launched(BIN / "python", "-W", "ignore", "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-             "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port(),
+    launched(BIN / "python", "-W", "ignore", "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes",
+             "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port(),
              script)
     check_what_two_processes_did(tmp_path, few)
 
