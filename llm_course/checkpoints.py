@@ -39,7 +39,8 @@ def described(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):
-        return [list(value.shape), digest(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())]
+        content = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        return [list(value.shape), digest(content)]
     if is_dataclass(value) and not isinstance(value, type):
         settings = {item.name: described(getattr(value, item.name)) for item in fields(value) if item.init}
         return {"kind": type(value).__name__, **settings}
@@ -63,7 +64,8 @@ def data_identity(
     targets: torch.Tensor,  # (N,), their labels or ratings
 ) -> dict:
     "How many rows, and a digest of their texts and targets, in order"
-    return {"rows": len(texts), "digest": digest(*(text.encode() for text in texts), targets.numpy().tobytes())}
+    content = digest(*(text.encode() for text in texts), targets.numpy().tobytes())
+    return {"rows": len(texts), "digest": content}
 
 
 def model_identity(classifier: TextClassifier) -> dict:
@@ -156,8 +158,8 @@ def set_optimizer_memory(
     places, named = {}, dict(model.named_parameters())
     for group in optimizer.param_groups:
         places |= {parameter: len(places) + i for i, parameter in enumerate(group["params"])}
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict({**whole, "state": {places[named[name]]: state for name, state in memory.items()}})
+    state = {places[named[name]]: values for name, values in memory.items()}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 # %% ../nbs/support/checkpoints.ipynb #f460c521
 def unsharded(
@@ -204,7 +206,7 @@ def write_checkpoint(
     tensors: Mapping[str, torch.Tensor],
     record: dict,  # what JSON can hold
 ) -> Path:
-    "Write a checkpoint aside, bring it to the disk and rename it; OSError or SafetensorError if it does not fit"
+    "Write a checkpoint aside, sync it, rename it; OSError or SafetensorError if it does not fit"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
         new = Path(aside) / "new"
         new.mkdir()
@@ -244,7 +246,8 @@ def newest_checkpoint(
             broken.append(f"{path.name} is damaged ({error})")
             continue
         if broken:
-            warnings.warn(f"{folder}: {'; '.join(broken)}. The previous one, {path.name}, is used.", stacklevel=2)
+            said = f"{folder}: {'; '.join(broken)}. The previous one, {path.name}, is used."
+            warnings.warn(said, stacklevel=2)
         return found
     if broken:
         raise ValueError(f"No checkpoint in {folder} is whole: {'; '.join(broken)}")
@@ -275,7 +278,7 @@ class RunFolder:
                                   f"resume_from={str(self.folder)!r}, or choose another folder.")
 
     def begin(self):
-        "Remove what an interrupted process left: half-written files, and damaged checkpoints after the last whole one"
+        "Remove half-written files, and damaged checkpoints after the one that is used"
         for path in self.folder.glob(".writing-*"):
             shutil.rmtree(path)
         for path in self.folder.glob("step-*"):
@@ -288,8 +291,8 @@ class RunFolder:
             self.last = write_checkpoint(self.folder, step, tensors, record)
         except (OSError, SafetensorError) as error:
             kept = f"the previous one, {self.last.name}, stays" if self.last else "there is none before it"
-            warnings.warn(f"The checkpoint of step {step} could not be written to {self.folder} ({error}); {kept}.",
-                          stacklevel=2)
+            said = f"The checkpoint of step {step} could not be written to {self.folder} ({error}); {kept}."
+            warnings.warn(said, stacklevel=2)
             return
         for path in sorted(self.folder.glob("step-*"))[:-2]:
             shutil.rmtree(path)

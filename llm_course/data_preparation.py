@@ -277,7 +277,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
     ):
         if batch_size is None and max_tokens is None:
             raise ValueError("batch_size or max_tokens must bound a batch")
-        for name, value in (("batch_size", batch_size), ("mega_factor", mega_factor), ("max_tokens", max_tokens)):
+        bounds = {"batch_size": batch_size, "mega_factor": mega_factor, "max_tokens": max_tokens}
+        for name, value in bounds.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         self.lengths, self.batch_size, self.max_tokens = list(lengths), batch_size, max_tokens

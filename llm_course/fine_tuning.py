@@ -325,8 +325,8 @@ class _Batches:
         self.token_ids, cut = classifier.tokenize(list(train["text"]))
         if cut:
             warnings.warn(
-                f"{cut} of {len(self.token_ids)} training texts are longer than {classifier.max_length} tokens "
-                "and were cut there.",
+                f"{cut} of {len(self.token_ids)} training texts are longer than {classifier.max_length} "
+                "tokens and were cut there.",
                 stacklevel=3,
             )
         self.lengths = [len(ids) for ids in self.token_ids]
@@ -353,7 +353,7 @@ class _Batches:
         if self.processes > count:
             raise ValueError(
                 f"There are {self.processes} processes, but the training data makes {count} "
-                f"batch{'es' if count > 1 else ''}. Lower batch_size or max_tokens, or launch fewer processes."
+                f"batch{'es' if count > 1 else ''}. Lower batch_size or max_tokens, or launch fewer."
             )
 
     def steps(self, epoch: int) -> list[list[int]]:
@@ -364,16 +364,18 @@ class _Batches:
     def prepared(self, rows: list[int]) -> _Step:
         "The batches of a step for this process; where it has no text left, one that counts nothing"
         halved = self.halved
-        parts = step_parts(rows, self.lengths, *self.bounds, self.processes, halved)[self.rank :: self.processes]
-        return _Step(rows, [(len(part) / len(rows), self.batch(part or rows[:1])) for part in parts], halved)
+        parts = step_parts(rows, self.lengths, *self.bounds, self.processes, halved)
+        mine = parts[self.rank :: self.processes]
+        return _Step(rows, [(len(part) / len(rows), self.batch(part or rows[:1])) for part in mine], halved)
 
     def batch(self, rows: list[int]) -> Batch:
         "A padded batch on the device"
         padded = self.pad({"input_ids": [self.token_ids[i] for i in rows]}, return_tensors="pt")
         tensors = {**padded, "targets": self.targets[rows]}
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside the computation
-            return {name: value.pin_memory().to(self.device, non_blocking=True) for name, value in tensors.items()}
-        return {name: value.to(self.device) for name, value in tensors.items()}
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # from pinned memory the copy runs beside the computation
+            tensors = {name: value.pin_memory() for name, value in tensors.items()}
+        return {name: value.to(self.device, non_blocking=on_gpu) for name, value in tensors.items()}
 
     def ahead(self, steps: Iterable[list[int]]) -> Iterator[_Step]:
         "Each step prepared; on a GPU the next one while the present one is computed"
@@ -588,7 +590,9 @@ class _Keeper:
 class _State:
     "All that changes in a run: what a checkpoint holds"
 
-    def __init__(self, accelerator: Accelerator, model: torch.nn.Module, optimizer: object, objective: Callable):
+    def __init__(
+        self, accelerator: Accelerator, model: torch.nn.Module, optimizer: object, objective: Callable
+    ):
         self.accelerator, self.model, self.objective = accelerator, model, objective
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self.named = model if self.sharded else accelerator.unwrap_model(model)
@@ -604,7 +608,8 @@ class _State:
         memory = optimizer_memory(self.named, self.optimizer, self.sharded)
         flat = {f"{name}/{key}": value for name, state in memory.items() for key, value in state.items()}
         groups["optimizer"] = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
-        groups["random"] = {key: self.of_all(value) for key, value in random_state(self.accelerator.device).items()}
+        generators = random_state(self.accelerator.device)
+        groups["random"] = {key: self.of_all(value) for key, value in generators.items()}
         tensors = {f"{group}/{key}": value for group, named in groups.items() for key, value in named.items()}
         others = {key: value for key, value in flat.items() if not isinstance(value, torch.Tensor)}
         scaler = self.accelerator.scaler
@@ -625,7 +630,8 @@ class _State:
             self.accelerator.scaler.load_state_dict(checkpoint.record["scaler"])
         if hasattr(self.objective, "restore"):
             self.objective.restore(self.model, checkpoint.group("objective"))
-        mine = {key: value[self.accelerator.process_index] for key, value in checkpoint.group("random").items()}
+        rank, random = self.accelerator.process_index, checkpoint.group("random")
+        mine = {key: value[rank].clone() for key, value in random.items()}  # torch misreads a view
         set_random_state(mine, self.accelerator.device)
 
 
@@ -650,7 +656,9 @@ class _Loop:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_then_decay(step, run.total_steps, settings.warmup), len(run.steps) - 1
+            optimizer,
+            lambda step: warmup_then_decay(step, run.total_steps, settings.warmup),
+            last_epoch=len(run.steps) - 1,
         )
         self.kind, self.config = type(whole), whole.config
         self.model, self.optimizer = accelerator.prepare(whole, optimizer)
@@ -742,7 +750,7 @@ class _Loop:
         return total
 
     def backward(self, weight: float, loss: torch.Tensor):
-        "Add the gradients of a loss, weighted; processes are averaged later, so the weight is theirs together"
+        "Add the gradients of a loss, weighted; the weight makes up for the mean over processes that follows"
         self.accelerator.backward(loss if weight == 1 else weight * loss)
 
     def halve(self, step: _Step, error: Exception):
@@ -756,8 +764,8 @@ class _Loop:
             raise error
         self.batches.halved = True
         warnings.warn(
-            f"Memory ran out at step {len(self.run.steps) + 1} with a batch of {texts} texts. The step is taken "
-            "again with batches of half the size and twice the accumulation, and so are all that follow.",
+            f"Memory ran out at step {len(self.run.steps) + 1} with a batch of {texts} texts. The step is "
+            "taken again with batches of half the size and twice the accumulation, as are all that follow.",
             stacklevel=2,
         )
 
@@ -792,8 +800,8 @@ class _Loop:
         "FloatingPointError before the weights move, where a value is not a number"
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"The {name} became {value} at step {len(self.run.steps) + 1}; the weights are those of the step "
-                f"before. Try a lower learning rate or a longer warm-up.{self.last_checkpoint()}"
+                f"The {name} became {value} at step {len(self.run.steps) + 1}; the weights are those of the "
+                f"step before. Try a lower learning rate or a longer warm-up.{self.last_checkpoint()}"
             )
 
     def last_checkpoint(self) -> str:
@@ -820,8 +828,10 @@ class _Loop:
 
 def out_of_memory(error: Exception) -> bool:
     "Whether an error says that memory ran out, on a GPU or elsewhere"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
     said = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(part in str(error) for part in said)
+    return any(part in str(error) for part in said)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #c80ef71b
 class LivePlot(Callback):
