@@ -39,7 +39,7 @@ def described(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):
-        content = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
         return [list(value.shape), digest(content)]
     if is_dataclass(value) and not isinstance(value, type):
         settings = {item.name: described(getattr(value, item.name)) for item in fields(value) if item.init}
