@@ -376,11 +376,25 @@ class Smart(ManySteps):
         "The answers of the slow copy, which takes a step after the model on each call"
         model = getattr(model, "module", model)
         if self.slow.get("of", lambda: None)() is not model:
-            self.slow.update({"of": weakref.ref(model), "copy": copy.deepcopy(model)})
+            self.begin(model)
         follower = self.slow["copy"].train(model.training)
         for mine, theirs in zip(follower.parameters(), model.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.momentum)
         return logits_at(follower, batch)
+
+    def begin(self, model: torch.nn.Module):
+        "Let the slow copy start where the model is"
+        self.slow.update({"of": weakref.ref(model), "copy": copy.deepcopy(model)})
+
+    def state(self) -> dict[str, torch.Tensor]:
+        "The weights of the slow copy, for a checkpoint"
+        return dict(self.slow["copy"].named_parameters()) if self.slow else {}
+
+    def restore(self, model: torch.nn.Module, state: dict[str, torch.Tensor]):
+        "Go on with the slow copy of a checkpoint"
+        if state:
+            self.begin(getattr(model, "module", model))
+            self.slow["copy"].load_state_dict(state, strict=False)
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #f1407554
 @dataclass(frozen=True)

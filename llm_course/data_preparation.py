@@ -6,7 +6,7 @@
 __all__ = ['CHOICES', 'TAG', 'JOINERS', 'CLEANING', 'interval', 'nominal', 'krippendorff_alpha', 'sign_agreement',
            'rater_accuracy', 'panel_accuracy', 'rating_bars', 'Labelling', 'unescape', 'strip_tags',
            'normalise_unicode', 'strip_control', 'normalise_space', 'clean', 'word_piece', 'duplicate_groups',
-           'stratified_split', 'split_table', 'padding_waste', 'LengthGroupedSampler']
+           'stratified_split', 'split_table', 'padding_waste', 'cut_batches', 'LengthGroupedSampler']
 
 # %% ../nbs/lessons/10_data_preparation.ipynb #f5b87269
 import html
@@ -247,28 +247,53 @@ def padding_waste(
     return 1 - sum(map(sum, batches)) / places if places else 0.0
 
 # %% ../nbs/lessons/10_data_preparation.ipynb #a08e1386
+def cut_batches(
+    order: Sequence[int],  # indices of texts, longest first
+    lengths: Sequence[int],  # tokens of each text
+    batch_size: int | None,  # most texts of a batch; None: no bound
+    max_tokens: int | None = None,  # most tokens of a batch, padding included; None: no bound
+) -> list[list[int]]:
+    "Cut an order into batches of neighbours, each as large as the bounds allow"
+    batches = []
+    for index in order:
+        size = len(batches[-1]) if batches else 0
+        full = not size or size == batch_size
+        if full or (max_tokens and lengths[batches[-1][0]] * (size + 1) > max_tokens):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
 class LengthGroupedSampler(Sampler[list[int]]):
     "Batches of indices of texts of about equal length, in a new random order each epoch"
 
     def __init__(
         self,
         lengths: Sequence[int],  # tokens of each of N texts
-        batch_size: int,  # texts of a batch, at least 1; one batch may hold fewer
+        batch_size: int | None,  # most texts of a batch, at least 1; None: max_tokens alone bounds it
         seed: int = 0,  # decides the order, together with the epoch
         mega_factor: int = 50,  # batches that are sorted by length together, at least 1
+        max_tokens: int | None = None,  # most tokens of a batch, padding included; None: no bound
     ):
-        for name, value in (("batch_size", batch_size), ("mega_factor", mega_factor)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if batch_size is None and max_tokens is None:
+            raise ValueError("batch_size or max_tokens must bound a batch")
+        bounds = {"batch_size": batch_size, "mega_factor": mega_factor, "max_tokens": max_tokens}
+        for name, value in bounds.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
-        self.mega_size, self.epoch = batch_size * mega_factor, 0
+        self.lengths, self.batch_size, self.max_tokens = list(lengths), batch_size, max_tokens
+        longest = max(self.lengths, default=0)
+        if max_tokens is not None and longest > max_tokens:
+            raise ValueError(f"max_tokens is {max_tokens}, but a text has {longest} tokens")
+        usual = batch_size or max_tokens * len(self.lengths) // max(1, sum(self.lengths))  # texts of a batch
+        self.mega_size, self.seed, self.epoch = max(1, usual) * mega_factor, seed, 0
 
     def set_epoch(self, epoch: int):
         "Choose another order: call it before each epoch"
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return sum(1 for _ in self) if self.max_tokens else -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = random.Random(f"{self.seed}/{self.epoch}")
@@ -276,6 +301,6 @@ class LengthGroupedSampler(Sampler[list[int]]):
         batches = []
         for start in range(0, len(order), self.mega_size):
             mega = sorted(order[start : start + self.mega_size], key=self.lengths.__getitem__, reverse=True)
-            batches += [mega[i : i + self.batch_size] for i in range(0, len(mega), self.batch_size)]
+            batches += cut_batches(mega, self.lengths, self.batch_size, self.max_tokens)
         generator.shuffle(batches)
         return iter(batches)

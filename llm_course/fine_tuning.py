@@ -4,35 +4,43 @@
 
 # %% auto #0
 __all__ = ['Batch', 'Backward', 'OPTIMIZERS', 'CrossEntropy', 'MeanAbsoluteError', 'parameter_groups', 'warmup_then_decay',
-           'Callback', 'Stop', 'FineTuningRun', 'plot_run', 'in_notebook', 'ProgressBar', 'EarlyStopping',
-           'validation_scores', 'fine_tune', 'LivePlot', 'baseline_classifier']
+           'FineTuningRun', 'plot_run', 'in_notebook', 'ProgressBar', 'EarlyStopping', 'validation_scores',
+           'step_parts', 'fine_tune', 'hardware_precision', 'out_of_memory', 'LivePlot', 'baseline_classifier']
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #4758221c
 import hashlib
 import json
 import math
+import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from IPython import get_ipython
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .callbacks import BestCheckpoint, Callback, Stop, is_first_process
+from .checkpoints import Checkpoint, RunFolder, data_identity, described, differences, digest
+from .checkpoints import model_identity, newest_checkpoint, optimizer_memory, random_state
+from .checkpoints import set_optimizer_memory, set_random_state, unsharded
 from .core import by_scale, cache_folder, keep_freed_memory, set_seed
 from .data import BUNDLED_DATASETS, checked_targets, load_dataset, verified_asset
-from .data_preparation import LengthGroupedSampler
-from .models import MINILM_SHA256, TextClassifier, file_sha256
+from .data_preparation import LengthGroupedSampler, cut_batches
+from .models import MINILM_SHA256, TextClassifier, compiled_layers, file_sha256
 from .plots import BLUE, ORANGE, figure_html, new_axes
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #65524137
@@ -100,36 +108,19 @@ def warmup_then_decay(
     return max(0.0, (steps - step) / max(1.0, steps - rising))
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #b946a266
-class Callback:
-    "What a run tells those who listen; subclasses override what they need"
-
-    def on_step(self, run: "FineTuningRun"):
-        "After each optimiser step"
-
-    def on_evaluation(self, run: "FineTuningRun"):
-        "After each look at the validation part"
-
-    def on_end(self, run: "FineTuningRun"):
-        "After the last step, or an interruption"
-
-
-class Stop(Exception):
-    "Raised by a callback to end the run early and keep it"
-
-
 @dataclass
 class FineTuningRun:
     "What happened: a row of `steps` per optimiser step, one of `evaluations` per look at the validation part"
 
     classifier: TextClassifier
     total_steps: int
-    steps: list[dict] = field(
-        default_factory=list
-    )  # step, epoch, loss, learning_rate, gradient_norm, seconds
+    # step, epoch, loss, learning_rate, gradient_norm, examples, seconds
+    steps: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)  # step, epoch, loss, and accuracy or error
     examples: int = 0  # seen in training, repeats counted
     seconds: float = 0.0  # in training steps, evaluation left out
     interrupted: bool = False
+    gathered: Callable[[], dict] | None = field(default=None, repr=False)  # the weights of all processes
 
     def __repr__(self) -> str:
         last = self.evaluations[-1] if self.evaluations else {}
@@ -146,6 +137,13 @@ class FineTuningRun:
     def plot(self, ax: Axes | None = None) -> Axes:
         "Loss of each step, smoothed, with the validation loss and accuracy"
         return plot_run(self, ax)
+
+    def save(self, folder: str | Path) -> Path:  # for TextClassifier.load
+        "Write the classifier as it is now; with several processes, all call this and the first one writes"
+        weights = self.gathered() if self.gathered else None
+        if is_first_process():
+            self.classifier.save(folder, weights)
+        return Path(folder)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #c89268eb
 def plot_run(run: FineTuningRun, ax: Axes | None = None) -> Axes:
@@ -249,32 +247,23 @@ def _warn_of_overlap(train: Dataset, validation: Dataset):
         warnings.warn(
             f"{shared} of {len(validation['text'])} validation texts are training texts too: "
             "the validation score will be too good.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def _training_batches(
-    classifier: TextClassifier, train: Dataset, targets: torch.Tensor, batch_size: int, seed: int
-) -> DataLoader:
-    token_ids, cut = classifier.tokenize(list(train["text"]))
-    if cut:
-        warnings.warn(
-            f"{cut} of {len(token_ids)} training texts are longer than {classifier.max_length} tokens "
-            "and were cut there.",
-            stacklevel=3,
+def _checked_data(classifier: TextClassifier, train: Dataset, validation: Dataset | None, target: str):
+    targets = checked_targets(train, classifier.labels, target=target, part="training")
+    if target == "label" and len(targets.unique()) < 2:
+        raise ValueError(
+            f"The training data holds one class only ({classifier.labels[int(targets[0])]}); "
+            "there is nothing to tell apart"
         )
-    sampler = LengthGroupedSampler([len(ids) for ids in token_ids], batch_size=batch_size, seed=seed)
-
-    def collate(rows: list[int]) -> dict:
-        padded = classifier.tokenizer.pad({"input_ids": [token_ids[i] for i in rows]}, return_tensors="pt")
-        return {**padded, "targets": targets[rows]}
-
-    # Its own generator: the loader draws a number at each epoch, which would move that of dropout.
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(range(len(token_ids)), batch_sampler=sampler, collate_fn=collate, generator=generator)
+    if validation is not None:
+        checked_targets(validation, classifier.labels, target=target, part="validation")
+        _warn_of_overlap(train, validation)
+    return targets
 
 
-@torch.inference_mode()
 def validation_scores(
     classifier: TextClassifier,
     data: Dataset,  # columns text and label, or text and rating
@@ -292,6 +281,116 @@ def validation_scores(
         "accuracy": (logits.argmax(-1) == labels).double().mean().item(),
     }
 
+# %% ../nbs/lessons/12_fine_tuning.ipynb #5c0de102
+def step_parts(
+    rows: Sequence[int],  # the texts of one step, longest first
+    lengths: Sequence[int],  # tokens of each text
+    batch_size: int | None,  # most texts of a batch; None: no bound
+    max_tokens: int | None = None,  # most tokens of a batch, padding included; None: no bound
+    processes: int = 1,  # that share the step
+    halved: bool = False,  # cut each batch in two
+) -> list[list[int]]:  # process r takes the batches r, r + processes, …; empty where texts are too few
+    "Cut a step into batches, equally many for each process"
+
+    def halves(part: list[int]) -> list[list[int]]:
+        return [part[: (len(part) + 1) // 2], part[(len(part) + 1) // 2 :]]
+
+    parts = cut_batches(rows, lengths, batch_size, max_tokens)
+    if halved:
+        parts = [half for part in parts for half in halves(part) if half]
+    while len(parts) % processes:
+        largest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        parts[largest : largest + 1] = halves(parts[largest])
+    return parts
+
+# %% ../nbs/lessons/12_fine_tuning.ipynb #5c0de110
+@dataclass(frozen=True)
+class _Step:
+    rows: list[int]  # the texts of the step, on all processes together
+    batches: list[tuple[float, Batch]]  # this process's, each with its share of the texts
+    halved: bool
+
+
+class _Batches:
+    "The steps of each epoch: their texts, cut into batches for the processes"
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        train: Dataset,
+        targets: torch.Tensor,
+        settings: "_Settings",
+        accelerator: Accelerator,
+    ):
+        self.token_ids, cut = classifier.tokenize(list(train["text"]))
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(self.token_ids)} training texts are longer than {classifier.max_length} "
+                "tokens and were cut there.",
+                stacklevel=3,
+            )
+        self.lengths = [len(ids) for ids in self.token_ids]
+        self.pad, self.targets, self.device = classifier.tokenizer.pad, targets, accelerator.device
+        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
+        self.bounds, self.halved = (settings.batch_size, settings.max_tokens), False
+        together = settings.gradient_accumulation * self.processes
+        size, tokens = (bound and bound * together for bound in self._checked_bounds())
+        self.sampler = LengthGroupedSampler(self.lengths, size, settings.seed, max_tokens=tokens)
+        self.counts = [len(self.steps(epoch)) for epoch in range(settings.epochs)]  # steps of each epoch
+        self._check_processes()
+
+    def _checked_bounds(self) -> tuple[int | None, int | None]:
+        tokens, longest = self.bounds[1], max(self.lengths)
+        if tokens is not None and longest > tokens:
+            raise ValueError(
+                f"max_tokens is {tokens}, but a training text has {longest} tokens. Raise it, or give the "
+                "classifier a lower max_length."
+            )
+        return self.bounds
+
+    def _check_processes(self):
+        count = sum(len(cut_batches(rows, self.lengths, *self.bounds)) for rows in self.steps(0))
+        if self.processes > count:
+            raise ValueError(
+                f"There are {self.processes} processes, but the training data makes {count} "
+                f"batch{'es' if count > 1 else ''}. Lower batch_size or max_tokens, or launch fewer."
+            )
+
+    def steps(self, epoch: int) -> list[list[int]]:
+        "The texts of each step"
+        self.sampler.set_epoch(epoch)
+        return list(self.sampler)
+
+    def prepared(self, rows: list[int]) -> _Step:
+        "The batches of a step for this process; where it has no text left, one that counts nothing"
+        halved = self.halved
+        parts = step_parts(rows, self.lengths, *self.bounds, self.processes, halved)
+        mine = parts[self.rank :: self.processes]
+        return _Step(rows, [(len(part) / len(rows), self.batch(part or rows[:1])) for part in mine], halved)
+
+    def batch(self, rows: list[int]) -> Batch:
+        "A padded batch on the device"
+        padded = self.pad({"input_ids": [self.token_ids[i] for i in rows]}, return_tensors="pt")
+        tensors = {**padded, "targets": self.targets[rows]}
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # from pinned memory the copy runs beside the computation
+            tensors = {name: value.pin_memory() for name, value in tensors.items()}
+        return {name: value.to(self.device, non_blocking=on_gpu) for name, value in tensors.items()}
+
+    def ahead(self, steps: Iterable[list[int]]) -> Iterator[_Step]:
+        "Each step prepared; on a GPU the next one while the present one is computed"
+        if self.device.type != "cuda":
+            yield from map(self.prepared, steps)
+            return
+        with ThreadPoolExecutor(1) as background:
+            waiting = None
+            for rows in steps:
+                present, waiting = waiting, background.submit(self.prepared, rows)
+                if present is not None:
+                    yield present.result()
+            if waiting is not None:
+                yield waiting.result()
+
 # %% ../nbs/lessons/12_fine_tuning.ipynb #d37ce610
 def fine_tune(
     classifier: TextClassifier,  # trained in place
@@ -300,85 +399,240 @@ def fine_tune(
     *,
     objective: Callable[[torch.nn.Module, Batch, Backward], float] = CrossEntropy(),
     epochs: int = 2,  # times through the training data, at least 1
-    batch_size: int = 32,  # texts of a batch, at least 1
+    batch_size: int | None = None,  # most texts of a batch; None: 32, or as many as max_tokens allows
+    max_tokens: int | None = None,  # most tokens of a batch, padding included; None: no bound
     learning_rate: float = 5e-5,  # the highest of the schedule, above 0
     optimizer: str
     | Callable = "adamw",  # a key of OPTIMIZERS, or (parameter groups, learning rate) -> optimiser
     weight_decay: float = 0.01,  # of matrices, at least 0
     warmup: float = 0.1,  # share of the steps in which the learning rate rises, 0 to 1
     max_gradient_norm: float = 1.0,  # longer gradients are shortened to this, above 0
-    gradient_accumulation: int = 1,  # batches whose gradients make one step, at least 1
-    mixed_precision: str = "no",  # "no", "bf16" or "fp16"
+    gradient_accumulation: int = 1,  # batches of each process whose gradients make one step, at least 1
+    mixed_precision: str = "auto",  # "no", "bf16", "fp16", or what the launcher or the hardware suggests
+    compile: bool = False,  # run the layers through torch.compile: a slow start, then fast
     evaluate_every: int | None = None,  # steps between evaluations; None: once an epoch
     callbacks: Sequence[Callback] = (),
     progress: bool = True,  # show a progress bar
     seed: int = 0,  # decides the order of the batches and dropout
+    checkpoints: str | Path | None = None,  # folder of what a stopped run resumes from; None: none is kept
+    checkpoint_every: int | None = None,  # steps between checkpoints; None: once an epoch
+    keep_best: bool = True,  # beside them, in `best`, the classifier of the lowest validation loss
+    resume_from: str | Path | None = None,  # the `checkpoints` of an earlier call; it goes on writing there
 ) -> FineTuningRun:
     """Fine-tune a classifier on labelled texts, on Accelerate
 
     An interruption (Ctrl-C, or the stop button of a notebook) ends the run and returns what was done.
     Raises ValueError or TypeError for settings and data that cannot be trained on, FloatingPointError where
-    the loss is not a number, each before any weight of that step changes."""
+    the loss is not a number, each before any weight of that step changes. A batch that does not fit into
+    memory is halved, once, for the rest of the run."""
+    mixed_precision = _precision(mixed_precision, classifier.device)
+    batch_size = 32 if batch_size is None and max_tokens is None else batch_size
     settings = {name: value for name, value in locals().items() if name in _Settings.__annotations__}
     settings = _Settings(**settings).checked()
     target = getattr(objective, "target", "label")
-    targets = checked_targets(train, classifier.labels, target=target, part="training")
-    if target == "label" and len(targets.unique()) < 2:
-        raise ValueError(
-            f"The training data holds one class only ({classifier.labels[int(targets[0])]}); "
-            "there is nothing to tell apart"
-        )
-    if validation is not None:
-        checked_targets(validation, classifier.labels, target=target, part="validation")
-        _warn_of_overlap(train, validation)
-    set_seed(seed)
-    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()  # an earlier run of this process had another precision
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        cpu=classifier.device.type == "cpu",
-        gradient_accumulation_steps=gradient_accumulation,
-    )
-    batches = _training_batches(classifier, train, targets, batch_size, seed)
-    loader = accelerator.prepare(batches)
-    run = FineTuningRun(classifier, total_steps=epochs * math.ceil(len(loader) / gradient_accumulation))
-    listeners = [*([ProgressBar()] if progress and accelerator.is_main_process else []), *callbacks]
-    loop = _Loop(run, accelerator, settings, objective, listeners, batches.batch_sampler)
-    evaluation = None
-    if validation is not None:
-        evaluation = partial(validation_scores, classifier, validation, target, batch_size)
-    with keep_freed_memory():
-        return loop.run_all(loader, evaluation)
+    targets = _checked_data(classifier, train, validation, target)
+    accelerator = _seeded_accelerator(settings, classifier.device)
+    batches = _Batches(classifier, train, targets, settings, accelerator)
+    run = FineTuningRun(classifier, total_steps=sum(batches.counts))
+    keeper = None
+    if checkpoints is not None or resume_from is not None:
+        identity = _identity(classifier, train, targets, validation, target, batches, settings, objective)
+        keeper = _Keeper(checkpoints, resume_from, checkpoint_every, identity)
+        if keeper.resume(run):
+            return run
+    best = [BestCheckpoint(keeper.folder.folder / "best")] if keeper and keep_best else []
+    bar = [ProgressBar()] if progress and accelerator.is_main_process else []
+    with keep_freed_memory(), compiled_layers(classifier.model) if compile else nullcontext():
+        loop = _Loop(run, accelerator, settings, objective, [*bar, *best, *callbacks], batches, keeper)
+        scores = partial(validation_scores, classifier, validation, target, batch_size or 32)
+        return loop.run_all(scores if validation is not None else None)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #8ad5a7ea
 @dataclass(frozen=True)
 class _Settings:
     epochs: int
-    batch_size: int
+    batch_size: int | None
+    max_tokens: int | None
     gradient_accumulation: int
     learning_rate: float
     max_gradient_norm: float
     weight_decay: float
     warmup: float
     optimizer: str | Callable
+    mixed_precision: str
     evaluate_every: int | None
+    checkpoint_every: int | None
+    seed: int
 
     def checked(self) -> "_Settings":
-        for name in ("epochs", "batch_size", "gradient_accumulation"):
+        for name in ("epochs", "gradient_accumulation"):
             _checked_setting(name, getattr(self, name), whole=True, least=1)
+        for name in ("batch_size", "max_tokens", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                _checked_setting(name, getattr(self, name), whole=True, least=1)
         for name in ("learning_rate", "max_gradient_norm"):
             _checked_setting(name, getattr(self, name), strict=True)
         for name in ("weight_decay", "warmup"):
             _checked_setting(name, getattr(self, name))
         if self.warmup > 1:
             raise ValueError(f"warmup is a share of the steps, at most 1, got {self.warmup}")
-        if self.evaluate_every is not None:
-            _checked_setting("evaluate_every", self.evaluate_every, whole=True, least=1)
         if not callable(self.optimizer) and self.optimizer not in OPTIMIZERS:
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} or a function, got {self.optimizer!r}"
             )
         return self
+
+
+def hardware_precision(device: torch.device) -> str:  # "no", "bf16" or "fp16"
+    "bf16 on a GPU that computes in it, fp16 on an older one, full precision elsewhere"
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _precision(asked: str, device: torch.device) -> str:
+    if asked not in ("auto", "no", "bf16", "fp16"):
+        raise ValueError(f"mixed_precision must be 'auto', 'no', 'bf16' or 'fp16', got {asked!r}")
+    if asked == "auto":  # what `accelerate launch` or `notebook_launcher` was told comes first
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        asked = launched if launched in ("bf16", "fp16") else hardware_precision(device)
+    if asked == "fp16" and device.type == "cpu":
+        raise ValueError("mixed_precision 'fp16' needs a GPU. On a CPU choose 'no', or 'bf16'.")
+    return asked
+
+
+def _seeded_accelerator(settings: _Settings, device: torch.device) -> Accelerator:
+    set_seed(settings.seed)
+    if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
+        AcceleratorState._reset_state()  # an earlier run of this process had another precision
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=device.type == "cpu")
+    if accelerator.process_index:  # each process has dropout masks of its own
+        set_seed((settings.seed + accelerator.process_index) % 2**32)
+    return accelerator
+
+
+def _identity(
+    classifier: TextClassifier,
+    train: Dataset,
+    targets: torch.Tensor,
+    validation: Dataset | None,
+    target: str,
+    batches: _Batches,
+    settings: _Settings,
+    objective: Callable,
+) -> dict:
+    chosen = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
+    seen = None
+    if validation is not None:
+        seen = data_identity(validation["text"], torch.tensor(list(validation[target])))
+    tokens = (torch.tensor(ids, dtype=torch.int32).numpy().tobytes() for ids in batches.token_ids)
+    return {
+        "model": model_identity(classifier),
+        "number of classes": len(classifier.labels),
+        "labels": classifier.labels,
+        "training data": data_identity(train["text"], targets),
+        "validation data": seen,
+        "tokens of the training data": digest(*tokens),
+        "objective": described(objective),
+        "settings": {**described(chosen), "processes": batches.processes},
+    }
+
+
+class _Keeper:
+    "Where a run resumes from, and when and where it writes"
+
+    def __init__(
+        self,
+        checkpoints: str | Path | None,
+        resume_from: str | Path | None,
+        every: int | None,  # steps; None: once an epoch
+        identity: dict,  # what must be the same when a run is resumed
+    ):
+        self.every, self.identity, self.resumed = every, identity, None
+        if resume_from is not None:
+            self.resumed = newest_checkpoint(resume_from)
+            self._check(self.resumed)
+        self.folder = RunFolder(checkpoints if checkpoints is not None else resume_from, self.resumed)
+        self.kept = self.resumed and (self.resumed.step, self.resumed.record["finished"])
+        if is_first_process():
+            self.folder.begin()
+
+    def _check(self, checkpoint: Checkpoint):
+        if found := differences(checkpoint.record["identity"], self.identity):
+            raise ValueError(
+                f"{checkpoint.folder.parent} holds a run that this call cannot go on with. Other than here: "
+                f"{'; '.join(found)}."
+            )
+
+    def resume(self, run: FineTuningRun) -> bool:  # whether the run was finished
+        "Bring the record and the weights of the checkpoint back"
+        if self.resumed is None:
+            return False
+        for name, value in self.resumed.record["run"].items():
+            setattr(run, name, value)
+        run.classifier.model.load_state_dict(self.resumed.group("weights"))
+        run.classifier.model.eval()
+        return self.resumed.record["finished"]
+
+    def due(self, step: int, epoch_ends: bool) -> bool:
+        "Whether a checkpoint is written after this step"
+        return epoch_ends if self.every is None else step % self.every == 0
+
+    def write(self, run: FineTuningRun, tensors: dict, record: dict, finished: bool):
+        "Write a checkpoint, unless this one was written before"
+        rows = {name: getattr(run, name) for name in ("steps", "evaluations", "examples", "seconds")}
+        record = {"identity": self.identity, "run": rows, "finished": finished, **record}
+        if is_first_process():
+            self.folder.write(len(run.steps), tensors, record)
+        self.kept = (len(run.steps), finished)
+
+# %% ../nbs/lessons/12_fine_tuning.ipynb #5c0de120
+class _State:
+    "All that changes in a run: what a checkpoint holds"
+
+    def __init__(
+        self, accelerator: Accelerator, model: torch.nn.Module, optimizer: object, objective: Callable
+    ):
+        self.accelerator, self.model, self.objective = accelerator, model, objective
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.named = model if self.sharded else accelerator.unwrap_model(model)
+        self.optimizer = optimizer.optimizer
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        "The weights of all processes"
+        return self.accelerator.get_state_dict(self.model)
+
+    def saved(self) -> tuple[dict[str, torch.Tensor], dict]:
+        "Tensors by group and name, and what is not a tensor"
+        groups = {"weights": self.weights(), "objective": getattr(self.objective, "state", dict)()}
+        memory = optimizer_memory(self.named, self.optimizer, self.sharded)
+        flat = {f"{name}/{key}": value for name, state in memory.items() for key, value in state.items()}
+        groups["optimizer"] = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
+        generators = random_state(self.accelerator.device)
+        groups["random"] = {key: self.of_all(value) for key, value in generators.items()}
+        tensors = {f"{group}/{key}": value for group, named in groups.items() for key, value in named.items()}
+        others = {key: value for key, value in flat.items() if not isinstance(value, torch.Tensor)}
+        scaler = self.accelerator.scaler
+        return tensors, {"optimizer": others, "scaler": scaler.state_dict() if scaler else None}
+
+    def of_all(self, value: torch.Tensor) -> torch.Tensor:  # (processes, …)
+        "The values of all processes"
+        return self.accelerator.gather(value[None].to(self.accelerator.device))
+
+    def restore(self, checkpoint: Checkpoint):
+        "Set everything but the weights, which were set before"
+        memory = {}
+        for key, value in [*checkpoint.group("optimizer").items(), *checkpoint.record["optimizer"].items()]:
+            name, _, part = key.rpartition("/")
+            memory.setdefault(name, {})[part] = value
+        set_optimizer_memory(self.named, self.optimizer, memory, self.sharded)
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(checkpoint.record["scaler"])
+        if hasattr(self.objective, "restore"):
+            self.objective.restore(self.model, checkpoint.group("objective"))
+        rank, random = self.accelerator.process_index, checkpoint.group("random")
+        mine = {key: value[rank].clone() for key, value in random.items()}  # torch misreads a view
+        set_random_state(mine, self.accelerator.device)
 
 
 class _Loop:
@@ -391,88 +645,177 @@ class _Loop:
         settings: _Settings,
         objective: Callable,
         listeners: Sequence[Callback],
-        sampler: LengthGroupedSampler,
+        batches: _Batches,
+        keeper: _Keeper | None,
     ):
         self.run, self.accelerator, self.settings = run, accelerator, settings
-        self.objective, self.listeners, self.sampler = objective, listeners, sampler
+        self.objective, self.listeners, self.batches, self.keeper = objective, listeners, batches, keeper
+        whole = run.classifier.model.to(accelerator.device)
         make = OPTIMIZERS.get(settings.optimizer, settings.optimizer)
-        optimizer = make(
-            parameter_groups(run.classifier.model, settings.weight_decay), settings.learning_rate
-        )
+        optimizer = make(parameter_groups(whole, settings.weight_decay), settings.learning_rate)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_then_decay(step, run.total_steps, settings.warmup)
+            optimizer,
+            lambda step: warmup_then_decay(step, run.total_steps, settings.warmup),
+            last_epoch=len(run.steps) - 1,
         )
-        self.model, self.optimizer = accelerator.prepare(run.classifier.model, optimizer)
+        self.kind, self.config = type(whole), whole.config
+        self.model, self.optimizer = accelerator.prepare(whole, optimizer)
+        self.state = _State(accelerator, self.model, self.optimizer, objective)
+        run.gathered = self.state.weights
+        if self.state.sharded:
+            run.classifier.model = self.model  # it answers with the pieces of all processes
+        if keeper and keeper.resumed:
+            self.state.restore(keeper.resumed)
+            batches.halved = keeper.resumed.record["halved"]
 
-    def run_all(self, loader: DataLoader, evaluation: Callable[[], dict] | None) -> FineTuningRun:
+    def run_all(self, evaluation: Callable[[], dict] | None) -> FineTuningRun:
         "Train for all epochs; an interruption keeps what was done"
         try:
-            for epoch in range(self.settings.epochs):
-                self.run_epoch(loader, epoch, evaluation)
-        except Stop:
-            pass
+            self.train(evaluation)
         except KeyboardInterrupt:
             self.run.interrupted = True
             warnings.warn(
                 f"Interrupted after {len(self.run.steps)} of {self.run.total_steps} steps; "
-                "the run so far is returned.",
+                f"the run so far is returned.{self.last_checkpoint()}",
                 stacklevel=3,
             )
         finally:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # answers in its own precision
             self.run.classifier.model.eval()
             self.optimizer.zero_grad()
+            self.run.gathered = None
         for listener in self.listeners:
             listener.on_end(self.run)
         return self.run
 
-    def run_epoch(self, loader: DataLoader, epoch: int, evaluation: Callable[[], dict] | None):
-        "Train on each batch once; evaluate at the end, or every so many steps"
-        losses, start, last = [], time.perf_counter(), len(loader)
-        self.sampler.set_epoch(epoch)
+    def train(self, evaluation: Callable[[], dict] | None):
+        "Take the steps that are left; a callback may stop them"
+        before = 0
+        try:
+            for epoch, count in enumerate(self.batches.counts):
+                if len(self.run.steps) < before + count:
+                    self.run_epoch(epoch, len(self.run.steps) - before, evaluation)
+                before += count
+        except Stop:
+            pass
+        self.keep(finished=True)
+        if self.state.sharded:
+            weights = self.state.weights()
+            self.run.classifier.model = unsharded(self.kind, self.config, weights, self.accelerator.device)
+
+    def run_epoch(self, epoch: int, skipped: int, evaluation: Callable[[], dict] | None):
+        "Take each step once; evaluate and write checkpoints at the end, or every so many steps"
+        steps, start = self.batches.steps(epoch), time.perf_counter()
         self.model.train()
-        for position, batch in enumerate(loader, 1):
-            with self.accelerator.accumulate(self.model):
-                losses.append(self.loss_of(batch))
-                if not self.accelerator.sync_gradients:
-                    continue
-                self.step(losses, epoch + position / last, start)
-            every = self.settings.evaluate_every
-            if evaluation and (position == last or (every and len(self.run.steps) % every == 0)):
+        for position, step in enumerate(self.batches.ahead(steps[skipped:]), skipped + 1):
+            loss = self.gradient(step)
+            self.step(loss, len(step.rows), epoch + position / len(steps), start)
+            done, ends, every = len(self.run.steps), position == len(steps), self.settings.evaluate_every
+            if evaluation and (ends or (every and done % every == 0)):
                 self.evaluate(evaluation)
-            losses, start = [], time.perf_counter()
+            if self.keeper and self.keeper.due(done, ends):
+                self.keep(finished=done == self.run.total_steps)
+            start = time.perf_counter()
 
-    def loss_of(self, batch: Batch) -> float:
-        "The loss of one batch, its gradients added to those at hand"
-        loss = self.objective(self.model, batch, self.accelerator.backward)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss became {loss} at step {len(self.run.steps) + 1}; the weights are those "
-                "of the step before. Try a lower learning rate or a longer warm-up."
-            )
-        self.run.examples += len(batch["targets"])
-        return loss
+    def gradient(self, step: _Step) -> float:
+        "The loss of a step, its gradients in place; where memory runs out, once more with halved batches"
+        if step.halved != self.batches.halved:  # prepared before memory ran out
+            step = self.batches.prepared(step.rows)
+        generators = random_state(self.accelerator.device)
+        try:
+            return self.passes(step)
+        except (RuntimeError, MemoryError) as error:
+            self.halve(step, error)
+        # Outside of the except clause, where the failed pass no longer holds its memory.
+        self.optimizer.zero_grad()
+        set_random_state(generators, self.accelerator.device)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.gradient(self.batches.prepared(step.rows))
 
-    def step(self, losses: Sequence[float], epoch: float, start: float):
+    def passes(self, step: _Step) -> float:
+        "The loss of a step; each batch counts by its share of the texts, on all processes together"
+        total, last = 0.0, len(step.batches)
+        for position, (share, batch) in enumerate(step.batches, 1):
+            alone = self.accelerator.no_sync(self.model) if position < last else nullcontext()
+            with alone:
+                backward = partial(self.backward, share * self.accelerator.num_processes)
+                total += share * self.objective(self.model, batch, backward)
+        if self.accelerator.num_processes > 1:
+            # float32: not every device has float64.
+            totals = torch.tensor(total, device=self.accelerator.device)
+            total = self.accelerator.reduce(totals, reduction="sum").item()
+        return total
+
+    def backward(self, weight: float, loss: torch.Tensor):
+        "Add the gradients of a loss, weighted; the weight makes up for the mean over processes that follows"
+        self.accelerator.backward(loss if weight == 1 else weight * loss)
+
+    def halve(self, step: _Step, error: Exception):
+        "From now on cut each batch in two; the error again where that was done before or cannot help"
+        if not out_of_memory(error):
+            raise error
+        texts = max(len(batch["targets"]) for _, batch in step.batches)
+        if self.batches.halved or texts == 1 or self.accelerator.num_processes > 1:
+            error.add_note("Memory ran out: lower batch_size, max_tokens or the classifier's max_length. "
+                           "gradient_accumulation makes up for smaller batches.")
+            raise error
+        self.batches.halved = True
+        warnings.warn(
+            f"Memory ran out at step {len(self.run.steps) + 1} with a batch of {texts} texts. The step is "
+            "taken again with batches of half the size and twice the accumulation, as are all that follow.",
+            stacklevel=2,
+        )
+
+    def step(self, loss: float, texts: int, epoch: float, start: float):
         "Clip the gradients, move the weights, write down what happened"
+        self.check_number("loss", loss)
         rate = self.schedule.get_last_lr()[0]
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if self.accelerator.scaler is None:  # with one, a step whose gradients overflow is left out
+            self.check_number("length of the gradient", norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
+        self.run.examples += texts
         self.run.seconds += time.perf_counter() - start
         self.run.steps.append(
             {
                 "step": len(self.run.steps) + 1,
                 "epoch": epoch,
-                "loss": sum(losses) / len(losses),
+                "loss": loss,
                 "learning_rate": rate,
-                "gradient_norm": float(norm),
+                "gradient_norm": norm,
+                "examples": self.run.examples,
                 "seconds": self.run.seconds,
             }
         )
         for listener in self.listeners:
             listener.on_step(self.run)
+
+    def check_number(self, name: str, value: float):
+        "FloatingPointError before the weights move, where a value is not a number"
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The {name} became {value} at step {len(self.run.steps) + 1}; the weights are those of the "
+                f"step before. Try a lower learning rate or a longer warm-up.{self.last_checkpoint()}"
+            )
+
+    def last_checkpoint(self) -> str:
+        "Where to go on from, in a sentence, if there is such a place"
+        last = self.keeper and self.keeper.folder.last
+        return f" The last checkpoint is {last}." if last else ""
+
+    def keep(self, finished: bool):
+        "Write a checkpoint; all processes take part"
+        if self.keeper is None or self.keeper.kept == (len(self.run.steps), finished):
+            return
+        tensors, record = self.state.saved()
+        self.keeper.write(self.run, tensors, {**record, "halved": self.batches.halved}, finished)
+        self.accelerator.wait_for_everyone()
 
     def evaluate(self, evaluation: Callable[[], dict]):
         "Look at the validation part and tell the listeners"
@@ -481,6 +824,14 @@ class _Loop:
         for listener in self.listeners:
             listener.on_evaluation(self.run)
         self.model.train()
+
+
+def out_of_memory(error: Exception) -> bool:
+    "Whether an error says that memory ran out, on a GPU or elsewhere"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return any(part in str(error) for part in said)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #c80ef71b
 class LivePlot(Callback):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'file_sha256', 'bundled_model_folder', 'model_source',
            'quiet_loading', 'length_batches', 'skip_unread_tokens', 'dropout_mask', 'QuickDropout',
-           'quick_dropout_attention', 'use_quick_dropout', 'TextClassifier', 'model_window', 'from_pretrained',
-           'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'save', 'load', 'SentenceEncoder']
+           'quick_dropout_attention', 'use_quick_dropout', 'compiled_layers', 'TextClassifier', 'model_window',
+           'from_pretrained', 'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'save', 'load',
+           'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -28,7 +29,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig,
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .core import best_device
+from .core import best_device, sync_folder
 
 # %% ../nbs/support/models.ipynb #673e8856
 BUNDLED_MODELS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -192,6 +193,26 @@ def use_quick_dropout(model: torch.nn.Module):
     if isinstance(model, PreTrainedModel) and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("sdpa_quick_dropout")
 
+# %% ../nbs/support/models.ipynb #9c0de1ab
+@contextlib.contextmanager
+def compiled_layers(
+    model: torch.nn.Module,
+) -> Iterator[list[torch.nn.Module]]:  # the layers
+    "Within it, the repeated layers of a model run compiled, for any length of texts"
+    layers = [
+        layer
+        for stack in model.modules() if isinstance(stack, torch.nn.ModuleList)
+        for layer in stack
+        if not any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules())
+    ]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    try:
+        yield layers
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
+
 # %% ../nbs/support/models.ipynb #7591d4b4
 class TextClassifier:
     "A sequence-classification model with its tokenizer and its labels"
@@ -354,13 +375,16 @@ def logits(
     return torch.cat(chunks) if chunks else torch.empty(0, len(self.labels))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _chunk_logits(self: TextClassifier, token_ids: list, batch_size: int, max_tokens: int) -> torch.Tensor:
     training = self.model.training
     self.model.eval()
     out = torch.empty(len(token_ids), len(self.labels))
-    for batch in length_batches([len(ids) for ids in token_ids], batch_size, max_tokens):
-        out[batch] = self.model(**self.pad([token_ids[i] for i in batch])).logits.float().cpu()
+    # A model that is sharded over processes keeps what it gathers: that must not be inference tensors.
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    with torch.inference_mode(alone):
+        for batch in length_batches([len(ids) for ids in token_ids], batch_size, max_tokens):
+            out[batch] = self.model(**self.pad([token_ids[i] for i in batch])).logits.float().cpu()
     self.model.train(training)
     return out
 
@@ -393,6 +417,7 @@ TextClassifier.logits, TextClassifier.predict_proba, TextClassifier.predict = lo
 def save(
     self: TextClassifier,
     folder: str | Path,  # created; a classifier that was saved there before is replaced
+    weights: dict[str, torch.Tensor] | None = None,  # to write instead of the model's own
 ) -> Path:
     "Write the classifier to a folder, as safetensors"
     folder = Path(folder).expanduser()
@@ -405,11 +430,12 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary, quiet_loading():
         new = Path(temporary) / "new"
-        self.model.save_pretrained(new)
+        self.model.save_pretrained(new, state_dict=weights)
         self.tokenizer.save_pretrained(new)
         (new / "classifier.json").write_text(
             json.dumps({"labels": self.labels, "max_length": self.max_length})
         )
+        sync_folder(new)
         if folder.exists():
             folder.rename(Path(temporary) / "old")
         new.rename(folder)
