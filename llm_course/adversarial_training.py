@@ -500,7 +500,7 @@ class Substitutable(NamedTuple):
     "A text, and the words that may stand at some of its places"
 
     pieces: list[str]  # gaps and words; joined they are the text
-    spans: list[tuple[int, int, int]]  # place, first token, and the token behind the last, of the S words that may change
+    spans: list[tuple[int, int, int]]  # S words that may change: place, first token, token behind the last
     words: list[str]  # M words that may stand in their place
     tokens: torch.Tensor  # (M, P), their token numbers; -1 where there is none
     owner: torch.Tensor  # (M,), which of the spans each may replace
@@ -513,7 +513,7 @@ class Substitutions:
         self,
         classifier: TextClassifier,  # whose tokenizer cuts the texts
         texts: Iterable[str],  # all that will be trained on
-        attack: Attack | None = None,  # its candidates, and which words it may change; SynonymAttack() if None
+        attack: Attack | None = None,  # what it may write, and in place of what; SynonymAttack() if None
     ):
         if isinstance(texts, str):
             raise TypeError("texts must be a list of strings, got one string; write [text]")
@@ -556,7 +556,8 @@ class Substitutions:
         "The text with its most promising substitutions; ValueError for one that was not given before"
         text = self.known.get(tuple(ids.tolist()))
         if text is None:
-            raise ValueError(f"A text of the batch is none of the {len(self.known)} that Substitutions was given")
+            count = len(self.known)
+            raise ValueError(f"A text of the batch is none of the {count} that Substitutions was given")
         left, pieces = math.ceil(share * (len(text.pieces) // 2)), list(text.pieces)
         promise = promises(text, ids, slope, weight)
         for number in promise.argsort(descending=True).tolist():
