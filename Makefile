@@ -49,6 +49,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/linear_cross_entropy.py
 	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/adversarial_training.py --search
+	$(BIN)/python benchmarks/adversarial_training.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis
