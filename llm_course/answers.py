@@ -1135,3 +1135,110 @@ QUIZZES[42] = (
         0,
     ),
 )
+
+# %% ../nbs/support/answers.ipynb #a53b0002
+@exercise(
+    "price of windows",
+    53,
+    "A text that fits has one piece, itself. Otherwise every window is full.",
+    "The starts are 0, stride, 2 · stride, … as long as they are below length − room, and length − room.",
+    "So there are ceil((length − room) / stride) + 1 windows of room tokens.",
+)
+def _price_of_windows(answer):
+    cases = [
+        (7, 4, 2, "Three windows: two by the stride, and one that ends with the text."),
+        (4, 4, 2, "This text fits: it is read once."),
+        (3, 8, 8, "A text shorter than the window has no more tokens than it has."),
+        (0, 8, 4, "Nothing to read."),
+        (8, 4, 2, "The window that ends with the text is there already: do not count it twice."),
+        (9, 4, 4, "The last window is moved back so that it is full."),
+    ]
+    generator = np.random.default_rng(0)
+    cases += [(*generator.integers(1, 200, 3).tolist(), "") for _ in range(20)]
+    for length, room, stride, why in cases:
+        starts = {*range(0, length - room, stride), length - room}
+        expect(answer, [length, room, stride], length if length <= room else room * len(starts), why)
+
+
+@exercise(
+    "surest window",
+    53,
+    "How sure a window is depends on differences of its logits, not on their size: think of the softmax.",
+    "Take the highest probability of each window: logits.softmax(-1).max(-1).values is (W,).",
+    "argmax gives the first of equal ones. softmax takes care of large logits; exp alone overflows.",
+)
+def _surest_window(answer):
+    cases = [
+        ([[1.0, -1.0], [0.0, 3.0]], "The second window has the larger margin."),
+        ([[9.0, 8.0], [0.0, 2.0]], "Large logits alone are not sure: only differences count."),
+        ([[-5.0, 0.0], [0.0, 4.0]], "A very low logit of the other class makes a window sure too."),
+        ([[0.0, 1.0], [1.0, 0.0]], "Of equally sure windows take the first."),
+        ([[0.0, 1.0], [500.0, 0.0]], "Mind large logits."),
+        ([[0.5, 0.25, 0.0]], "One window alone."),
+        ([[2.0, 1.9, -9.0], [0.0, 0.0, 1.5]], "With three classes the margin to the lowest says little."),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    cases += [((4 * torch.randn(5, 3, generator=generator)).tolist(), "") for _ in range(10)]
+    for rows, why in cases:
+        logits = torch.tensor(rows)
+        sure = logits.double().log_softmax(-1).max(-1).values
+        expect(answer, [logits], logits[sure.argmax()], why)
+
+
+@exercise(
+    "reviews to tell apart",
+    53,
+    "The variance of one accuracy is p (1 − p) / N. Those of two independent ones add up.",
+    "Ask for d ≥ 1.96 · sqrt(2 p (1 − p) / N), and bring N to one side.",
+    "N ≥ 2 p (1 − p) (1.96 / d)²; round up.",
+)
+def _reviews_to_tell_apart(answer):
+    cases = [
+        (0.5, 0.1, "Two models vary, not one."),
+        (0.9346, 0.0064, "BERT-base and DistilBERT."),
+        (0.944, 0.0021, "Head and tail against head."),
+        (0.9, 0.3, "Round up to whole reviews."),
+    ]
+    for p, d, why in cases:
+        expect(answer, [p, d], math.ceil(2 * p * (1 - p) * (1.96 / d) ** 2), why, tolerance=1e-9)
+
+
+QUIZZES[53] = (
+    Question(
+        "You average the logits of all windows of a review. What is that in probabilities?",
+        (
+            ("Their arithmetic mean.", "That is another pooling: there each window has one bounded vote."),
+            (
+                "Their geometric mean, scaled to sum to one.",
+                "Yes: logits are logarithms of probabilities up to a constant of each window.",
+            ),
+            ("The vote of the majority.", "One very sure window can overrule several doubtful ones."),
+        ),
+        1,
+    ),
+    Question(
+        "The sum of the logits and their mean give the same accuracy. What differs?",
+        (
+            ("Precision and recall.", "Both follow from the same answers."),
+            ("Nothing.", "The largest class is the same, its probability is not."),
+            (
+                "The confidence: the sum treats overlapping windows as independent news.",
+                "Yes, so it grows with the length of the review.",
+            ),
+        ),
+        2,
+    ),
+    Question(
+        "A paper reports 94.6 % with head and tail and 94.4 % with head, on the 25,000 test reviews. Then …",
+        (
+            (
+                "… the difference is within the interval of either number; "
+                "the paired answers could tell more.",
+                "Yes: each is good to about 0.3 points, and nobody published the answers.",
+            ),
+            ("… head and tail is better.", "Perhaps. One run of each on one draw does not show it."),
+            ("… the tail holds no information.", "The figures say nothing of the kind."),
+        ),
+        0,
+    ),
+)

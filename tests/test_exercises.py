@@ -140,6 +140,20 @@ def words_in_order(margin, drops):
 
 
 REFUSED = {  # wrong answers, each with words of the reason
+    "price of windows": [
+        (lambda n, room, stride: room * (math.ceil((n - room) / stride) + 1), "has no more tokens"),
+        (lambda n, room, stride: n if n <= room else room * ((n - room) // stride + 2), "do not count it twice"),
+        (lambda n, room, stride: sum(len(range(n)[at:at + room]) for at in range(0, n, stride)), "This text fits")],
+    "surest window": [
+        (lambda z: z[z.max(-1).values.argmax()], "only differences count"),
+        (lambda z: z.mean(0), "larger margin"),
+        (lambda z: z[(z.exp() / z.exp().sum(-1, keepdim=True)).max(-1).values.nan_to_num(0).argmax()],
+         "large logits"),  # exp overflows
+        (lambda z: z[(z.max(-1).values - z.min(-1).values).argmax()], "margin to the lowest")],
+    "reviews to tell apart": [
+        (lambda p, d: math.ceil(p * (1 - p) * (1.96 / d) ** 2), "Two models"),
+        (lambda p, d: int(2 * p * (1 - p) * (1.96 / d) ** 2), "expected"),
+        (lambda p, d: math.ceil(2 * p * (1 - p) * 1.96 / d), "Two models")],
     "majority label": [
         (lambda r: "positive" if sum(r) > 0 else "negative" if sum(r) < 0 else "undecided", "not how strongly"),
         (lambda r: "positive" if sum(x > 0 for x in r) >= sum(x < 0 for x in r) else "negative", "As many say"),
