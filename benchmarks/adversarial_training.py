@@ -12,17 +12,14 @@ Trainings and attacks run in bfloat16, each on one thread. The costs are measure
 
 import argparse
 import json
-import os
 import resource
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 import torch
-from common import RESULTS, in_own_process, interleaved, machine, medians, ratios
+from common import RESULTS, in_own_process, interleaved, interval, keep, medians, ratios
 from datasets import Dataset
-from scipy.stats import t as student
 
 from llm_course.adversarial_examples import SynonymAttack, TypoAttack
 from llm_course.adversarial_training import (
@@ -150,14 +147,6 @@ def chosen(rows: list[dict]) -> dict[str, dict]:
     return best
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    "Mean, and the half-width of its 95 % interval by Student's t"
-    if len(values) < 2:
-        return values[0], float("nan")
-    width = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), width
-
-
 def summary(rows: list[dict], kind: str) -> dict[str, dict]:
     "For each method the mean of each score over the seeds, and the half-width of its interval"
     board = {}
@@ -180,14 +169,11 @@ def write(rows: list[dict], costs: dict | None):
     order = list(VARIANTS)
     rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), row["seed"]))
     recipes = {kind: dict(zip(("reviews", "epochs", "batch_size"), recipe, strict=True)) for kind, recipe in RECIPES.items()}
-    content = {"machine": machine(),
-               "settings": {**recipes, "learning_rate": LEARNING_RATE, "precision": "bf16", "threads_per_run": 1,
+    content = {"settings": {**recipes, "learning_rate": LEARNING_RATE, "precision": "bf16", "threads_per_run": 1,
                             "attacked": ATTACKED, "pgd_steps": STEPS},
                "chosen": chosen(rows) if rows else {}, "summary": summary(rows, "test"),
                "summary of all reviews": summary(rows, "all"), "cost": costs, "runs": rows}
-    new = FILE.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(new, FILE)
+    keep(FILE.stem, content)
 
 
 def main():

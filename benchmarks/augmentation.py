@@ -10,17 +10,14 @@ neural translation need models from the Hub and are measured with --hub.
 
 import argparse
 import json
-import os
-import statistics
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 import torch
-from common import RESULTS, machine
+from common import RESULTS, interval, keep
 from datasets import Dataset
-from scipy.stats import t as student
 
 from llm_course.augmentation import (
     BackTranslation,
@@ -75,14 +72,6 @@ def measured(method: str, size: int, seed: int) -> dict:
             / (copies * len(texts))}
 
 
-def interval(values: list[float]) -> list[float]:
-    "Mean, and the half-width of its 95 % interval by Student's t"
-    if len(values) < 2:
-        return [values[0], float("nan")]
-    width = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return [statistics.mean(values), width]
-
-
 def summary(rows: list[dict]) -> list[dict]:
     "For each size and method: accuracy, and its difference from no augmentation on the same reviews"
     plain = {(row["size"], row["seed"]): row["accuracy"] for row in rows if row["method"] == "none"}
@@ -100,14 +89,12 @@ def write(rows: list[dict]):
     "Keep all runs, in a fixed order, and their summary; the file is replaced whole"
     order = {name: place for place, name in enumerate({**AUGMENTERS, **HUB})}
     rows.sort(key=lambda row: (row["size"], order[row["method"]], row["seed"]))
-    content = {"machine": machine(), "settings": {"learning_rate": 1e-4, "precision": "bf16", "test_reviews": 1004,
+    content = {"settings": {"learning_rate": 1e-4, "precision": "bf16", "test_reviews": 1004,
                "threads_per_run": 1, "recipes": {str(size or "all"): dict(zip(("copies", "epochs", "batch_size"), recipe,
                                                                               strict=True))
                                                  for size, recipe in RECIPES.items()}},
                "summary": summary(rows), "runs": rows}
-    new = FILE.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(new, FILE)
+    keep(FILE.stem, content)
 
 
 def main():

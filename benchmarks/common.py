@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from scipy.stats import t as student
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,9 +56,23 @@ def ratios(rows: dict[str, list[dict]], ours: str, figure: str) -> dict[str, flo
             for other, runs in rows.items() if other != ours}
 
 
-def write(name: str, content: dict):
-    "Keep the results with the machine they were measured on"
+def interval(values: list[float]) -> tuple[float, float]:
+    "Mean, and the half-width of its 95 % interval by Student's t"
+    if len(values) < 2:
+        return values[0], float("nan")
+    width = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), width
+
+
+def keep(name: str, content: dict) -> str:
+    "Keep the results with the machine they were measured on; the file is replaced whole"
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine(), **content}, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
-    print(text)
+    text, new = json.dumps({"machine": machine(), **content}, indent=1), RESULTS / f"{name}.new"
+    new.write_text(text + "\n")
+    os.replace(new, RESULTS / f"{name}.json")
+    return text
+
+
+def write(name: str, content: dict):
+    "Keep the results and print them"
+    print(keep(name, content))
