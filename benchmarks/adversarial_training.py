@@ -16,6 +16,7 @@ import resource
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from typing import NamedTuple
 
 import torch
 from common import RESULTS, in_own_process, interleaved, interval, keep, medians, ratios
@@ -42,27 +43,46 @@ from llm_course.fine_tuning import CrossEntropy, fine_tune
 from llm_course.models import TextClassifier
 
 LEARNING_RATE = 1e-4
-RECIPES = {  # kind of run: training reviews, epochs, texts of a batch
-    "search": (1500, 2, 16),
-    "test": (2000, 2, 16),
-    "all": (8034, 3, 32),
-}
-WITH_ALL = ("plain", "worst synonyms")  # methods that are trained on all reviews too
-ATTACKED, RADII, STEPS = 200, (0.01, 0.03, 0.1), 5
+RADII, STEPS = (0.01, 0.03, 0.1), 5
 SEEDS = range(3)
 FILE = RESULTS / "adversarial_training.json"
+
+
+class Recipe(NamedTuple):
+    "How a run trains, and what it is judged on"
+
+    reviews: int
+    epochs: int
+    batch_size: int
+    part: str
+    attacked: int  # reviews of the part that are attacked
+
+
+RECIPES = {
+    "search": Recipe(1500, 2, 16, "validation", 100),
+    "search with all": Recipe(8034, 3, 32, "validation", 200),
+    "test": Recipe(1500, 2, 16, "test", 100),
+    "all": Recipe(8034, 3, 32, "test", 200),
+}
+FOR_COST = Recipe(480, 1, 16, "test", 0)
 VARIANTS = {  # the settings that the search compares; the names are those of the objectives' arguments
     "plain": [{}],
-    "FGM": [{"epsilon": epsilon} for epsilon in (0.05, 0.1, 0.2, 0.5)],
-    "PGD": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.05, 0.1)],
-    "FreeLB": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.1, 0.3)],
+    "FGM": [{"epsilon": epsilon} for epsilon in (0.05, 0.1, 0.2)],
+    "PGD": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.1, 0.2)],
+    "FreeLB": [{"epsilon": epsilon, "steps": 3} for epsilon in (0.1, 0.2)],
     "virtual adversarial": [{"epsilon": epsilon} for epsilon in (0.1, 0.3)],
     "SMART": [{"epsilon": epsilon} for epsilon in (0.0005, 0.002)],
     "R-Drop": [{"weight": 1.0}, {"weight": 5.0}],
-    "synonym hull": [{"clean_share": share, "moving": moving} for share, moving in ((0.5, 1.0), (0.7, 1.0), (0.5, 0.3))],
-    "worst synonyms": [{"most": most, "clean_share": share} for most, share in ((0.4, 0.5), (0.8, 0.5), (0.4, 0.2))],
+    "synonym hull": [{"clean_share": 0.5, "moving": moving} for moving in (1.0, 0.3)],
+    "worst synonyms": [{"most": most, "clean_share": 0.5} for most in (0.4, 0.8)],
     "augmentation by attack": [{"max_changed": 0.2}, {"max_changed": 0.5}],
 }
+VARIANTS_WITH_ALL = {  # the methods that are trained on all reviews too
+    "plain": [{}],
+    "worst synonyms": [{"most": most, "clean_share": share} for most, share in ((0.4, 0.5), (0.8, 0.5), (0.6, 0.3))],
+}
+SEARCHES = {"search": VARIANTS, "search with all": VARIANTS_WITH_ALL}
+FINDS = {"test": "search", "all": "search with all"}  # which search chooses the settings of a kind of run
 OBJECTIVES = {"plain": CrossEntropy, "FGM": FGM, "PGD": PGD, "FreeLB": FreeLB, "SMART": Smart, "R-Drop": RDrop}
 
 
@@ -71,10 +91,10 @@ def in_precision(precision: str) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
-def trained(method: str, options: dict, seed: int, recipe: tuple[int, int, int], precision: str
+def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: str
             ) -> tuple[TextClassifier, float]:
     "Fine-tune with a method; the classifier, and the seconds that training and attacks in training took"
-    size, epochs, batch_size = recipe
+    size, epochs, batch_size, *_ = recipe
     rows = load_dataset("movies")["train"].shuffle(seed=seed)
     train, rest = rows.select(range(size)), rows.select(range(size, len(rows)))
     classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
@@ -121,24 +141,24 @@ def measured(kind: str, method: str, options: dict, seed: int) -> dict:
     "Train once and judge: on the validation part in the search, else on the test part"
     torch.set_num_threads(1)
     classifier, seconds = trained(method, options, seed, RECIPES[kind], "bf16")
-    reviews = load_dataset("movies")
-    part, attacked = (reviews["validation"], ATTACKED // 2) if kind == "search" else (reviews["test"], ATTACKED)
+    part = load_dataset("movies")[RECIPES[kind].part]
     return {"kind": kind, "method": method, "options": options, "seed": seed, "seconds": seconds,
-            **judged(classifier, part, attacked, kind != "search")}
+            **judged(classifier, part, RECIPES[kind].attacked, kind == "test")}
 
 
 def cost(method: str, options: dict) -> dict[str, float]:
     "Seconds of training and peak memory of a process that trains on 480 reviews, in float32"
-    _, seconds = trained(method, options, 0, (480, 2 if method == "augmentation by attack" else 1, 16), "no")
+    epochs = 2 if method == "augmentation by attack" else 1
+    _, seconds = trained(method, options, 0, FOR_COST._replace(epochs=epochs), "no")
     return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def chosen(rows: list[dict]) -> dict[str, dict]:
-    "The settings of each method that the search found best"
-    search = [row for row in rows if row["kind"] == "search"]
-    plain = next(row["clean"] for row in search if row["method"] == "plain")
+def chosen(rows: list[dict], kind: str) -> dict[str, dict]:
+    "The settings of each method that a search found best"
+    search = [row for row in rows if row["kind"] == kind]
+    plain = next((row["clean"] for row in search if row["method"] == "plain"), 0)
     best = {}
-    for method in VARIANTS:
+    for method in SEARCHES[kind]:
         tried = [row for row in search if row["method"] == method]
         kept = [row for row in tried if row["clean"] >= plain - 0.01]
         if tried:
@@ -167,12 +187,12 @@ def summary(rows: list[dict], kind: str) -> dict[str, dict]:
 def write(rows: list[dict], costs: dict | None):
     "Keep all runs and their summary; the file is replaced whole"
     order = list(VARIANTS)
-    rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), row["seed"]))
-    recipes = {kind: dict(zip(("reviews", "epochs", "batch_size"), recipe, strict=True)) for kind, recipe in RECIPES.items()}
-    content = {"settings": {**recipes, "learning_rate": LEARNING_RATE, "precision": "bf16", "threads_per_run": 1,
-                            "attacked": ATTACKED, "pgd_steps": STEPS},
-               "chosen": chosen(rows) if rows else {}, "summary": summary(rows, "test"),
-               "summary of all reviews": summary(rows, "all"), "cost": costs, "runs": rows}
+    rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), str(row["options"]), row["seed"]))
+    content = {"settings": {**{kind: recipe._asdict() for kind, recipe in RECIPES.items()}, "precision": "bf16",
+                            "learning_rate": LEARNING_RATE, "threads_per_run": 1, "pgd_steps": STEPS},
+               **{f"chosen by {kind}": chosen(rows, kind) for kind in SEARCHES},
+               "summary": summary(rows, "test"), "summary of all reviews": summary(rows, "all"),
+               "cost": costs, "runs": rows}
     keep(FILE.stem, content)
 
 
@@ -180,29 +200,30 @@ def main():
     "Measure what is missing"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", action="store_true", help="choose settings on the validation part, nothing else")
+    parser.add_argument("--only", choices=RECIPES, help="this kind of run only")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--cost", help=argparse.SUPPRESS)  # one measurement, in a process of its own
     arguments = parser.parse_args()
     if arguments.cost:
-        print(json.dumps(cost(arguments.cost, json.loads(FILE.read_text())["chosen"][arguments.cost])))
+        print(json.dumps(cost(arguments.cost, json.loads(FILE.read_text())["chosen by search"][arguments.cost])))
         return
     kept = json.loads(FILE.read_text()) if FILE.exists() else {"runs": [], "cost": None}
     rows, costs = kept["runs"], kept["cost"]
     if arguments.search:
-        jobs = [("search", method, options, 0) for method in VARIANTS for options in VARIANTS[method]]
+        jobs = [(kind, method, options, 0) for kind, variants in SEARCHES.items()
+                for method in variants for options in variants[method]]
     else:
-        best = chosen(rows)
-        jobs = [("test", method, best[method], seed) for seed in SEEDS for method in VARIANTS]
-        jobs += [("all", method, best[method], seed) for seed in SEEDS for method in WITH_ALL]
+        jobs = [(kind, method, options, seed) for kind, search in FINDS.items()
+                for seed in SEEDS for method, options in chosen(rows, search).items()]
     done = [(row["kind"], row["method"], row["options"], row["seed"]) for row in rows]
-    jobs = [job for job in jobs if job not in done]
+    jobs = [job for job in jobs if job not in done and arguments.only in (None, job[0])]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(measured, *job) for job in jobs]):
             rows.append(future.result())
             write(rows, costs)
             print(len(rows), future.result(), flush=True)
-    if not arguments.search and costs is None:
-        found = interleaved(list(chosen(rows)), 3, lambda method, _: in_own_process(__file__, "--cost", method))
+    if not arguments.search and arguments.only is None and costs is None:
+        found = interleaved(list(chosen(rows, "search")), 3, lambda method, _: in_own_process(__file__, "--cost", method))
         costs = {"medians": medians(found), "runs": found,
                  "times plain": {method: 1 / share for method, share in ratios(found, "plain", "seconds").items()}}
         write(rows, costs)

@@ -661,6 +661,7 @@ class _Loop:
             last_epoch=len(run.steps) - 1,
         )
         self.kind, self.config = type(whole), whole.config
+        self.whole, self.forward = whole, vars(whole).get("forward")
         self.model, self.optimizer = accelerator.prepare(whole, optimizer)
         self.state = _State(accelerator, self.model, self.optimizer, objective)
         run.gathered = self.state.weights
@@ -682,13 +683,22 @@ class _Loop:
                 stacklevel=3,
             )
         finally:
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # answers in its own precision
+            self.undo_prepare()
             self.run.classifier.model.eval()
             self.optimizer.zero_grad()
             self.run.gathered = None
         for listener in self.listeners:
             listener.on_end(self.run)
         return self.run
+
+    def undo_prepare(self):
+        "Let the model answer in its own precision, and be prepared anew by a later run"
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if not self.state.sharded:  # Accelerate would take it for prepared and train it without mixed precision
+            for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+                vars(self.whole).pop(name, None)
+            if self.forward is not None:
+                self.whole.forward = self.forward
 
     def train(self, evaluation: Callable[[], dict] | None):
         "Take the steps that are left; a callback may stop them"
