@@ -19,9 +19,11 @@ from transformers import BertConfig, BertForSequenceClassification
 from llm_course.adversarial_training import (
     FGM,
     Smart,
+    Substitutions,
     SynonymHull,
     UnlabelledTexts,
     VirtualAdversarial,
+    WorstSynonyms,
     synonym_table,
 )
 from llm_course.callbacks import BestCheckpoint, Callback, Stop, TensorBoard, WeightsAndBiases
@@ -33,7 +35,7 @@ from llm_course.models import TextClassifier
 EVERY = 2  # steps between two checkpoints
 RECIPE = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "evaluate_every": 3, "checkpoint_every": EVERY,
           "progress": False, "seed": 3}
-KILLED = ["plain", "FGM", "PGD", "FreeLB", "virtual", "unlabelled", "SMART", "R-Drop", "hull", "SMART"]  # ten
+KILLED = ["plain", "FGM", "PGD", "FreeLB", "virtual", "unlabelled", "SMART", "R-Drop", "hull", "worst synonyms"]  # ten
 
 
 def objective_named(name: str, mine: TextClassifier, rows):
@@ -43,6 +45,8 @@ def objective_named(name: str, mine: TextClassifier, rows):
     if name == "hull":
         known = {"film": ["movie"], "movie": ["film", "picture"], "good": ["fine"], "bad": ["poor", "awful"]}
         return SynonymHull(synonym_table(mine, count=2, candidates=lambda word: known.get(word, [])))
+    if name == "worst synonyms":
+        return WorstSynonyms(Substitutions(mine, rows["text"]))
     return CrossEntropy() if name == "plain" else OBJECTIVES[name](epsilon=0.1)
 
 

@@ -46,6 +46,27 @@ def few():
     return few_reviews()
 
 
+def linear_types(mine: TextClassifier, run) -> set[torch.dtype]:
+    "In which types a linear layer inside the model answers while something runs"
+    layer, seen = mine.model.get_submodule("bert.encoder.layer.0.intermediate.dense"), set()
+    handle = layer.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+    try:
+        run()
+    finally:
+        handle.remove()
+    return seen
+
+
+def assert_each_run_is_mixed(mine: TextClassifier, rows, **options):
+    "Two runs of one model compute in bfloat16; between them and afterwards it answers in float32"
+    for number in (1, 2):
+        run = linear_types(mine, lambda: fine_tune(mine, rows, mixed_precision="bf16", **options, **RECIPE))
+        assert run == {torch.bfloat16}, f"run {number} computed in {run}"
+        assert linear_types(mine, lambda: mine.logits(rows["text"])) == {torch.float32}
+        assert mine.model(**mine.pad(mine.tokenize(rows["text"][:2])[0])).logits.dtype == torch.float32
+        assert "forward" not in vars(mine.model)
+
+
 # Several processes
 
 
@@ -65,6 +86,7 @@ def in_each_process(folder: str):
     mine = classifier(dropout=False)
     fine_tune(mine, rows.select(range(9)), batch_size=4, **RECIPE)  # the last step is one text for two
     save_file(weights_of(mine), f"{folder}/single-{rank}.safetensors")
+    assert_each_run_is_mixed(classifier(), rows, batch_size=4)
     interrupted_in_each_process(folder, rank, rows, seen)
     try:
         fine_tune(classifier(), rows.select(range(4)), batch_size=4, **RECIPE)
@@ -287,6 +309,13 @@ def test_precision_is_chosen_by_the_hardware_and_the_launcher(few, monkeypatch):
         assert_same(results[first], results[second], tolerance=0)
     with pytest.raises(AssertionError):
         assert_same(results[2], results[3], tolerance=0)
+
+
+def test_each_run_of_a_model_has_its_precision_not_only_the_first(few):
+    mine = classifier()
+    assert_each_run_is_mixed(mine, few[0], batch_size=8)
+    run = linear_types(mine, lambda: fine_tune(mine, few[0], mixed_precision="no", batch_size=8, **RECIPE))
+    assert run == {torch.float32}
 
 
 def test_float16_on_a_cpu_is_refused(few, monkeypatch):
