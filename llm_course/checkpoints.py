@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from .callbacks import is_first_process
 from .core import sync_folder
-from .models import TextClassifier, file_sha256
+from .models import TextClassifier, file_sha256, waiting_place
 
 # %% ../nbs/support/checkpoints.ipynb #18bc1057
 def described(value: object) -> object:
@@ -278,12 +278,15 @@ class RunFolder:
                                   f"resume_from={str(self.folder)!r}, or choose another folder.")
 
     def begin(self):
-        "Remove half-written files, and damaged checkpoints after the one that is used"
-        for path in self.folder.glob(".writing-*"):
+        "Remove half-written files and damaged checkpoints after the one that is used; put the best back"
+        for path in (*self.folder.glob(".writing-*"), *self.folder.glob(".saving-*")):
             shutil.rmtree(path)
         for path in self.folder.glob("step-*"):
             if self.last is not None and path.name > self.last.name:
                 shutil.rmtree(path)
+        best = self.folder / "best"
+        if waiting_place(best).exists() and not best.exists():  # stopped while it was replaced
+            waiting_place(best).rename(best)
 
     def write(self, step: int, tensors: Mapping[str, torch.Tensor], record: dict):
         "Write a checkpoint and remove all but the last two; a warning where it does not fit"

@@ -17,6 +17,7 @@ import torch
 from matplotlib.axes import Axes
 from torch.autograd.function import once_differentiable
 
+from .core import checked_count
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
 
 # %% ../nbs/lessons/11_cross_entropy.ipynb #789e2fcf
@@ -437,8 +438,7 @@ class DescentExplorer(_Explorer):
 # %% ../nbs/lessons/11_cross_entropy.ipynb #95493647
 def _check_chunks(chunk_size: int, label_smoothing: float, reduction: str):
     "Refuse options that linear_cross_entropy does not have"
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}")
+    checked_count("chunk_size", chunk_size)
     _check_smoothing(label_smoothing)
     _check_reduction(reduction, ("mean", "sum"))
 

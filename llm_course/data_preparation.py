@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Sampler
 
+from .core import checked_count
 from .data import near_duplicates
 
 # %% ../nbs/lessons/10_data_preparation.ipynb #c6c4ee6c
@@ -279,8 +280,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
             raise ValueError("batch_size or max_tokens must bound a batch")
         bounds = {"batch_size": batch_size, "mega_factor": mega_factor, "max_tokens": max_tokens}
         for name, value in bounds.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if value is not None:
+                checked_count(name, value)
         self.lengths, self.batch_size, self.max_tokens = list(lengths), batch_size, max_tokens
         longest = max(self.lengths, default=0)
         if max_tokens is not None and longest > max_tokens:

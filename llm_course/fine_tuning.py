@@ -37,7 +37,8 @@ from .callbacks import BestCheckpoint, Callback, Stop, is_first_process
 from .checkpoints import Checkpoint, RunFolder, data_identity, described, differences, digest
 from .checkpoints import model_identity, newest_checkpoint, optimizer_memory, random_state
 from .checkpoints import set_optimizer_memory, set_random_state, unsharded
-from .core import by_scale, cache_folder, keep_freed_memory, set_seed
+from .core import by_scale, cache_folder, checked_choice, checked_count, checked_fraction
+from .core import checked_number, keep_freed_memory, set_seed
 from .data import BUNDLED_DATASETS, checked_targets, load_dataset, verified_asset
 from .data_preparation import LengthGroupedSampler, cut_batches
 from .models import MINILM_SHA256, TextClassifier, compiled_layers, file_sha256
@@ -216,28 +217,13 @@ class EarlyStopping(Callback):
     "End the run when the validation loss has not improved for `patience` evaluations"
 
     def __init__(self, patience: int = 2):  # evaluations without a new best, at least 1
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, got {patience}")
-        self.patience = patience
+        self.patience = checked_count("patience", patience)
 
     def on_evaluation(self, run: FineTuningRun):
         "Compare the last evaluation with the best"
         losses = [row["loss"] for row in run.evaluations]
         if len(losses) - 1 - losses.index(min(losses)) >= self.patience:
             raise Stop
-
-# %% ../nbs/lessons/12_fine_tuning.ipynb #39746290
-def _checked_setting(name: str, value: float, *, whole: bool = False, least: float = 0, strict: bool = False):
-    kind = "a whole number" if whole else "a number"
-    fits = (
-        isinstance(value, int if whole else (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
-    if not fits or value < least or (strict and value == least):
-        raise ValueError(
-            f"{name} must be {kind} {'above' if strict else 'of at least'} {least}, got {value!r}"
-        )
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #b4ed03b7
 def _warn_of_overlap(train: Dataset, validation: Dataset):
@@ -466,16 +452,13 @@ class _Settings:
 
     def checked(self) -> "_Settings":
         for name in ("epochs", "gradient_accumulation"):
-            _checked_setting(name, getattr(self, name), whole=True, least=1)
+            checked_count(name, getattr(self, name))
         for name in ("batch_size", "max_tokens", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) is not None:
-                _checked_setting(name, getattr(self, name), whole=True, least=1)
+                checked_count(name, getattr(self, name))
         for name in ("learning_rate", "max_gradient_norm"):
-            _checked_setting(name, getattr(self, name), strict=True)
-        for name in ("weight_decay", "warmup"):
-            _checked_setting(name, getattr(self, name))
-        if self.warmup > 1:
-            raise ValueError(f"warmup is a share of the steps, at most 1, got {self.warmup}")
+            checked_number(name, getattr(self, name), strict=True)
+        checked_number("weight_decay", self.weight_decay), checked_fraction("warmup", self.warmup)
         if not callable(self.optimizer) and self.optimizer not in OPTIMIZERS:
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} or a function, got {self.optimizer!r}"
@@ -491,8 +474,7 @@ def hardware_precision(device: torch.device) -> str:  # "no", "bf16" or "fp16"
 
 
 def _precision(asked: str, device: torch.device) -> str:
-    if asked not in ("auto", "no", "bf16", "fp16"):
-        raise ValueError(f"mixed_precision must be 'auto', 'no', 'bf16' or 'fp16', got {asked!r}")
+    checked_choice("mixed_precision", asked, ("auto", "no", "bf16", "fp16"))
     if asked == "auto":  # what `accelerate launch` or `notebook_launcher` was told comes first
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
         asked = launched if launched in ("bf16", "fp16") else hardware_precision(device)

@@ -6,7 +6,7 @@
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'file_sha256', 'bundled_model_folder', 'model_source',
            'quiet_loading', 'length_batches', 'skip_unread_tokens', 'dropout_mask', 'QuickDropout',
            'quick_dropout_attention', 'use_quick_dropout', 'compiled_layers', 'TextClassifier', 'model_window',
-           'from_pretrained', 'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'save', 'load',
+           'from_pretrained', 'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'waiting_place', 'save', 'load',
            'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
@@ -15,6 +15,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig,
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .core import best_device, sync_folder
+from .core import best_device, checked_count, sync_folder
 
 # %% ../nbs/support/models.ipynb #673e8856
 BUNDLED_MODELS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -238,7 +239,7 @@ class TextClassifier:
         skip_unread_tokens(self.model)
         self.tokenizer, self.labels, self.window = tokenizer, labels, model_window(model, tokenizer)
         self.max_length = min(
-            _checked_positive("max_length", self.window if max_length is None else max_length), self.window
+            checked_count("max_length", self.window if max_length is None else max_length), self.window
         )
 
     @property
@@ -261,12 +262,6 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
     if not labels or len(set(labels)) != len(labels) or not all(isinstance(name, str) for name in labels):
         raise ValueError(f"labels must be different names, one for each output, got {labels}")
     return labels
-
-
-def _checked_positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value
 
 
 def model_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -359,7 +354,7 @@ def logits(
     chunk_size: int = 4096,  # texts sorted by length together
 ) -> torch.Tensor:  # (N, C), float32, on the CPU, in the order of the input
     "The model's scores of each class"
-    _checked_positive("batch_size", batch_size), _checked_positive("chunk_size", chunk_size)
+    checked_count("batch_size", batch_size), checked_count("chunk_size", chunk_size)
     if isinstance(texts, str):
         raise TypeError("texts must be a list of strings, got one string; write [text]")
     source, chunks, cut, read = iter(texts), [], 0, 0
@@ -414,6 +409,13 @@ def predict(
 TextClassifier.logits, TextClassifier.predict_proba, TextClassifier.predict = logits, predict_proba, predict
 
 # %% ../nbs/support/models.ipynb #7eec55de
+def waiting_place(
+    folder: Path,  # that of the classifier
+) -> Path:
+    "Where a saved classifier waits while a new one takes its place"
+    return folder.absolute().with_name(f".{folder.absolute().name}.previous")
+
+
 def save(
     self: TextClassifier,
     folder: str | Path,  # created; a classifier that was saved there before is replaced
@@ -437,8 +439,10 @@ def save(
         )
         sync_folder(new)
         if folder.exists():
-            folder.rename(Path(temporary) / "old")
+            shutil.rmtree(waiting_place(folder), ignore_errors=True)
+            folder.rename(waiting_place(folder))
         new.rename(folder)
+    shutil.rmtree(waiting_place(folder), ignore_errors=True)
     return folder
 
 
@@ -449,6 +453,8 @@ def load(
 ) -> TextClassifier:
     "Read a saved classifier"
     folder = Path(folder).expanduser()
+    if not folder.exists() and waiting_place(folder).exists():  # stopped while it saved a new one
+        folder = waiting_place(folder)
     if not (folder / "classifier.json").is_file():
         raise FileNotFoundError(f"{folder} holds no saved classifier (no classifier.json)")
     settings = json.loads((folder / "classifier.json").read_text())
@@ -490,7 +496,7 @@ class SentenceEncoder:
         batch_size: int = 64,  # most texts of a batch, at least 1
     ) -> torch.Tensor:  # (N, D), rows of length one, float32, on the CPU, in the order of the input
         "The vectors of texts"
-        _checked_positive("batch_size", batch_size)
+        checked_count("batch_size", batch_size)
         options = {"truncation": True, "max_length": self.max_length, "return_token_type_ids": False}
         token_ids = self.tokenizer(_checked_texts(texts), **options)["input_ids"] if len(texts) else []
         out = torch.empty(len(token_ids), self.model.config.hidden_size)

@@ -12,7 +12,6 @@ __all__ = ['FRACTION_BITS', 'PRECISIONS', 'OPTIMIZERS', 'SHARDING', 'SHAPES', 'b
 
 # %% ../nbs/lessons/42_scaling.ipynb #84fdac55
 import copy
-import math
 import os
 import signal
 import tempfile
@@ -36,6 +35,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.utils import parameters_to_vector
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .core import checked_choice, checked_count, checked_number
 from .plots import GREEN, GREY, ORANGE, PURPLE, SKY, figure_html, new_axes
 
 # %% ../nbs/lessons/42_scaling.ipynb #555e5038
@@ -49,32 +49,13 @@ def best_seconds(
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     function()
     seconds = []
-    for _ in range(_checked_count("rounds", rounds)):
+    for _ in range(checked_count("rounds", rounds)):
         wait()
         start = time.perf_counter()
         function()
         wait()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-# %% ../nbs/lessons/42_scaling.ipynb #a7f81cf5
-def _checked_count(name: str, value: int, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _checked_positive(name: str, value: float) -> float:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or value <= 0:
-        raise ValueError(f"{name} must be a number above 0, got {value!r}")
-    return value
-
-
-def _checked_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    return value
 
 # %% ../nbs/lessons/42_scaling.ipynb #f308ff41
 def matmul_intensity(
@@ -128,9 +109,9 @@ def measure_roofline(
 ) -> Machine:
     "The best rate of a matrix product and of an addition on this machine"
     options = {"device": device, "dtype": dtype}
-    a, b, c = (torch.ones(_checked_count("size", size), size, **options) for _ in range(3))
+    a, b, c = (torch.ones(checked_count("size", size), size, **options) for _ in range(3))
     product = best_seconds(lambda: torch.mm(a, b, out=c), rounds=rounds, device=device)
-    x, y, z = (torch.ones(_checked_count("numbers", numbers), **options) for _ in range(3))
+    x, y, z = (torch.ones(checked_count("numbers", numbers), **options) for _ in range(3))
     addition = best_seconds(lambda: torch.add(x, y, out=z), rounds=rounds, device=device)
     return Machine(2 * size**3 / product, 3 * numbers * dtype.itemsize / addition)
 
@@ -175,9 +156,7 @@ def all_reduce_mean(
     weight: float = 1.0,  # how much this process counts, such as its number of texts; at least 0
 ):
     "Replace tensors by their weighted mean over all processes"
-    if not weight >= 0 or not math.isfinite(weight):
-        raise ValueError(f"weight must be a number of at least 0, got {weight!r}")
-    total = torch.tensor([float(weight)], dtype=torch.float64, device=tensors[0].device)
+    total = torch.tensor([checked_number("weight", weight)], dtype=torch.float64, device=tensors[0].device)
     dist.all_reduce(total)
     if total == 0:
         raise ValueError("The weights of all processes are 0: nobody has anything to average")
@@ -201,7 +180,7 @@ def data_parallel_step(
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     value = torch.zeros(1, dtype=trained[0].dtype, device=trained[0].device)
-    if _checked_count("count", count, 0):
+    if checked_count("count", count, 0):
         loss = loss_of(model, shard)
         loss.backward()
         value += loss.detach()
@@ -237,7 +216,8 @@ def run_processes(
     timeout: float = 600.0,  # seconds until all are stopped
 ) -> list:  # what the function returned in each process
     "Run a function in processes that can talk to each other by torch.distributed"
-    _checked_count("count", count), _checked_count("threads", threads), _checked_positive("timeout", timeout)
+    checked_count("count", count), checked_count("threads", threads)
+    checked_number("timeout", timeout, strict=True)
     if getattr(function, "__module__", None) == "__main__":
         raise ValueError(f"{function.__name__} is defined in the notebook; other processes cannot import it")
     with tempfile.TemporaryDirectory() as folder:
@@ -340,7 +320,7 @@ def all_reduce_seconds(
     latency: float = 0.0,  # seconds for each message
 ) -> float:
     "How long a ring takes by the formula"
-    _checked_count("processes", processes), _checked_positive("bandwidth", bandwidth)
+    checked_count("processes", processes), checked_number("bandwidth", bandwidth, strict=True)
     return 2 * (processes - 1) * (latency + data_bytes / processes / bandwidth)
 
 
@@ -399,7 +379,7 @@ class TransformerShape:
     def __post_init__(self):
         for name, value in asdict(self).items():
             if name != "language_model":
-                _checked_count(name, value)
+                checked_count(name, value)
 
     @property
     def layer_parameters(self) -> int:
@@ -467,7 +447,7 @@ def activation_memory(
     checkpointing: bool = False,  # keep the inputs of the layers only
 ) -> int:
     "The bytes that the forward pass leaves for the backward pass"
-    tokens = _checked_count("batch_size", batch_size) * _checked_count("sequence_length", sequence_length)
+    tokens = checked_count("batch_size", batch_size) * checked_count("sequence_length", sequence_length)
     if sequence_length > shape.positions:
         raise ValueError(f"The model reads {shape.positions} tokens at most, got {sequence_length}")
     D, scores, fused = shape.hidden_size, shape.heads * sequence_length, _is_fused(attention)
@@ -480,7 +460,7 @@ def activation_memory(
 
 
 def _is_fused(attention: str) -> bool:
-    return _checked_choice("attention", attention, ("fused", "plain")) == "fused"
+    return checked_choice("attention", attention, ("fused", "plain")) == "fused"
 
 # %% ../nbs/lessons/42_scaling.ipynb #83e51f35
 @dataclass(frozen=True)
@@ -520,10 +500,10 @@ def training_memory(
     checkpointing: bool = False,  # keep the inputs of the layers only
 ) -> MemoryEstimate:
     "What training keeps in the memory of each process"
-    kinds = PRECISIONS[_checked_choice("precision", precision, PRECISIONS)]
-    states = OPTIMIZERS[_checked_choice("optimizer", optimizer, OPTIMIZERS)]
-    stage = SHARDING[_checked_choice("sharding", sharding, SHARDING)]
-    whole, part = shape.parameters, -(-shape.parameters // _checked_count("processes", processes))
+    kinds = PRECISIONS[checked_choice("precision", precision, PRECISIONS)]
+    states = OPTIMIZERS[checked_choice("optimizer", optimizer, OPTIMIZERS)]
+    stage = SHARDING[checked_choice("sharding", sharding, SHARDING)]
+    whole, part = shape.parameters, -(-shape.parameters // checked_count("processes", processes))
     activations = activation_memory(shape, batch_size, sequence_length, number=kinds.activation, mask=mask,
                                     attention=attention, checkpointing=checkpointing)
     held = [part if stage >= least else whole for least in (3, 2, 1)]
@@ -568,7 +548,7 @@ def training_flops(
     checkpointing: bool = False,  # the layers run forward once more
 ) -> int:  # of matrix products, forward and backward
     "The floating-point operations of a training step"
-    texts, T = _checked_count("batch_size", batch_size), _checked_count("sequence_length", sequence_length)
+    texts, T = checked_count("batch_size", batch_size), checked_count("sequence_length", sequence_length)
     D, wide = shape.hidden_size, shape.feed_forward
     layers = shape.layers * texts * T * (8 * D * D + 4 * D * wide + 4 * T * D)
     pooled = 2 * texts * (D * D + D * shape.outputs)  # an encoder's head reads one token a text
@@ -582,8 +562,9 @@ def model_flops_utilisation(
     peak: float,  # FLOPs per second of all processes together
 ) -> float:
     "The share of the machine's peak that went into the model (Chowdhery et al. 2022)"
-    return _checked_positive("flops", flops) / (_checked_positive("seconds", seconds) * _checked_positive(
-        "peak", peak))
+    for name, value in {"flops": flops, "seconds": seconds, "peak": peak}.items():
+        checked_number(name, value, strict=True)
+    return flops / (seconds * peak)
 
 
 def training_seconds(
@@ -594,9 +575,8 @@ def training_seconds(
     processes: int = 1,
 ) -> float:
     "How long a training takes"
-    if not 0 < utilisation <= 1:
-        raise ValueError(f"utilisation must be above 0 and at most 1, got {utilisation!r}")
-    return flops / (_checked_positive("peak", peak) * utilisation * _checked_count("processes", processes))
+    checked_number("peak", peak, strict=True), checked_number("utilisation", utilisation, strict=True, most=1)
+    return flops / (peak * utilisation * checked_count("processes", processes))
 
 # %% ../nbs/lessons/42_scaling.ipynb #be551531
 def scaling_efficiency(
@@ -611,7 +591,7 @@ def scaling_efficiency(
     gradient_bytes: int = 2,
 ) -> float:  # from 0 to 1
     "The share of its time that a process computes, if talking waits for computing"
-    compute = training_seconds(6 * shape.layer_parameters * _checked_count("tokens", tokens),
+    compute = training_seconds(6 * shape.layer_parameters * checked_count("tokens", tokens),
                                peak=machine.peak, utilisation=utilisation)
     talk = all_reduce_seconds(gradient_bytes * shape.parameters, processes, bandwidth=bandwidth,
                               latency=latency)

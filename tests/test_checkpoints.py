@@ -220,6 +220,61 @@ def test_the_best_on_validation_is_kept(few, tmp_path):
     assert not (tmp_path / "none/best").exists()
 
 
+def saved_by_a_child(mine: TextClassifier, folder: Path, step: str):
+    "Save in a child process that is killed right before, or right after, the new classifier takes its place"
+    number = os.fork()
+    if not number:
+        rename = Path.rename
+
+        def dying(path, target):
+            if path.name == "new" and step == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(path, target)
+            if path.name == "new":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Path.rename = dying
+        try:
+            mine.save(folder)
+        finally:
+            os._exit(1)  # it was to be killed
+    _, status = os.waitpid(number, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+def test_killed_while_the_best_is_replaced_the_old_one_or_the_new_one_is_there(few, tmp_path):
+    old, new, newer = (classifier(seed=seed) for seed in range(3))
+    old.save(tmp_path / "best")
+    for mine, step, wanted in ((new, "before", old), (new, "before", old), (new, "after", new), (newer, "before", new)):
+        saved_by_a_child(mine, tmp_path / "best", step)
+        assert same_weights(TextClassifier.load(tmp_path / "best", device="cpu"), wanted), step
+    interrupted_at(5, few, tmp_path / "run")
+    saved_by_a_child(new, tmp_path / "run/best", "before")
+    assert list((tmp_path / "run").glob(".saving-*"))
+    fine_tune(classifier(), *few, resume_from=tmp_path / "run", **RECIPE)
+    assert (tmp_path / "run/best/classifier.json").is_file() and not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_error_while_a_classifier_is_replaced_leaves_the_old_one(tmp_path, monkeypatch, error):
+    old, new, rename = classifier(), classifier(seed=5), Path.rename
+
+    def failing(path, target):
+        if path.name == "new":
+            raise error
+        return rename(path, target)
+
+    old.save(tmp_path / "best")
+    with monkeypatch.context() as patched, pytest.raises(error):
+        patched.setattr(Path, "rename", failing)
+        new.save(tmp_path / "best")
+    assert same_weights(TextClassifier.load(tmp_path / "best", device="cpu"), old)
+    new.save(tmp_path / "best")
+    assert same_weights(TextClassifier.load(tmp_path / "best", device="cpu"), new)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
 # What goes wrong on the way
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import sys
 from functools import partial
 
 import pytest
@@ -265,6 +266,15 @@ def test_the_weighted_mean_and_its_bad_input():
             all_reduce_mean([torch.zeros(1)], weight)
     with pytest.raises(RuntimeError, match="nobody has anything to average"):
         run_processes(nobody_has_texts, 2)
+
+
+def parts_of_the_course() -> set[str]:
+    "The modules of the package that this process has imported"
+    return {name for name in sys.modules if name.startswith("llm_course.")}
+
+
+def test_a_new_process_imports_no_other_lesson():
+    assert run_processes(parts_of_the_course, 1) == [{f"llm_course.{name}" for name in ("core", "plots", "scaling")}]
 
 
 def test_a_process_that_fails_is_told_and_the_others_end():

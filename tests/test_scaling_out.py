@@ -64,7 +64,7 @@ def assert_each_run_is_mixed(mine: TextClassifier, rows, **options):
         assert run == {torch.bfloat16}, f"run {number} computed in {run}"
         assert linear_types(mine, lambda: mine.logits(rows["text"])) == {torch.float32}
         assert mine.model(**mine.pad(mine.tokenize(rows["text"][:2])[0])).logits.dtype == torch.float32
-        assert "forward" not in vars(mine.model)
+    assert "forward" not in vars(mine.model)
 
 
 # Several processes
