@@ -45,6 +45,7 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/two_processes.py
 	$(BIN)/python benchmarks/inference_speed.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/linear_cross_entropy.py

@@ -1,13 +1,12 @@
-"""Training BERT-base on a GPU: fine_tune against transformers.Trainer, what objectives cost, and two processes.
+"""Training BERT-base on a GPU: fine_tune against transformers.Trainer, and what objectives cost.
 
     python benchmarks/gpu_training.py              # in full, on a GPU; writes results/gpu_training.json
     python benchmarks/gpu_training.py --only IMDb objectives      # these parts, beside those measured before
     python benchmarks/gpu_training.py --small      # all parts with a tiny model, on any machine; writes nothing
 
-Three parts. *Contest*: tokens per second (padding not counted) and model FLOPs utilisation at the lengths of IMDb,
+Two parts. *Contest*: tokens per second (padding not counted) and model FLOPs utilisation at the lengths of IMDb,
 at short lengths, and with every text filling the window; each contestant trains in a process of its own, and they
-take turns. *Objectives*: seconds of a step with each objective of lesson 22, against plain cross-entropy. *Processes*:
-texts per second of two processes on two CPU cores, each with one thread, against one process with one thread.
+take turns. *Objectives*: seconds of a step with each objective of lesson 22, against plain cross-entropy.
 
 It needs no network. The model is BERT-base's configuration with random weights: speed does not depend on their values.
 The texts are random words, one token each; their lengths are drawn from log-normal distributions. For IMDb it has a
@@ -24,14 +23,10 @@ attention added, as lesson 42 derives; recomputation and padding do not count.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -85,9 +80,7 @@ class Size:
 FULL = Size({}, 2048, 32, 3)
 SMALL = Size({"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
               "max_position_embeddings": 64}, 32, 8, 1, 8)
-PROCESSES = {False: Size({"num_hidden_layers": 4, "hidden_size": 256, "intermediate_size": 1024,
-                          "num_attention_heads": 4}, 256, 16, 3, 4), True: SMALL}
-PARTS = [*LENGTHS, "objectives", "processes"]
+PARTS = [*LENGTHS, "objectives"]
 WORDS = 30522 - 5  # BERT's vocabulary without the special tokens
 
 
@@ -206,38 +199,12 @@ def seconds_of_objective(name: str, size: Size, seed: int) -> dict:
     return found
 
 
-def speed_of_process(size: Size, seed: int) -> dict:
-    "What each launched process does: texts per second of all processes together, on the CPU, one thread each"
-    torch.set_num_threads(1)
-    rows, (model, tokenizer) = random_texts(drawn_lengths("IMDb", size, seed), seed), new_model(size, seed)
-    classifier = TextClassifier(model, tokenizer, ["negative", "positive"], device="cpu")
-    batch_size = size.batch_size // int(os.environ.get("WORLD_SIZE", 1))  # the global batch stays
-    run = fine_tune(classifier, rows, epochs=2, batch_size=batch_size, learning_rate=1e-5, mixed_precision="no",
-                    seed=seed, progress=False)
-    first = max((row for row in run.steps if row["epoch"] <= 1), key=lambda row: row["seconds"])
-    return {"texts_per_second": (run.examples - first["examples"]) / (run.seconds - first["seconds"])}
-
-
-def launched(processes: str, repeat: int, small: bool) -> dict:
-    "Start one or two processes that train together over gloo; the result of the first"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, __file__,
-                   "--part", "process", "--repeats", str(repeat), "--result", f"{folder}/result", *["--small"] * small]
-        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, capture_output=True, text=True, env=variables)
-        if done.returncode:
-            raise RuntimeError(f"{processes} processes failed:\n{done.stderr[-3000:]}")
-        return json.loads(Path(folder, "result").read_text())
-
-
 def one(arguments: argparse.Namespace) -> dict:
     "A single measurement, in a process of its own"
     size = SMALL if arguments.small else FULL
     if arguments.part == "contest":
         return speed_of(arguments.name, arguments.lengths, size, arguments.repeats)
-    if arguments.part == "objective":
-        return seconds_of_objective(arguments.name, size, arguments.repeats)
-    return speed_of_process(PROCESSES[arguments.small], arguments.repeats)
+    return seconds_of_objective(arguments.name, size, arguments.repeats)
 
 
 def measured(part: str, name: str, lengths: str, repeat: int, small: bool) -> dict:
@@ -266,19 +233,9 @@ def objectives(size: Size, small: bool) -> dict:
     return {"times_plain": cost, "medians": medians(rows), "runs": rows}
 
 
-def processes(size: Size, small: bool) -> dict:
-    "One and two processes in turn"
-    rows = interleaved(["1", "2"], size.repeats, lambda count, repeat: launched(count, repeat, small))
-    return {"two_against_one": ratios(rows, "2", "texts_per_second")["1"], "medians": medians(rows), "runs": rows}
-
-
 def part_of(name: str, size: Size, small: bool) -> dict:
     "Measure one part"
-    if name in LENGTHS:
-        return contest(name, size, small)
-    if name == "objectives":
-        return objectives(size, small)
-    return processes(PROCESSES[small], small)
+    return contest(name, size, small) if name in LENGTHS else objectives(size, small)
 
 
 def keep(parts: dict, size: Size):
@@ -299,14 +256,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a tiny model; nothing is written")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the parts to measure")
-    for hidden in ("--part", "--name", "--lengths", "--result", "--repeats"):  # one measurement, by itself
+    for hidden in ("--part", "--name", "--lengths", "--repeats"):  # one measurement, by itself
         parser.add_argument(hidden, type=int if hidden == "--repeats" else str, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        text = json.dumps(one(arguments))
-        if arguments.result and int(os.environ.get("RANK", 0)) == 0:
-            Path(arguments.result).write_text(text)
-        print(text)
+        print(json.dumps(one(arguments)))
         return
     if not arguments.small and best_device().type != "cuda":
         raise SystemExit("The full run needs a CUDA GPU. To try everything with a tiny model: --small")

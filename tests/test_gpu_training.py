@@ -31,7 +31,6 @@ def test_small_run_measures_every_part_and_writes_nothing():
     assert parts["IMDb"]["tokens_mean"] > 2 * parts["short"]["tokens_mean"]
     assert parts["objectives"]["times_plain"]["plain"] == 1
     assert set(parts["objectives"]["times_plain"]) == set(gpu_training.OBJECTIVES)
-    assert set(parts["processes"]["medians"]) == {"1", "2"} and parts["processes"]["two_against_one"] > 0
     assert (RESULT.read_bytes() if RESULT.exists() else None) == before
 
 
