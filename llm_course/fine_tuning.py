@@ -770,6 +770,8 @@ class _Loop:
         if self.accelerator.scaler is None:  # with one, a step whose gradients overflow is left out
             self.check_number("length of the gradient", norm)
         self.optimizer.step()
+        if hasattr(self.objective, "after_step"):  # once a step, however often its batches were computed
+            self.objective.after_step(self.model)
         self.schedule.step()
         self.optimizer.zero_grad()
         self.run.examples += texts

@@ -251,6 +251,32 @@ def test_the_retried_step_draws_the_same_numbers(few):
     assert_same(*results, tolerance=0)
 
 
+class Following(Watch):
+    "Remembers, after each step, the weights that it was shown"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.shown = []
+
+    def after_step(self, model):
+        self.shown.append(model.classifier.weight.detach().clone())
+
+
+def test_an_objective_hears_of_each_step_once(few):
+    out = torch.OutOfMemoryError("out of memory")
+    for watch, options in ((Following(room=4, error=out), {"batch_size": 8}),
+                           (Following(), {"batch_size": 2, "gradient_accumulation": 4})):
+        mine, after = classifier(dropout=False), []
+        hear = Callback()
+        hear.on_step = lambda run, after=after: after.append(run.classifier.model.classifier.weight.detach().clone())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = fine_tune(mine, few[0], objective=watch, callbacks=[hear], **options, **RECIPE)
+        assert len(watch.shown) == len(run.steps) == 6 < len(watch.shapes)
+        assert all(torch.equal(shown, moved) for shown, moved in zip(watch.shown, after, strict=True))
+        assert not torch.equal(watch.shown[0], watch.shown[-1])
+
+
 def test_memory_that_runs_out_again_and_other_errors_are_raised(few):
     mine, start, rows = classifier(), classifier(), few[0].select(range(16))  # two steps of eight texts
     with pytest.warns(UserWarning, match="Memory ran out"), pytest.raises(torch.OutOfMemoryError) as error:
