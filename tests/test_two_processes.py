@@ -14,7 +14,7 @@ RESULT = ROOT / "benchmarks/results/two_processes.json"
 def test_small_run_measures_all_three_and_writes_nothing():
     before = RESULT.read_bytes() if RESULT.exists() else None
     output = run_tool(sys.executable, ROOT / "benchmarks/two_processes.py", "--small",
-                      PYTHONWARNINGS="ignore", PYTHONPATH=str(ROOT))
+                      timeout=900, PYTHONWARNINGS="ignore", PYTHONPATH=str(ROOT))
     found = json.loads(output.splitlines()[-1])
     for name, (processes, threads) in two_processes.CONTESTANTS.items():
         figures = found["medians"][name]
