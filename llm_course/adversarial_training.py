@@ -373,14 +373,18 @@ class Smart(ManySteps):
 
     @torch.no_grad()
     def slow_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        "The answers of the slow copy, which takes a step after the model on each call"
+        "The answers of the slow copy"
         model = getattr(model, "module", model)
         if self.slow.get("of", lambda: None)() is not model:
             self.begin(model)
-        follower = self.slow["copy"].train(model.training)
-        for mine, theirs in zip(follower.parameters(), model.parameters(), strict=True):
+        return logits_at(self.slow["copy"].train(model.training), batch)
+
+    @torch.no_grad()
+    def after_step(self, model: torch.nn.Module):
+        "Let the slow copy follow a step of the model"
+        model = getattr(model, "module", model)
+        for mine, theirs in zip(self.slow["copy"].parameters(), model.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.momentum)
-        return logits_at(follower, batch)
 
     def begin(self, model: torch.nn.Module):
         "Let the slow copy start where the model is"

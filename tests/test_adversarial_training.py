@@ -489,8 +489,9 @@ def test_the_slow_copy_is_a_moving_average():
             trained(objective, model, batch_of([3, 4], seed=step))
             with torch.no_grad():
                 for name, value in model.named_parameters():
-                    expected[name] = momentum * expected[name] + (1 - momentum) * value
                     value -= 0.1 * (value.grad if value.grad is not None else 0)
+                    expected[name] = momentum * expected[name] + (1 - momentum) * value
+            objective.after_step(model)
         for name, value in objective.slow["copy"].named_parameters():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     other = MODELS["BERT"]()

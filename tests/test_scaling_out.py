@@ -393,3 +393,43 @@ def test_compiled_layers_take_the_same_steps(few, objective, monkeypatch):
         results.append(weights_of(mine))
     assert len(calls) == 1
     assert_same(*results)
+
+
+class Stumble(Smart):
+    "Runs out of memory once, at the end of the pass of a whole batch in the second step"
+
+    def __call__(self, model, batch, backward):
+        loss = super().__call__(model, batch, backward)
+        if len(batch["targets"]) == 8 and "before" in self.slow and not self.slow.get("stumbled"):
+            self.slow["stumbled"] = True
+            raise torch.OutOfMemoryError("out of memory")
+        return loss
+
+
+class Follow(Callback):
+    "After each step, the weights of the model, and those of the slow copy"
+
+    def __init__(self, objective: Smart):
+        self.objective, self.model, self.copy = objective, [], []
+
+    def on_step(self, run):
+        self.objective.slow["before"] = True
+        self.model.append([value.detach().clone() for value in run.classifier.model.parameters()])
+        self.copy.append([value.detach().clone() for value in self.objective.state().values()])
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2, "gradient_accumulation": 4}], ids=["retried", "accumulated"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_slow_copy_takes_one_step_for_each_step_of_the_model(few, options, optimizer):
+    objective, mine = Stumble(momentum=0.5), classifier(dropout=False)
+    follow, first = Follow(objective), [value.detach().clone() for value in mine.model.parameters()]
+    recipe = {**RECIPE, "batch_size": 8, **options, "optimizer": optimizer}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fine_tune(mine, few[0].select(range(16)), objective=objective, callbacks=[follow], **recipe)
+    assert any("Memory ran out at step 2" in str(w.message) for w in said) == (not options)
+    wanted = first
+    for model, copy in zip(follow.model, follow.copy, strict=True):
+        wanted = [old.lerp(new, 0.5) for old, new in zip(wanted, model, strict=True)]
+        assert all(torch.equal(value, other) for value, other in zip(copy, wanted, strict=True))
+    assert len(follow.copy) == 4 and any(not torch.equal(a, b) for a, b in zip(first, wanted, strict=True))
