@@ -28,8 +28,9 @@ from matplotlib.axes import Axes
 from torch.nn.utils.rnn import pad_sequence
 
 from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synonyms
-from .adversarial_examples import checked_number, pgd, project, steepest
-from .augmentation import checked_count, checked_fraction, input_embeddings
+from .adversarial_examples import pgd, project, steepest
+from .augmentation import input_embeddings
+from .core import checked_count, checked_fraction, checked_number
 from .fine_tuning import Backward, Batch
 from .models import TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes

@@ -676,7 +676,7 @@ class _Loop:
     def undo_prepare(self):
         "Let the model answer in its own precision, and be prepared anew by a later run"
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if not self.state.sharded:  # Accelerate would take it for prepared and train it without mixed precision
+        if not self.state.sharded:  # else Accelerate takes it for prepared: no mixed precision
             for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
                 vars(self.whole).pop(name, None)
             if self.forward is not None:
