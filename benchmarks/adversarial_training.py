@@ -61,7 +61,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "search": Recipe(1000, 2, 16, "validation", 100),
     "search with all": Recipe(8034, 3, 32, "validation", 200),
-    "test": Recipe(1000, 2, 16, "test", 100),
+    "test": Recipe(1000, 2, 16, "test", 64),
     "all": Recipe(8034, 3, 32, "test", 200),
 }
 FOR_COST = Recipe(480, 1, 16, "test", 0)
