@@ -93,7 +93,7 @@ def part_table(
     "The lessons of one part as a table in Markdown"
     rows = ["| | Lesson | What it promises | Laptop | GPU | Before |", "|---|---|---|---|---|---|"]
     for lesson in lessons:
-        needs = ", ".join(links.get(number, str(number)) for number in lesson.needs) or "–"
+        needs = ", ".join(links.get(number, str(number)) for number in lesson.needs) or "none"
         cells = (lesson.number, lesson.link, lesson.promise, lesson.laptop, lesson.gpu, needs)
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)

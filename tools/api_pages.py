@@ -104,12 +104,26 @@ def modules() -> list[str]:
     return sorted(found)
 
 
-def outdated() -> dict[Path, str]:
+def sources_of(text: str) -> list[str]:
+    "The cells of a page, without what they show"
+    return [cell["id"] + "".join(cell["source"]) for cell in json.loads(text).get("cells", [])]
+
+
+def outdated(
+    folder: Path = NBS / "api",
+    outputs: bool = True,  # whether what the cells show is compared as well
+) -> dict[Path, str]:
     "The pages whose content differs from what it should be, with that content; empty for pages too many"
-    wanted = {NBS / "api" / f"{name}.ipynb": nbformat.writes(page_of(name)) + "\n" for name in modules()}
-    wanted |= {path: "" for path in (NBS / "api").glob("*.ipynb") if path not in wanted}
-    return {path: text for path, text in wanted.items()
-            if not path.exists() or path.read_text(encoding="utf-8") != text}
+    wanted = {folder / f"{name}.ipynb": nbformat.writes(page_of(name)) + "\n" for name in modules()}
+    wanted |= {path: "" for path in folder.glob("*.ipynb") if path not in wanted}
+
+    def differs(path: Path, text: str) -> bool:
+        if not path.exists() or not text:
+            return True
+        found = path.read_text(encoding="utf-8")
+        return found != text if outputs else sources_of(found) != sources_of(text)
+
+    return {path: text for path, text in wanted.items() if differs(path, text)}
 
 
 def main():
