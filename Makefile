@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test docs bench notebooks clean
+.PHONY: help setup lab test docs quarto links bench notebooks clean
 
 help:
 	@echo "make lab        open the course in JupyterLab"
@@ -16,6 +16,7 @@ help:
 	@echo "make setup      create .venv and install the course into it"
 	@echo "make notebooks  export the package, run all notebooks in place and clean them"
 	@echo "make docs       build the documentation site (needs Quarto)"
+	@echo "make links      ask every address in the bibliography whether it is still there (needs a network)"
 	@echo "make bench      measure again what benchmarks/results states"
 	@echo "make clean      remove .venv and everything that was built"
 
@@ -37,11 +38,19 @@ test: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py $(ARGS)
+	$(BIN)/python tools/api_pages.py
 
-docs: $(STAMP)
-	@command -v quarto >/dev/null || { echo "Quarto is missing: conda install -c conda-forge quarto, \
-	pip install quarto-cli, or https://quarto.org/docs/get-started"; exit 1; }
-	$(BIN)/nbdev_docs
+# nbdev would download Quarto and install it as root where it is missing; so this looks first.
+docs: quarto $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH"; nbdev_docs
+	$(BIN)/python tools/offline_site.py _docs
+
+quarto:
+	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || { echo "Quarto is missing: \
+	conda install -c conda-forge quarto, or $(BIN)/pip install quarto-cli, or https://quarto.org/docs/get-started"; exit 1; }
+
+links: $(STAMP)
+	$(BIN)/python tools/check_links.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/training_speed.py

@@ -11,7 +11,8 @@ import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 
 MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
-SUPPORT = ["core", "data", "models", "plots", "widgets", "words", "answers", "exercises", "claims", "callbacks", "checkpoints"]
+SUPPORT = ["core", "data", "models", "plots", "widgets", "words", "answers", "exercises", "claims", "callbacks",
+           "checkpoints", "course"]
 
 
 def module_of(path) -> str | None:

@@ -1,0 +1,441 @@
+"""The site without Quarto: what JupyterLab, GitHub, Colab and the site must all show; each check sees a planted fault.
+
+Headings have other addresses in JupyterLab (spaces become hyphens, capitals stay) than on the site and on GitHub
+(lower case, punctuation dropped). Only the glossary links to headings, as the site spells them; JupyterLab then opens
+the lesson at its top. All other links lead to a notebook as a whole, which works everywhere.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
+
+from llm_course.course import PARTS, course_map, role_map
+
+sys.path.insert(0, str(ROOT / "tools"))
+import api_pages
+import check_links
+import offline_site
+
+LESSONS = [path for path in NOTEBOOKS if path.parent.name == "lessons"]
+GLOSSARY = NBS / "glossary.ipynb"
+
+
+def shown_of(path: Path) -> list[str]:
+    "The Markdown of a notebook: of its cells, and of what its code cells show"
+    texts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        outputs = ["".join(output.get("data", {}).get("text/markdown", "")) for output in cell.get("outputs", [])]
+        texts += ["".join(cell["source"])] if cell["cell_type"] == "markdown" else filter(None, outputs)
+    return texts
+
+
+def without_code(text: str) -> str:
+    "Markdown without fenced code, code in lines, and mathematics"
+    text = re.sub(r"^(```+).*?^\1\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"(`+)[^`].*?\1", "``", text)
+    return re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "$$", text, flags=re.DOTALL)
+
+
+def headings_of(texts: list[str]) -> list[tuple[int, str]]:
+    "Level and words of each heading, in order"
+    text = re.sub(r"^(```+).*?^\1\s*$", "", "\n\n".join(texts), flags=re.MULTILINE | re.DOTALL)
+    return [(len(marks), words.strip()) for marks, words in re.findall(r"^(#{1,6}) +(.+)$", text, re.MULTILINE)]
+
+
+def anchors_of(texts: list[str]) -> list[str]:
+    "The addresses that the site gives to the headings below the title (Pandoc's rule)"
+    seen, anchors = Counter(), []
+    for _, words in headings_of(texts)[1:]:
+        anchor = re.sub(r"[^\w\-. ]", "", words).lower().replace(" ", "-")
+        anchor = re.sub(r"^[^a-z]+", "", anchor) or "section"
+        anchors.append(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
+        seen[anchor] += 1
+    return anchors
+
+
+def opening_faults(texts: list[str]) -> list[str]:
+    "The first cell is a title and a promise: nbdev takes them for the page's head, and drops the rest of the cell"
+    fine = texts and re.fullmatch(r"# .+\n\n> .+", texts[0].strip())
+    return [] if fine else [f"the first cell must be '# Title' and '> promise' alone, not: {texts[:1]}"]
+
+
+def heading_faults(texts: list[str]) -> list[str]:
+    "One title, which comes first; below it no level is left out"
+    headings = headings_of(texts)
+    levels = [level for level, _ in headings]
+    faults = [] if levels[:1] == [1] and levels.count(1) == 1 else [f"not one title, and first: {headings[:2]}"]
+    return faults + [f"from level {before} to {level} at '{words}'"
+                     for (before, _), (level, words) in itertools.pairwise(headings) if level > before + 1]
+
+
+def link_faults(path: Path, texts: list[str]) -> list[str]:
+    "Links inside of the course lead somewhere, and to headings from the glossary only"
+    faults = []
+    for target in re.findall(r"\]\((?!https?:|mailto:|data:)([^)\s]+)\)", without_code("\n\n".join(texts))):
+        name, _, anchor = target.partition("#")
+        other = (path.parent / name).resolve() if name else path
+        if not other.is_file() or not other.is_relative_to(NBS.resolve()):
+            faults.append(f"{target}: no such file in nbs")
+        elif anchor and path.name != GLOSSARY.name:
+            faults.append(f"{target}: JupyterLab and the site spell headings differently; link to the notebook")
+        elif anchor and anchor not in anchors_of(texts if other == path else shown_of(other)):
+            faults.append(f"{target}: no such heading")
+    return faults
+
+
+def image_faults(notebook: dict) -> list[str]:
+    "Images in Markdown and in outputs have a text that stands for them"
+    faults, texts = [], []
+    for cell in notebook["cells"]:
+        texts += ["".join(cell["source"])] if cell["cell_type"] == "markdown" else []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            faults += [f"{kind} has no text: use plots.show" for kind in data if kind.startswith("image/")]
+            texts += ["".join(data[kind]) for kind in ("text/html", "text/markdown") if kind in data]
+    for text in texts:
+        tags = re.findall(r"<img\b[^>]*>", text)
+        faults += [tag[:60] for tag in tags if not re.search(r"""\salt=("[^"]{10,}"|'[^']{10,}')""", tag)]
+        faults += [f"![{alt}]({source[:60]})" for alt, source in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text)
+                   if len(alt.strip()) < 10]
+    return faults
+
+
+FOREIGN = {
+    "a fenced div": r"^\s*:{3,}", "a shortcode": r"\{\{[<%]", "attributes": r"\{[#.][\w-]+[^}]*\}|[\])]\{[^}]*\}",
+    "a citation": r"\[-?@\w", "a cross-reference": r"(?<![\w@.])@(?:fig|tbl|sec|eq|lst|thm)-\w", "a cell option": r"^#\|",
+    "a MyST target": r"^\([\w-]+\)=\s*$", "a MyST break": r"^\+\+\+", "front matter": r"\A---\s*$",
+    "a comment": r"^%\s",
+}
+
+
+def foreign_syntax(texts: list[str]) -> list[str]:
+    "What Quarto or MyST would read, and JupyterLab shows as it is"
+    faults = []
+    for text in texts:
+        faults += [f"{kind}: {found[0]}" for kind, pattern in FOREIGN.items()
+                   for found in re.finditer(pattern, without_code(text), re.MULTILINE)]
+        faults += [f"a directive: {found}" for found in re.findall(r"^\s*(?:```+|:::+)\s*\{[^}]*\}", text, re.MULTILINE)]
+        faults += [f"a role: {found}" for found in re.findall(r"\{[\w:-]+\}`[^`]+`", text)]
+    return faults
+
+
+def sidebar_faults(settings: dict, names: list[str]) -> list[str]:
+    "Every notebook stands in the sidebar once, and a lesson in its part"
+    entries = [(item, "") if isinstance(item, str) else (name, item["section"])
+               for item in settings["website"]["sidebar"]["contents"]
+               for name in ([item] if isinstance(item, str) else item["contents"])]
+    counts = Counter(name for name, _ in entries)
+    faults = [f"{name} stands there {counts[name]} times" for name in sorted({*names, *counts})
+              if counts[name] != 1 or name not in names]
+    for name, section in entries:
+        if name.startswith("lessons/") and section != f"{name[8]} · {PARTS[int(name[8])]}":
+            faults.append(f"{name} stands in '{section}'")
+    return faults
+
+
+def reference_faults(texts: list[str], bibliography: str) -> list[str]:
+    "Every address elsewhere is in the bibliography, once, and nothing there is unused"
+    own = r"https://(?:colab\.research\.google\.com|github\.com/llm-course|llm-course\.github\.io)"
+    used = {url.rstrip(".,;:") for text in texts for url in re.findall(rf"(?!{own})https?://[^\s)>\"\]]+", without_code(text))}
+    entries = check_links.entries_of(bibliography)
+    faults = [f"{entry['key']} has no {field}" for entry in entries for field in ("title", "author", "url")
+              if not entry.get(field)]
+    for field in ("key", "url"):
+        counts = Counter(entry.get(field) for entry in entries)
+        faults += [f"{value} is there {count} times" for value, count in counts.items() if count > 1]
+    listed = {entry.get("url") for entry in entries}
+    return faults + [f"not listed: {url}" for url in used - listed] + [f"not used: {url}" for url in listed - used]
+
+
+def terms_of(texts: list[str]) -> list[tuple[str, str, str, str]]:
+    "Rows of the glossary: term, Chinese name, lesson's file, anchor"
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| .+ \| \[\d\d\]\(lessons/([^#)]+)#([^)]+)\) \|$", "\n".join(texts), re.MULTILINE)
+    assert len(rows) == "\n".join(texts).count("](lessons/"), "a row of the glossary has another form"
+    return rows
+
+
+def section_of(texts: list[str], anchor: str) -> str:
+    "A heading and what stands below it, down to the next one of its level; emphasis and code marks are dropped"
+    lines = re.sub(r"^(```+).*?^\1\s*$", "", "\n\n".join(texts), flags=re.MULTILINE | re.DOTALL).splitlines()
+    places = [place for place, line in enumerate(lines) if re.match(r"#{1,6} +\S", line)]
+    anchors = dict(zip(anchors_of(texts), places[1:], strict=True))
+    if anchor not in anchors:
+        return ""
+    start, level = anchors[anchor], len(lines[anchors[anchor]].split()[0])
+    ends = [place for place in places if place > start and len(lines[place].split()[0]) <= level]
+    return re.sub(r"[*`]", "", "\n".join(lines[start:ends[0] if ends else None]))
+
+
+def glossary_faults(texts: list[str], lessons: dict[str, list[str]]) -> list[str]:
+    "Sorted, without repetition; each term stands in its section; each lesson has three terms or more; Chinese is there"
+    rows = terms_of(texts)
+    names = [term.lower() for term, *_ in rows]
+    faults = [f"{second} stands after {first}" for first, second in itertools.pairwise(names) if first >= second]
+    faults += [f"{term} has no Chinese name" for term, chinese, *_ in rows if not re.search(r"[一-鿿]", chinese)]
+    for term, _, lesson, anchor in rows:
+        if term.lower() not in section_of(lessons.get(lesson, ["# "]), anchor).lower():
+            faults.append(f"{term} does not occur in {lesson}#{anchor}")
+    counts = Counter(lesson for _, _, lesson, _ in rows)
+    return faults + [f"{lesson} has {counts[lesson]} terms" for lesson in lessons if counts[lesson] < 3]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+@pytest.mark.parametrize("check", [opening_faults, heading_faults, foreign_syntax], ids=lambda check: check.__name__)
+def test_markdown(check, path):
+    assert not check(cells_of(path, "markdown"))
+
+
+@pytest.mark.parametrize(("check", "texts"), [
+    (opening_faults, ["# Title\n\n> Promise.\n\nMore, which the site would drop."]),
+    (opening_faults, ["## Title\n\n> Promise."]),
+    (heading_faults, ["# Title", "## A", "#### B"]),
+    (heading_faults, ["# Title", "# Another"]),
+    (heading_faults, ["## A", "# Title"]),
+    *((foreign_syntax, ["# Title", text]) for text in (
+        "::: {.callout-note}\nx\n:::", "{{< include x.qmd >}}", "## A {#sec-a}", "[a](b.ipynb){target=_blank}", "see [@shannon]",
+        "in @fig-loss", "#| echo: false", "(target)=\n## A", "```{note}\nx\n```", "{ref}`target`", "+++", "---\ntitle: x\n---",
+        "% a comment", "![A curve that falls](x.png){width=50%}", "[words]{.smallcaps}")),
+])
+def test_markdown_checks_see_planted_faults(check, texts):
+    assert check(texts)
+
+
+def test_markdown_checks_leave_what_is_fine():
+    texts = ["# Title\n\n> Promise.", "## A\n\n### B", "## C\n\n`@fig-x` and `{#id}`, $x_{#}$, a@fig.org, {a}, [a](b.ipynb) {c}",
+             "```python\n# a comment\n#| x\n```"]
+    assert not opening_faults(texts) and not heading_faults(texts) and not foreign_syntax(texts)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_links_inside_of_the_course_resolve(path):
+    assert not link_faults(path, shown_of(path))
+
+
+def test_the_link_check_sees_planted_faults():
+    path, lesson = NBS / "index.ipynb", "lessons/12_fine_tuning.ipynb"
+    for link in ("lessons/99_nothing.ipynb", f"{lesson}#resuming", "../README.md", "lessons"):
+        assert link_faults(path, [f"# T\n\n[x]({link})"]), link
+    assert link_faults(GLOSSARY, [f"# T\n\n[x]({lesson}#Resuming)"]) and link_faults(GLOSSARY, ["# T\n\n[x](#nowhere)"])
+    assert not link_faults(GLOSSARY, [f"# T\n\n## Here\n\n[x]({lesson}#resuming) [y](#here) `[z](nothing)`"])
+
+
+def test_anchors_follow_the_rule_of_the_site():
+    texts = ["# T", "## `fine_tune`\n\n### 1. Macro F1", "## McNemar's *test*, again\n\n```\n## no heading\n```", "### By hand",
+             "### By hand", "## 42"]
+    assert anchors_of(texts) == ["fine_tune", "macro-f1", "mcnemars-test-again", "by-hand", "by-hand-1", "section"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_every_image_has_a_text_alternative(path):
+    assert not image_faults(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_the_image_check_sees_planted_faults():
+    def notebook(source: str = "", **data: str) -> dict:
+        return {"cells": [{"cell_type": "markdown", "source": [source]},
+                          {"cell_type": "code", "source": [], "outputs": [{"data": data}]}]}
+    html = "text/html"
+    for planted in (notebook("![](x.png)"), notebook("![x](x.png)"), notebook('<img src="x.png">'), notebook(**{"image/png": "AA"}),
+                    notebook(**{html: '<img src="x">'}), notebook(**{html: '<img alt="" src="x">'}),
+                    notebook(**{html: '<img alt="short" src="a long source">'})):
+        assert image_faults(planted), planted
+    fine = notebook("![A curve that falls](x.png)", **{html: '<img src="x" alt="A curve that falls, then rises">'})
+    assert not image_faults(fine)
+
+
+def test_every_notebook_is_in_the_sidebar_once():
+    settings = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
+    assert not sidebar_faults(settings, [name_of(path) for path in NOTEBOOKS])
+
+
+def test_the_sidebar_check_sees_planted_faults():
+    def settings(*parts: str) -> dict:
+        return {"website": {"sidebar": {"contents": ["index.ipynb", {"section": "1 · Fine-tuning", "contents": list(parts)}]}}}
+    names = ["index.ipynb", "lessons/10_a.ipynb"]
+    assert not sidebar_faults(settings("lessons/10_a.ipynb"), names)
+    for parts in ([], ["lessons/10_a.ipynb"] * 2, ["lessons/10_a.ipynb", "lessons/11_b.ipynb"]):
+        assert sidebar_faults(settings(*parts), names), parts
+    assert sidebar_faults(settings("lessons/20_a.ipynb"), ["index.ipynb", "lessons/20_a.ipynb"])  # in another part
+
+
+def test_every_reference_is_in_the_bibliography_once():
+    bibliography = (NBS / "references.bib").read_text(encoding="utf-8")
+    assert not reference_faults([text for path in NOTEBOOKS for text in shown_of(path)], bibliography)
+    assert bibliography.count("\n@") == len(check_links.entries_of(bibliography)), "an entry has another form"
+
+
+def test_the_reference_check_sees_planted_faults():
+    one = "@misc{a,\n  title = {{A}},\n  author = {{B}},\n  url = {https://a.org/x}\n}\n"
+    text = "[A](https://a.org/x), see `https://no.reference` and [us](https://github.com/llm-course/llm_course)."
+    assert not reference_faults([text], one)
+    assert reference_faults([text, "<https://b.org>"], one) == ["not listed: https://b.org"]
+    assert reference_faults([], one) == ["not used: https://a.org/x"]
+    assert reference_faults([text], one + one.replace("{a,", "{b,")) == ["https://a.org/x is there 2 times"]
+    assert reference_faults([text], one.replace("{B}", "")) == ["a has no author"]
+
+
+def test_glossary_keeps_its_promises():
+    lessons = {path.name: cells_of(path, "markdown") for path in LESSONS}
+    texts = cells_of(GLOSSARY, "markdown")
+    assert not glossary_faults(texts, lessons) and len(terms_of(texts)) >= 60
+
+
+def test_the_glossary_check_sees_planted_faults():
+    def row(term: str, chinese: str = "词", lesson: str = "10_a.ipynb", anchor: str = "words") -> str:
+        return f"| {term} | {chinese} | $x$ | in short | [10](lessons/{lesson}#{anchor}) |"
+    lessons = {"10_a.ipynb": ["# T", "## Words\n\nA *batch*, a batch size, an epoch, a logit.", "## Else\n\nA token."]}
+    fine = [row("batch"), row("epoch"), row("logit")]
+    assert not glossary_faults(fine, lessons)
+    for planted in (fine[::-1], [*fine, fine[-1]], fine[:2], [*fine, row("token")], [*fine, row("token", anchor="nowhere")],
+                    [*fine, row("token", lesson="11_b.ipynb", anchor="else")], [*fine, row("token", "token", anchor="else")]):
+        assert glossary_faults(planted, lessons), planted
+
+
+def test_the_front_page_shows_the_lessons_as_they_are(monkeypatch):
+    monkeypatch.chdir(NBS)
+    shown = shown_of(NBS / "index.ipynb")
+    assert course_map().data in shown and role_map().data in shown, "run: tools/run_notebooks.py nbs/index.ipynb"
+    linked = set(re.findall(r"\]\(support/(\w+)\.ipynb\)", "\n".join(shown)))
+    assert linked == {path.stem for path in NOTEBOOKS if path.parent.name == "support"}
+
+
+def test_reference_pages_follow_the_modules():
+    """What they show is compared where it was written: other Pythons print some types differently"""
+    wrong = api_pages.outdated(outputs=sys.version_info[:2] == (3, 11))
+    assert not wrong, f"run: tools/api_pages.py for {[path.stem for path in wrong]}"
+
+
+def test_the_reference_page_check_sees_planted_faults(tmp_path):
+    shutil.copytree(NBS / "api", tmp_path / "api")
+    page = tmp_path / "api/claims.ipynb"
+    page.write_text(page.read_text(encoding="utf-8").replace("show_doc(claim)", "show_doc(forgotten)"), encoding="utf-8")
+    (tmp_path / "api/core.ipynb").unlink()
+    (tmp_path / "api/gone.ipynb").write_text("{}", encoding="utf-8")
+    assert {path.stem for path in api_pages.outdated(tmp_path / "api", outputs=False)} == {"claims", "core", "gone"}
+
+
+PROCESS = "from nbdev.serve import proc_nbs\nif __name__ == '__main__': proc_nbs(n_workers=0)"
+
+
+def process(folder: Path) -> subprocess.CompletedProcess:
+    "nbdev's processing of all notebooks of a copy of the repository, into its folder _proc"
+    return subprocess.run([sys.executable, "-c", PROCESS], cwd=folder, capture_output=True, text=True, timeout=500,
+                          env={**os.environ, "PYTHONPATH": str(folder)})
+
+
+def lost_cells(source: list[str], processed: list[str]) -> list[str]:
+    "Markdown cells after the first of which the processed notebook lacks the first line, links aside"
+    def bare(text: str) -> str:
+        return re.sub(r"[`*]|\]\([^)]*\)|[\[\]!]", "", text)
+    whole = bare("\n\n".join(processed))
+    return [text for text in source[1:] if bare(text).strip().splitlines()[0] not in whole]
+
+
+@pytest.mark.timeout(520)
+def test_nbdev_processes_every_notebook(copy_of_repository):
+    done = process(copy_of_repository)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for path in NOTEBOOKS:
+        made = copy_of_repository / "_proc" / name_of(path)
+        head = json.loads(made.read_text(encoding="utf-8"))["cells"][0]
+        assert "title:" in "".join(head["source"]) and "description:" in "".join(head["source"]), name_of(path)
+        assert not lost_cells(cells_of(path, "markdown"), cells_of(made, "markdown")), name_of(path)
+    for name in ("404.md", "images/course.png", "images/favicon.svg", "offline.scss", "styles.css", "_quarto.yml"):
+        assert (copy_of_repository / "_proc" / name).is_file(), f"nbdev left {name} behind"
+
+
+def test_the_processing_check_sees_planted_faults(tmp_path):
+    for name in ("settings.ini", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "nbs").mkdir()
+    source = (NBS / "support/claims.ipynb").read_text(encoding="utf-8")
+    planted = source.replace('"#| export\\n",\n    "import html\\n"', '"#| export\\n",\n    "import no_such_module\\n"')
+    assert planted != source
+    (tmp_path / "nbs/claims.ipynb").write_text(planted, encoding="utf-8")
+    shutil.copytree(ROOT / "llm_course", tmp_path / "llm_course", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    done = process(tmp_path)
+    assert done.returncode != 0 and "no_such_module" in done.stderr
+    assert lost_cells(["# T", "[![badge](a)](b)", "## A\n\nx"], ["## A"]) == ["[![badge](a)](b)"]
+
+
+def test_site_settings_serve_what_they_promise():
+    settings = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
+    html, website = settings["format"]["html"], settings["website"]
+    assert settings["metadata-files"] == ["nbdev.yml"]  # where nbdev writes title, addresses and output folder
+    assert html["html-math-method"] == "mathml" and set(html["theme"]) == {"light", "dark"}
+    for name in (website["favicon"], website["image"], html["css"], *(theme[-1] for theme in html["theme"].values())):
+        assert (NBS / name).is_file(), name
+    picture = (NBS / website["image"]).read_bytes()
+    assert struct.unpack(">II", picture[16:24]) == (1200, 630) and len(picture) < 150_000
+
+
+def test_without_quarto_docs_says_in_one_line_how_to_get_it(copy_of_repository):
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "quarto").exists()]
+    done = subprocess.run(["make", "docs"], cwd=copy_of_repository, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PATH": os.pathsep.join(folders)})
+    assert done.returncode != 0 and len(done.stdout.splitlines()) == 1, done.stdout
+    assert all(way in done.stdout for way in ("conda-forge quarto", "quarto-cli", "https://quarto.org"))
+    assert not (copy_of_repository / ".venv").exists()  # it looks before it installs anything
+    assert "sudo" not in done.stdout + done.stderr + (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_site_loads_nothing_from_elsewhere():
+    cdn = ('<script src="https://cdnjs.cloudflare.com/require.min.js" crossorigin="anonymous"></script>\n'
+           '<script type="application/javascript">define(\'jquery\', [],function() {return window.jQuery;})</script>\n'
+           '<link href="https://fonts.example/x.css" rel="stylesheet">\n')
+    own = '<script src="site_libs/x.js"></script><a href="https://arxiv.org/abs/1">a</a><link href="styles.css" rel="stylesheet">'
+    link = '<a class="x" href="https://a.org/course/api/core.html#f">f</a>'
+    assert offline_site.loaded_from_elsewhere(cdn) and not offline_site.loaded_from_elsewhere(own)
+    page = offline_site.offline(cdn + own + link, 1, "https://a.org/course")
+    assert page == own + '<a class="x" href="../api/core.html#f">f</a>'
+    style = '@import"https://fonts.googleapis.com/css2?family=Lato&display=swap";body{color:red}'
+    assert offline_site.loaded_from_elsewhere(style) and offline_site.offline(style, 0, "https://a.org") == "body{color:red}"
+    assert offline_site.loaded_from_elsewhere("@font-face{src:url(https://a.org/x.woff)}")
+
+
+class Server(BaseHTTPRequestHandler):
+    "Answers /NUMBER with that status; asks HEAD at /get to come back with GET"
+
+    def do_GET(self):
+        status = 200 if self.path == "/get" else int(self.path[1:])
+        self.send_response(405 if self.path == "/get" and self.command == "HEAD" else status)
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        "Says nothing"
+
+
+def test_link_checker_tells_the_living_from_the_dead(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        answers = {path: check_links.answer_of(f"{address}/{path}", 5) for path in ("200", "get", "404", "403")}
+        server.shutdown()
+    assert answers == {"200": 200, "get": 200, "404": 404, "403": 403}
+    lines, code = check_links.verdict(answers)
+    assert code == 1 and lines == ["refuses a program (403): 403", "gone (404): 404", "4 addresses, 1 gone, 1 refuse a program"]
+    assert check_links.verdict({"200": 200, "403": 403})[1] == 0
+    assert isinstance(check_links.answer_of(f"{address}/200", 5), str)  # nobody is there any more
+    bibliography = tmp_path / "one.bib"
+    bibliography.write_text(f"@misc{{a,\n  url = {{{address}/200}}\n}}\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, ROOT / "tools/check_links.py", bibliography], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "No address answers: is there a network here?\n"
+
+
+def test_make_links_is_there():
+    assert "tools/check_links.py" in run_tool("make", "-n", "links")
