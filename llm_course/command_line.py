@@ -108,28 +108,31 @@ def _kind(target: Path, content: bytes, digest: str | None) -> str:
         return "same"
     return "updated" if found is not None and hashlib.sha256(found).hexdigest() == digest else "kept"
 
-# %% ../nbs/support/command_line.ipynb #b9bac1f0
+# %% ../nbs/support/command_line.ipynb #b7d01507
 def start(
     folder: str | Path,  # where the lessons shall lie
     *,
     open_lab: bool = True,  # open JupyterLab there
+    options: Sequence[str] = (),  # passed on to JupyterLab
 ) -> int:  # exit status
     "Write the lessons to a folder and open JupyterLab on them"
     root, folder = course_root(), Path(os.path.expanduser(folder)).absolute()
     if folder.resolve() in (root, root / "nbs"):
-        return _refuse(f"{folder} is the course's own repository: open it with make lab, or choose another folder.")
+        return _refuse(f"{folder} is the course's own repository. Open it with make lab, or choose another.")
+    if folder.exists() and not folder.is_dir():
+        return _refuse(f"{folder} is a file. Choose a folder.")
     if not (root / "nbs/index.ipynb").is_file():
         return _refuse("This installation carries no lessons. Install llm_course again.")
     try:
         report(folder, write_course(folder, root))
     except OSError as error:
-        return _refuse(f"The lessons cannot be written to {folder}: {error}. Choose a folder that you may write to.")
+        return _refuse(f"The lessons cannot be written: {error}. Choose a folder that you may write to.")
     if not open_lab:
         return 0
     if importlib.util.find_spec("jupyterlab") is None:
         return _refuse("JupyterLab is missing. Install it with: pip install jupyterlab\n"
                        "Or open the notebooks in any other editor that runs them.")
-    return run_lab(folder)
+    return run_lab(folder, options)
 
 
 def _refuse(message: str) -> int:
@@ -146,23 +149,23 @@ def report(folder: Path, written: Written):
         print("\n".join(f"  {name}" for name in written.kept))
 
 
-def run_lab(folder: Path) -> int:
+def run_lab(folder: Path, options: Sequence[str]) -> int:
     "JupyterLab on the map of the course, until it ends"
-    options = ["--LabApp.default_url=/lab/tree/nbs/index.ipynb", f"--ServerApp.root_dir={folder}",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], cwd=folder)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # JupyterLab got it too, and asks whether to stop
-            continue
+    command = [sys.executable, "-m", "jupyterlab", "--LabApp.default_url=/lab/tree/nbs/index.ipynb",
+               f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", *options]
+    sys.stdout.flush()
+    if os.name == "posix":  # this process becomes JupyterLab, so signals reach it
+        os.execv(sys.executable, command)
+    return subprocess.call(command)
 
-# %% ../nbs/support/command_line.ipynb #1e943964
+# %% ../nbs/support/command_line.ipynb #965cf286
 def _versions() -> str:
     import torch
     import transformers
 
-    return f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"Python {platform.python_version()}, {libraries}"
 
 
 def _device() -> str:
@@ -208,8 +211,8 @@ def _answer() -> str:
 
     classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"])
     total = classifier.predict_proba(["A gorgeous, witty film."]).sum().item()
-    near, far = SentenceEncoder().encode(["A gorgeous film.", "A beautiful movie.", "The printer jams."])[1:] @ (
-        SentenceEncoder().encode(["A gorgeous film."])[0])
+    vectors = SentenceEncoder().encode(["A gorgeous film.", "A beautiful movie.", "The printer jams."])
+    near, far = (vectors[1:] @ vectors[0]).tolist()
     if abs(total - 1) > 1e-4 or near < far + 0.2:
         raise ArithmeticError(f"the model computes wrongly: {total:.4f}, {near:.2f}, {far:.2f}")
     return "the model reads a review and tells a like sentence from another"
@@ -236,16 +239,19 @@ def self_check(
     print("OK" if not failed else f"{failed} of {len(checks)} checks failed")
     return int(failed > 0)
 
-# %% ../nbs/support/command_line.ipynb #609286cf
+# %% ../nbs/support/command_line.ipynb #013337d4
 def main(
     arguments: Sequence[str] | None = None,  # what stands behind the command; the process's own if None
 ) -> int:  # exit status
     "What `python -m llm_course` does"
-    parser = argparse.ArgumentParser("python -m llm_course", description="Look whether the course works here.")
+    parser = argparse.ArgumentParser("python -m llm_course", description="Tell whether the course works.")
     commands = parser.add_subparsers(dest="command", metavar="start FOLDER")
-    starting = commands.add_parser("start", description="Write the lessons to a folder of your own, update those "
-                                   "that you did not change, and open JupyterLab there.")
+    starting = commands.add_parser("start", description=(
+        "Write the lessons to a folder of your own, update those that you did not change, and open JupyterLab. "
+        "Other options are passed on to it, for example --no-browser."))
     starting.add_argument("folder")
     starting.add_argument("--no-open", action="store_true", help="only write them")
-    given = parser.parse_args(arguments)
-    return start(given.folder, open_lab=not given.no_open) if given.command else self_check()
+    given, options = parser.parse_known_args(arguments)
+    if not given.command or given.no_open:
+        parser.parse_args(arguments)  # an option that nobody reads is an error
+    return start(given.folder, open_lab=not given.no_open, options=options) if given.command else self_check()
