@@ -1,4 +1,4 @@
-"""What the tests share: the repository's notebooks, and no network."""
+"""What the tests share: the repository's notebooks, the built package, and no network."""
 
 import json
 import os
@@ -59,3 +59,17 @@ def copy_of_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     "A cache that starts empty and is shared by all notebooks: a baseline is trained once in a run"
     return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def sdist(copy_of_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The source distribution, with the wheel that was built from it beside it"
+    out = tmp_path_factory.mktemp("dist")
+    run_tool(BIN / "python", "-m", "build", "--no-isolation", "--outdir", out, cwd=copy_of_repository)
+    return next(out.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path) -> Path:
+    "The wheel, built from the source distribution"
+    return next(sdist.parent.glob("*.whl"))
