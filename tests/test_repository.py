@@ -3,9 +3,11 @@
 import ast
 import configparser
 import re
+import runpy
 import subprocess
 import sys
 
+import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 
 MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
@@ -116,3 +118,12 @@ def test_every_direct_requirement_is_pinned():
             pin = pins[requirement.name.lower()]
             [version] = [part.version for part in pin.specifier if part.operator == "=="]
             assert version in requirement.specifier, f"{pin} does not fit {requirement}"
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    oldest = runpy.run_path(str(ROOT / "tools/oldest.py"))["oldest"]
+    settings = {"requirements": "torch>=2.4 numpy>=2.0 uv-like>=1.5", "dev_requirements": "ruff>=0.6 numpy>=2.0"}
+    pins = ["# a comment", "torch==2.13.0", "ruff==0.17.6", "numpy==2.4.6"]
+    assert oldest(settings, pins) == ["numpy==2.0", "ruff==0.17.6", "torch==2.13.0", "uv-like==1.5"]
+    with pytest.raises(ValueError, match="no lowest version"):
+        oldest({"requirements": "numpy", "dev_requirements": ""}, pins)
