@@ -173,10 +173,12 @@ def test_every_requirement_has_a_binary_wheel(python):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_other_pythons_install_it_and_write_the_lessons(python, wheel, tmp_path):
-    interpreter = shutil.which(f"python{python}")
-    works = interpreter and subprocess.run([interpreter, "-c", "import venv, ensurepip"]).returncode == 0
+    found = [shutil.which(f"python{python}"), *Path.home().glob(f".pyenv/versions/{python}.*/bin/python")]
+    works = [path for path in found if path and not subprocess.run([path, "-c", "import venv, ensurepip"],
+                                                                   capture_output=True).returncode]
     if not works:
         pytest.skip(f"no Python {python} on this machine")
+    interpreter = works[0]
     run_tool(interpreter, "-m", "venv", tmp_path / "venv")
     own = tmp_path / "venv/bin/python"
     run_tool(own, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, PIP_FIND_LINKS="")
