@@ -8,11 +8,13 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test docs quarto links bench notebooks clean
+.PHONY: help setup lab test test-oldest dist docs quarto links bench notebooks clean
 
 help:
 	@echo "make lab        open the course in JupyterLab"
 	@echo "make test       run every test, notebooks included"
+	@echo "make test-oldest  run tests with the lowest versions that settings.ini admits"
+	@echo "make dist       build the source distribution and the wheel into dist"
 	@echo "make setup      create .venv and install the course into it"
 	@echo "make notebooks  export the package, run all notebooks in place and clean them"
 	@echo "make docs       build the documentation site (needs Quarto)"
@@ -35,6 +37,18 @@ lab: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+OLDEST := .venv-oldest
+test-oldest: $(STAMP)
+	$(BIN)/python tools/oldest.py > build-oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c build-oldest.txt -e ".[dev]"
+	$(OLDEST)/bin/python -m pytest $(or $(ARGS),tests/test_bad_input.py tests/test_exercises.py \
+	  tests/test_cross_entropy.py tests/test_augmentation.py tests/test_checkpoints.py)
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py $(ARGS)
@@ -63,4 +77,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/adversarial_training.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build-oldest.txt build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis

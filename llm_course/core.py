@@ -130,12 +130,13 @@ def cache_folder(
     name: str = "",  # a folder inside the cache, or the cache itself
 ) -> Path:
     "The folder for what can be computed again, created if need be; `LLM_COURSE_CACHE` moves it"
-    root = os.environ.get("LLM_COURSE_CACHE") or platformdirs.user_cache_dir("llm_course", appauthor=False)
-    folder = Path(root).expanduser() / name
+    root = os.environ.get("LLM_COURSE_CACHE")
     try:
+        root = root or platformdirs.user_cache_dir("llm_course", appauthor=False)
+        folder = Path(root).expanduser() / name
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"The cache folder {folder} cannot be created ({error.strerror}). "
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise OSError(f"The cache folder {root or ''} cannot be created ({error}). "
                       "Set LLM_COURSE_CACHE to a folder that you may write to.") from error
     return folder
 

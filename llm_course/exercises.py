@@ -30,8 +30,12 @@ from .answers import EXERCISES, QUIZZES, Exercise, Unfinished, Wrong
 # %% ../nbs/support/exercises.ipynb #f7fc962a
 def progress_file() -> Path:
     "The file of what was done; `LLM_COURSE_PROGRESS` moves it"
-    folder = platformdirs.user_data_path("llm_course", appauthor=False)
-    return Path(os.environ.get("LLM_COURSE_PROGRESS") or folder / "progress.json").expanduser()
+    chosen = os.environ.get("LLM_COURSE_PROGRESS")
+    try:
+        folder = Path() if chosen else platformdirs.user_data_path("llm_course", appauthor=False)
+        return (folder / (chosen or "progress.json")).expanduser()
+    except RuntimeError:  # there is no home: a path that cannot be written, and whoever writes says so
+        return Path(os.devnull) / "progress.json"
 
 
 def _set_aside(path: Path) -> Path:

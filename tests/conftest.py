@@ -1,6 +1,7 @@
-"""What the tests share: the repository's notebooks, and no network."""
+"""What the tests share: the repository's notebooks, the built package, and no network."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +19,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LLM_COURSE_SCALE", "laptop")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["LLM_COURSE_PROGRESS"] = f"{tempfile.mkdtemp()}/progress.json"  # never the one of who runs the tests
+
+
+class DeprecationsRaise(logging.Handler):
+    "Hugging Face's libraries log what is deprecated instead of warning: here that is an error too"
+
+    def emit(self, record: logging.LogRecord):
+        "Raise where a message says so"
+        if "deprecated" in record.getMessage():
+            raise DeprecationWarning(record.getMessage())
+
+
+for library in ("transformers", "datasets", "accelerate"):
+    logging.getLogger(library).addHandler(DeprecationsRaise())
 
 
 def name_of(path: Path) -> str:
@@ -59,3 +73,17 @@ def copy_of_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     "A cache that starts empty and is shared by all notebooks: a baseline is trained once in a run"
     return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def sdist(copy_of_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The source distribution, with the wheel that was built from it beside it"
+    out = tmp_path_factory.mktemp("dist")
+    run_tool(BIN / "python", "-m", "build", "--no-isolation", "--outdir", out, cwd=copy_of_repository)
+    return next(out.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path) -> Path:
+    "The wheel, built from the source distribution"
+    return next(sdist.parent.glob("*.whl"))

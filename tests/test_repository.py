@@ -3,16 +3,16 @@
 import ast
 import configparser
 import re
+import runpy
 import subprocess
 import sys
-import zipfile
 
 import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 
 MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
 SUPPORT = ["core", "data", "models", "plots", "widgets", "words", "answers", "exercises", "claims", "callbacks",
-           "checkpoints", "course"]
+           "checkpoints", "command_line", "course"]
 
 
 def module_of(path) -> str | None:
@@ -99,25 +99,6 @@ def test_import_is_light():
     assert min(float(seconds) for seconds, _ in runs) < 0.2
 
 
-@pytest.fixture(scope="session")
-def wheel(copy_of_repository, tmp_path_factory):
-    "The built wheel"
-    out = tmp_path_factory.mktemp("dist")
-    run_tool(BIN / "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out, ".",
-             cwd=copy_of_repository)
-    return next(out.glob("*.whl"))
-
-
-def test_wheel_holds_the_modules_the_assets_and_the_notices(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    for module in MODULES:
-        assert f"llm_course/{module}.py" in names
-    for asset in (ROOT / "llm_course/assets").iterdir():
-        assert f"llm_course/assets/{asset.name}" in names
-    assert any(name.endswith("/LICENSE") for name in names) and any(name.endswith("/NOTICE") for name in names)
-    assert not [name for name in names if name.startswith(("tests", "tools", "nbs", "benchmarks"))]
-
-
 def test_assets_are_small_and_described():
     assets = ROOT / "llm_course/assets"
     assert sum(path.stat().st_size for path in assets.iterdir()) <= 6_000_000
@@ -132,8 +113,17 @@ def test_every_direct_requirement_is_pinned():
     settings.read(ROOT / "settings.ini")
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {pin.name.lower(): pin for line in lines if line and not line.startswith("#") for pin in [Requirement(line)]}
-    for key in ("requirements", "dev_requirements"):
+    for key in ("requirements", "dev_requirements", "lab_requirements", "colab_requirements"):
         for requirement in map(Requirement, settings["DEFAULT"][key].split()):
             pin = pins[requirement.name.lower()]
             [version] = [part.version for part in pin.specifier if part.operator == "=="]
             assert version in requirement.specifier, f"{pin} does not fit {requirement}"
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    oldest = runpy.run_path(str(ROOT / "tools/oldest.py"))["oldest"]
+    settings = {"requirements": "torch>=2.4 numpy>=2.0 uv-like>=1.5", "dev_requirements": "ruff>=0.6 numpy>=2.0"}
+    pins = ["# a comment", "torch==2.13.0", "ruff==0.17.6", "numpy==2.4.6"]
+    assert oldest(settings, pins) == ["numpy==2.0", "ruff==0.17.6", "torch==2.13.0", "uv-like==1.5"]
+    with pytest.raises(ValueError, match="no lowest version"):
+        oldest({"requirements": "numpy", "dev_requirements": ""}, pins)
