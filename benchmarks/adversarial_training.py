@@ -172,9 +172,11 @@ def chosen(rows: list[dict], kind: str) -> dict[str, dict]:
 
 
 def summary(rows: list[dict], kind: str) -> dict[str, dict]:
-    "For each method the mean of each score over the seeds, and the half-width of its interval"
-    board = {}
-    rows = [row for row in rows if row["kind"] == kind]
+    "For each method the mean of each score over the seeds that all methods have, and its interval's half-width"
+    board, rows = {}, [row for row in rows if row["kind"] == kind]
+    seeds = {method: {row["seed"] for row in rows if row["method"] == method} for method in VARIANTS}
+    common = set(SEEDS).intersection(*filter(None, seeds.values()))
+    rows = [row for row in rows if row["seed"] in common]
     for method in VARIANTS:
         runs = [row for row in rows if row["method"] == method]
         if runs:
