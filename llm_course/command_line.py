@@ -247,8 +247,8 @@ def main(
     parser = argparse.ArgumentParser("python -m llm_course", description="Tell whether the course works.")
     commands = parser.add_subparsers(dest="command", metavar="start FOLDER")
     starting = commands.add_parser("start", description=(
-        "Write the lessons to a folder of your own, update those that you did not change, and open JupyterLab. "
-        "Other options are passed on to it, for example --no-browser."))
+        "Write the lessons to a folder of your own, update those that you did not change, "
+        "and open JupyterLab. Other options are passed on to it, for example --no-browser."))
     starting.add_argument("folder")
     starting.add_argument("--no-open", action="store_true", help="only write them")
     given, options = parser.parse_known_args(arguments)

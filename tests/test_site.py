@@ -384,7 +384,7 @@ def test_site_settings_serve_what_they_promise():
 
 def test_without_quarto_docs_says_in_one_line_how_to_get_it(copy_of_repository):
     folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "quarto").exists()]
-    done = subprocess.run(["make", "docs"], cwd=copy_of_repository, capture_output=True, text=True, timeout=60,
+    done = subprocess.run(["make", "--no-print-directory", "docs"], cwd=copy_of_repository, capture_output=True, text=True, timeout=60,
                           env={**os.environ, "PATH": os.pathsep.join(folders)})
     assert done.returncode != 0 and len(done.stdout.splitlines()) == 1, done.stdout
     assert all(way in done.stdout for way in ("conda-forge quarto", "quarto-cli", "https://quarto.org"))
