@@ -1,5 +1,6 @@
 """What the tests share: the repository's notebooks, the built package, and no network."""
 
+import configparser
 import json
 import logging
 import os
@@ -32,6 +33,13 @@ class DeprecationsRaise(logging.Handler):
 
 for library in ("transformers", "datasets", "accelerate"):
     logging.getLogger(library).addHandler(DeprecationsRaise())
+
+
+def settings() -> dict[str, str]:
+    "What settings.ini says"
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return dict(parser["DEFAULT"])
 
 
 def name_of(path: Path) -> str:

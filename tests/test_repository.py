@@ -1,14 +1,13 @@
 """The package is what the notebooks export, imports point one way, and the wheel is whole."""
 
 import ast
-import configparser
 import re
 import runpy
 import subprocess
 import sys
 
 import pytest
-from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
+from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool, settings
 
 MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
 SUPPORT = ["core", "data", "models", "plots", "widgets", "words", "answers", "exercises", "claims", "callbacks",
@@ -109,12 +108,10 @@ def test_assets_are_small_and_described():
 
 def test_every_direct_requirement_is_pinned():
     from packaging.requirements import Requirement
-    settings = configparser.ConfigParser(delimiters=["="])
-    settings.read(ROOT / "settings.ini")
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {pin.name.lower(): pin for line in lines if line and not line.startswith("#") for pin in [Requirement(line)]}
     for key in ("requirements", "dev_requirements", "lab_requirements", "colab_requirements"):
-        for requirement in map(Requirement, settings["DEFAULT"][key].split()):
+        for requirement in map(Requirement, settings()[key].split()):
             pin = pins[requirement.name.lower()]
             [version] = [part.version for part in pin.specifier if part.operator == "=="]
             assert version in requirement.specifier, f"{pin} does not fit {requirement}"

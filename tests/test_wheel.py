@@ -1,6 +1,5 @@
 """The package on its own: built, installed beside no repository, and used from there without a network."""
 
-import configparser
 import email
 import functools
 import json
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import BIN, ROOT, cells_of, run_tool
+from conftest import BIN, ROOT, cells_of, run_tool, settings
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
@@ -28,13 +27,6 @@ PYTHONS = ("3.11", "3.12", "3.13")
 LESSON = ROOT / "nbs/lessons/11_cross_entropy.ipynb"
 CLEAN = {name: value for name, value in os.environ.items()
          if name not in ("PYTHONPATH", "LLM_COURSE_PROGRESS", "HF_HUB_OFFLINE")}  # nothing that helps it here
-
-
-def settings() -> dict[str, str]:
-    "What settings.ini says"
-    parser = configparser.ConfigParser(delimiters=["="])
-    parser.read(ROOT / "settings.ini", encoding="utf-8")
-    return dict(parser["DEFAULT"])
 
 
 @functools.cache

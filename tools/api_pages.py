@@ -100,8 +100,7 @@ def page_of(module_name: str) -> nbformat.NotebookNode:
 
 def modules() -> list[str]:
     "The modules that have a notebook, in alphabetical order"
-    found = (path.stem for path in (NBS.parent / "llm_course").glob("[!_]*.py"))
-    return sorted(found)
+    return sorted(path.stem for path in (NBS.parent / "llm_course").glob("[!_]*.py"))
 
 
 def sources_of(text: str) -> list[str]:
