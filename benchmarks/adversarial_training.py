@@ -35,6 +35,7 @@ from llm_course.adversarial_training import (
     UnlabelledTexts,
     VirtualAdversarial,
     WorstSynonyms,
+    frequent_synonyms,
     robustness_curve,
     synonym_table,
 )
@@ -76,11 +77,15 @@ VARIANTS = {  # the settings that the search compares; the names are those of th
     "synonym hull": [{"clean_share": 0.5, "moving": moving} for moving in (0.5, 1.0)],
     "worst synonyms": [{"most": most, "clean_share": 0.5} for most in (0.4, 0.8)],
     "augmentation by attack": [{"max_changed": 0.5}],
+    "frequent synonyms": [{"rare": 10}],
 }
 VARIANTS_WITH_ALL = {  # the methods that are trained on all reviews too
     "plain": [{}],
     "worst synonyms": [{"most": most, "clean_share": share} for most, share in ((0.8, 0.5), (0.6, 0.3))],
+    "frequent synonyms": [{"rare": rare} for rare in (10, 30)],
+    "frequent and worst synonyms": [{"rare": 10, "most": 0.4, "clean_share": 0.5}],
 }
+METHODS = {**VARIANTS, **VARIANTS_WITH_ALL}
 SEARCHES = {"search": VARIANTS, "search with all": VARIANTS_WITH_ALL}
 FINDS = {"test": "search", "all": "search with all"}  # which search chooses the settings of a kind of run
 OBJECTIVES = {"plain": CrossEntropy, "FGM": FGM, "PGD": PGD, "FreeLB": FreeLB, "SMART": Smart, "R-Drop": RDrop}
@@ -100,6 +105,9 @@ def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: st
     classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
     usual = {"batch_size": batch_size, "learning_rate": LEARNING_RATE, "mixed_precision": precision, "seed": seed,
              "progress": False}
+    if "rare" in options:
+        options = dict(options)
+        classifier.word_map = frequent_synonyms(rows["text"], rare=options.pop("rare"))
     if method == "augmentation by attack":  # the same number of steps, the second half of them on the larger set
         first = fine_tune(classifier, train, epochs=max(1, epochs - 1), **usual)
         start = time.perf_counter()
@@ -116,7 +124,9 @@ def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: st
         objective = VirtualAdversarial(**options, unlabelled=rest)
     elif method == "synonym hull":
         objective = SynonymHull(synonym_table(classifier, count=40), **options)
-    elif method == "worst synonyms":
+    elif method == "frequent synonyms":
+        objective = CrossEntropy()
+    elif method.endswith("worst synonyms"):
         objective = WorstSynonyms(Substitutions(classifier, train["text"]), **options)
     else:
         objective = OBJECTIVES[method](**options)
@@ -174,10 +184,10 @@ def chosen(rows: list[dict], kind: str) -> dict[str, dict]:
 def summary(rows: list[dict], kind: str) -> dict[str, dict]:
     "For each method the mean of each score over the seeds that all methods have, and its interval's half-width"
     board, rows = {}, [row for row in rows if row["kind"] == kind]
-    seeds = {method: {row["seed"] for row in rows if row["method"] == method} for method in VARIANTS}
+    seeds = {method: {row["seed"] for row in rows if row["method"] == method} for method in METHODS}
     common = set(SEEDS).intersection(*filter(None, seeds.values()))
     rows = [row for row in rows if row["seed"] in common]
-    for method in VARIANTS:
+    for method in METHODS:
         runs = [row for row in rows if row["method"] == method]
         if runs:
             board[method] = {"seeds": len(runs), "settings": runs[0]["options"]}
@@ -192,7 +202,7 @@ def summary(rows: list[dict], kind: str) -> dict[str, dict]:
 
 def write(rows: list[dict], costs: dict | None):
     "Keep all runs and their summary; the file is replaced whole"
-    order = list(VARIANTS)
+    order = list(METHODS)
     rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), str(row["options"]), row["seed"]))
     content = {"settings": {**{kind: recipe._asdict() for kind, recipe in RECIPES.items()}, "precision": "bf16",
                             "learning_rate": LEARNING_RATE, "threads_per_run": 1, "pgd_steps": STEPS},

@@ -564,10 +564,12 @@ def promised(
     target = torch.tensor([draft.label], device=inputs.device)
     gradient = loss_and_gradient(function, inputs, target)[2][0]  # (T, D)
     limits = {"truncation": True, "max_length": classifier.max_length, "return_offsets_mapping": True}
-    spans = classifier.tokenizer(text, **limits)["offset_mapping"]
-    starts = np.cumsum([0, *map(len, draft.pieces)])
+    [read] = classifier.as_read([text])
+    spans = classifier.tokenizer(read, **limits)["offset_mapping"]
+    starts = np.cumsum([0, *map(len, split_words(read))])
     words = list(dict.fromkeys(word for each in options.values() for word in each))
-    ids = dict(zip(words, classifier.tokenizer(words, add_special_tokens=False)["input_ids"], strict=True))
+    cut = classifier.tokenizer(classifier.as_read(words), add_special_tokens=False)["input_ids"]
+    ids = dict(zip(words, cut, strict=True))
     weight, scores = input_embeddings(classifier.model).weight.detach(), []
     for place, each in options.items():
         covers = (starts[place], starts[place + 1])

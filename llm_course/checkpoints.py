@@ -78,6 +78,7 @@ def model_identity(classifier: TextClassifier) -> dict:
               for name, value in encoder.named_parameters()]
     dropout = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     return {"kind": type(model).__name__, **described(settings), "max_length": classifier.max_length,
+            "word_map": digest(json.dumps(sorted(classifier.word_map.items())).encode()),
             "dropout": dropout, "parameters": digest("\n".join(shapes).encode())}
 
 

@@ -6,8 +6,8 @@
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'file_sha256', 'bundled_model_folder', 'model_source',
            'quiet_loading', 'length_batches', 'skip_unread_tokens', 'dropout_mask', 'QuickDropout',
            'quick_dropout_attention', 'use_quick_dropout', 'compiled_layers', 'TextClassifier', 'model_window',
-           'from_pretrained', 'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'waiting_place', 'save', 'load',
-           'SentenceEncoder']
+           'from_pretrained', 'as_read', 'tokenize', 'pad', 'logits', 'predict_proba', 'predict', 'waiting_place',
+           'save', 'load', 'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -18,7 +18,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Batc
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .core import best_device, checked_count, sync_folder
+from .words import replace_words
 
 # %% ../nbs/support/models.ipynb #673e8856
 BUNDLED_MODELS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -227,8 +228,9 @@ class TextClassifier:
         max_length: int | None = None,  # tokens kept of a text; the model's window if None
         device: torch.device | str | None = None,  # the fastest of this machine if None
         dtype: torch.dtype | None = None,  # the model's own if None
+        word_map: Mapping[str, str] | None = None,  # words in lower case that are read as others
     ):
-        labels = _checked_labels(labels)
+        labels, self.word_map = _checked_labels(labels), dict(word_map or {})
         if model.config.num_labels != len(labels):
             raise ValueError(
                 f"The model has {model.config.num_labels} outputs but there are {len(labels)} labels: "
@@ -318,6 +320,14 @@ def _checked_texts(texts: Iterable[str], start: int = 0) -> list[str]:
     return texts
 
 
+def as_read(
+    self: TextClassifier,
+    texts: Iterable[str],
+) -> list[str]:
+    "The texts as the tokenizer sees them, with the words of the word map replaced"
+    return [replace_words(text, self.word_map) for text in texts] if self.word_map else list(texts)
+
+
 def tokenize(
     self: TextClassifier,
     texts: Sequence[str],  # N texts
@@ -325,7 +335,8 @@ def tokenize(
     "Token ids of each text, at most `max_length` of them, and how many texts were cut"
     if not texts:
         return [], 0
-    encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length,
+    texts = self.as_read(texts)
+    encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length,
                              return_attention_mask=False, return_token_type_ids=False)["input_ids"]
     # A text of exactly max_length tokens may or may not have been cut: only those are counted again.
     full = [texts[i] for i, ids in enumerate(encoded) if len(ids) == self.max_length]
@@ -342,7 +353,7 @@ def pad(
     return self.tokenizer.pad({"input_ids": list(token_ids)}, return_tensors="pt").to(self.device)
 
 
-TextClassifier.tokenize, TextClassifier.pad = tokenize, pad
+TextClassifier.as_read, TextClassifier.tokenize, TextClassifier.pad = as_read, tokenize, pad
 
 # %% ../nbs/support/models.ipynb #caf2c53f
 def logits(
@@ -435,7 +446,7 @@ def save(
         self.model.save_pretrained(new, state_dict=weights)
         self.tokenizer.save_pretrained(new)
         (new / "classifier.json").write_text(
-            json.dumps({"labels": self.labels, "max_length": self.max_length})
+            json.dumps({"labels": self.labels, "max_length": self.max_length, "word_map": self.word_map})
         )
         sync_folder(new)
         if folder.exists():
@@ -462,7 +473,12 @@ def load(
         model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return TextClassifier(
-        model, tokenizer, settings["labels"], max_length=settings["max_length"], device=device
+        model,
+        tokenizer,
+        settings["labels"],
+        max_length=settings["max_length"],
+        device=device,
+        word_map=settings.get("word_map"),
     )
 
 

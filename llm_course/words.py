@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['NEGATIONS', 'STOP_WORDS', 'WORD', 'SENTENCE_END', 'TAGS_AFTER', 'CLEAR', 'split_words', 'starts_sentence',
-           'may_change', 'match_case', 'Reading', 'readings', 'words_with_synonyms', 'antonyms', 'reading_after',
-           'synonyms', 'likely_reading', 'suits_article', 'begins_with_vowel', 'random_order']
+           'may_change', 'match_case', 'replace_words', 'Reading', 'readings', 'words_with_synonyms', 'antonyms',
+           'reading_after', 'synonyms', 'likely_reading', 'suits_article', 'begins_with_vowel', 'random_order']
 
 # %% ../nbs/support/words.ipynb #1a6c7705
 import gzip
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from random import Random
 from typing import NamedTuple
@@ -90,6 +90,19 @@ def match_case(
     if word.islower():
         return new
     return new.upper() if word.isupper() and len(word) > 1 else new[:1].upper() + new[1:]
+
+# %% ../nbs/support/words.ipynb #074f50a8
+def replace_words(
+    text: str,
+    word_map: Mapping[str, str],  # from words to words, in lower case
+) -> str:
+    "The text with each word of a map replaced"
+    pieces = split_words(text)
+    for place in range(1, len(pieces), 2):
+        new = word_map.get(pieces[place].lower())
+        if new is not None:
+            pieces[place] = match_case(pieces[place], new)
+    return "".join(pieces)
 
 # %% ../nbs/support/words.ipynb #3ecb7dbd
 class Reading(NamedTuple):
