@@ -671,7 +671,7 @@ class AdversarialAugmentation:
 def frequent_synonyms(
     texts: Iterable[str],  # that are trained on; labels are not needed
     *,
-    rare: float = 10,  # words that stand in the texts less often than this are read as others, at least 1
+    rare: float = 3,  # words that stand in the texts less often than this are read as others, at least 1
     candidates: Callable[[str], Iterable[str]] = all_synonyms,  # of a word in lower case
 ) -> dict[str, str]:  # in lower case
     "The frequent synonym that each rare word is read as: a classifier's word map (after Mozes et al. 2021)"
