@@ -102,5 +102,5 @@ def test_attacks_and_worst_synonyms_work_through_a_map(reader):
 @pytest.mark.parametrize("texts, rare, error", [("one text", 10, TypeError), (["a text"], 0, ValueError),
                                                 (["a text"], float("nan"), ValueError)])
 def test_bad_settings_are_refused(texts, rare, error):
-    with pytest.raises(error, match="texts must be a list|rare must be a number of at least 1"):
+    with pytest.raises(error, match=r"texts must be a list|rare must be a number of at least 1"):
         frequent_synonyms(texts, rare=rare)
