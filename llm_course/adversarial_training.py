@@ -684,7 +684,8 @@ def frequent_synonyms(
     known = {*counts, *words_with_synonyms()}
     known = {*known, *(word for each in known for word in candidates(each))} - STOP_WORDS
     word_map = {}
-    for word in sorted(known, key=lambda word: (-counts[word], word)):  # frequent ones first: they are at their end
+    # Frequent words come first: what they are read as is known when a rarer one leads to them.
+    for word in sorted(known, key=lambda word: (-counts[word], word)):
         best = max(candidates(word), key=lambda new: (counts[new], new), default=word)
         if counts[word] < min(rare, counts[best]):
             word_map[word] = word_map.get(best, best)
@@ -695,13 +696,13 @@ def averaged(
     classifiers: Sequence[TextClassifier],  # K of one architecture, fine-tuned from the same weights
     shares: Sequence[float] | None = None,  # of each, at least 0, of sum 1; equal ones if None
 ) -> TextClassifier:  # a new one; the others keep their weights
-    "One classifier whose weights are the mean of others' (Wortsman et al. 2022); ValueError if they do not fit"
+    "A classifier whose weights are the mean of others' (Wortsman et al. 2022); ValueError if they do not fit"
     if not classifiers:
         raise ValueError("There must be at least one classifier to average")
     first = classifiers[0]
     shares = [1 / len(classifiers)] * len(classifiers) if shares is None else list(shares)
     if len(shares) != len(classifiers):
-        raise ValueError(f"There must be a share for each classifier, got {len(shares)} for {len(classifiers)}")
+        raise ValueError(f"{len(classifiers)} classifiers need as many shares, got {len(shares)}")
     for share in shares:
         checked_fraction("shares", share)
     if not math.isclose(sum(shares), 1, abs_tol=1e-6):
@@ -711,7 +712,7 @@ def averaged(
     for number, other in enumerate(classifiers):
         for name in ("labels", "word_map", "max_length"):
             if getattr(other, name) != getattr(first, name):
-                raise ValueError(f"Classifiers 0 and {number} differ in {name}; set it alike before averaging")
+                raise ValueError(f"Classifiers 0 and {number} differ in {name}; set it alike first")
         if shapes[number] != shapes[0] or other.tokenizer.get_vocab() != first.tokenizer.get_vocab():
             raise ValueError(f"Classifiers 0 and {number} are not of one architecture and vocabulary")
     model = copy.deepcopy(first.model)

@@ -103,7 +103,8 @@ class LongTextClassifier:
         if room < 1:
             raise ValueError(f"max_length {self.classifier.max_length} leaves no room beside special tokens")
         with quiet_loading():  # a text longer than the window is what this class is for
-            ids = self.classifier.tokenizer(self.classifier.as_read(texts), add_special_tokens=False)["input_ids"]
+            read = self.classifier.as_read(texts)
+            ids = self.classifier.tokenizer(read, add_special_tokens=False)["input_ids"]
         found = [(text, piece) for text, tokens in enumerate(ids) for piece in self.reading(tokens, room)]
         return [[*before, *piece, *after] for _, piece in found], [text for text, _ in found]
 

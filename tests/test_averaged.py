@@ -46,7 +46,7 @@ def test_every_weight_is_the_mean_and_the_result_can_be_trained_and_saved(tmp_pa
 
 @pytest.mark.parametrize(
     "shares, message",
-    [([0.5], "a share for each classifier, got 1 for 2"), ([0.7, 0.7], "sum 1, got 1.4"),
+    [([0.5], "2 classifiers need as many shares, got 1"), ([0.7, 0.7], "sum 1, got 1.4"),
      ([1.5, -0.5], "from 0 to 1"), ([float("nan"), 1.0], "from 0 to 1")],
 )
 def test_shares_that_are_none_are_refused(shares, message):
