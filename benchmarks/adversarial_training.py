@@ -89,11 +89,12 @@ VARIANTS_WITH_ALL = {  # what is tried with all reviews
     "frequent synonyms": [{"rare": rare} for rare in (10, 30)],
     "frequent and worst synonyms": [{"rare": rare, "most": 0.8, "clean_share": share}
                                     for rare, share in ((3, 0.5), (3, 0.7), (2, 0.7))],
-    # the mean of the weights of frequent and worst synonyms, one for each share, and of plain training
-    "averaged weights": [{"rare": 3, "most": 0.8, "clean_shares": shares, "plain": plain}
-                         for shares, plain in (([0.5], True), ([0.5, 0.7], False), ([0.5, 0.7], True))],
+    # the mean of the weights of frequent and worst synonyms, one for each clean share, and of plain training
+    "averaged weights": [{"rare": 3, "most": 0.8, "clean_shares": shares, "plain_share": plain}
+                         for shares, plain in (([0.5], 1 / 2), ([0.5, 0.7], 0), ([0.5, 0.7], 1 / 3), ([0.5, 0.7], 1 / 2))],
 }
 ON_TEST_WITH_ALL = ("plain", "worst synonyms", "averaged weights")
+PLAIN_SHARES = (0, 1 / 3, 1 / 2, 2 / 3, 1)  # the mixtures of the chosen members that meet the test part
 METHODS = {**VARIANTS, **VARIANTS_WITH_ALL}
 SEARCHES = {"search": VARIANTS, "search with all": VARIANTS_WITH_ALL}
 FINDS = {"test": "search", "all": "search with all"}  # which search chooses the settings of a kind of run
@@ -110,13 +111,8 @@ def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: st
     "Fine-tune with a method; the classifier, and the seconds that training and attacks in training took"
     size, epochs, batch_size, *_ = recipe
     if method == "averaged weights":
-        kinds = [("plain", {})] * options["plain"] + [
-            ("frequent and worst synonyms", {"rare": options["rare"], "most": options["most"], "clean_share": share})
-            for share in options["clean_shares"]
-        ]
-        members, seconds = zip(*(trained(*kind, seed, recipe, precision) for kind in kinds), strict=True)
-        members[0].word_map = members[-1].word_map  # plain training saw the texts as they are
-        return averaged(members), sum(seconds)
+        found, seconds = members(options, seed, recipe, precision)
+        return mixed(found, options["plain_share"]), seconds
     rows = load_dataset("movies")["train"].shuffle(seed=seed)
     train = rows.select(range(size))
     classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
@@ -151,6 +147,22 @@ def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: st
     return classifier, run.seconds
 
 
+def members(options: dict, seed: int, recipe: Recipe, precision: str) -> tuple[list[TextClassifier], float]:
+    "What is averaged: plain training first, then one for each clean share; and the seconds of all"
+    kinds = [("plain", {})] + [
+        ("frequent and worst synonyms", {"rare": options["rare"], "most": options["most"], "clean_share": share})
+        for share in options["clean_shares"]
+    ]
+    found, seconds = zip(*(trained(*kind, seed, recipe, precision) for kind in kinds), strict=True)
+    found[0].word_map = found[-1].word_map  # plain training saw the texts as they are
+    return list(found), sum(seconds)
+
+
+def mixed(found: list[TextClassifier], plain_share: float) -> TextClassifier:
+    "The mean of the weights with a share for plain training, and equal ones for the others"
+    return averaged(found, [plain_share] + [(1 - plain_share) / (len(found) - 1)] * (len(found) - 1))
+
+
 def judged(classifier: TextClassifier, part: Dataset, attacked: int, everything: bool) -> dict[str, float]:
     "Accuracy on a part, and on its first rows under attack"
     rows, scores = part.select(range(attacked)), {}
@@ -166,13 +178,18 @@ def judged(classifier: TextClassifier, part: Dataset, attacked: int, everything:
     return scores
 
 
-def measured(kind: str, method: str, options: dict, seed: int) -> dict:
-    "Train once and judge: on the validation part in the search, else on the test part"
+def measured(kind: str, method: str, options: dict, seed: int) -> list[dict]:
+    "Train once and judge: on the validation part in the search, else on the test part, there with all mixtures"
     torch.set_num_threads(1)
-    classifier, seconds = trained(method, options, seed, RECIPES[kind], "bf16")
-    part = load_dataset("movies")[RECIPES[kind].part]
-    return {"kind": kind, "method": method, "options": options, "seed": seed, "seconds": seconds,
-            **judged(classifier, part, RECIPES[kind].attacked, kind == "test")}
+    part, recipe = load_dataset("movies")[RECIPES[kind].part], RECIPES[kind]
+    if kind == "all" and method == "averaged weights":
+        found, seconds = members(options, seed, recipe, "bf16")
+        runs = [({**options, "plain_share": share}, mixed(found, share)) for share in PLAIN_SHARES]
+    else:
+        classifier, seconds = trained(method, options, seed, recipe, "bf16")
+        runs = [(options, classifier)]
+    return [{"kind": kind, "method": method, "options": settings, "seed": seed, "seconds": seconds,
+             **judged(classifier, part, recipe.attacked, kind == "test")} for settings, classifier in runs]
 
 
 def cost(method: str, options: dict) -> dict[str, float]:
@@ -202,9 +219,17 @@ def chosen(rows: list[dict], kind: str) -> dict[str, dict]:
     return best
 
 
-def summary(rows: list[dict], kind: str) -> dict[str, dict]:
+def mixtures(rows: list[dict]) -> list[dict]:
+    "The summary of averaged weights for each share of plain training, with all reviews"
+    settings = chosen(rows, "search with all").get("averaged weights", {})
+    each = [(share, summary(rows, "all", {"averaged weights": {**settings, "plain_share": share}}))
+            for share in PLAIN_SHARES]
+    return [{"plain share": share, **board["averaged weights"]} for share, board in each if "averaged weights" in board]
+
+
+def summary(rows: list[dict], kind: str, others: dict[str, dict] | None = None) -> dict[str, dict]:
     "For each method the mean of each score over the seeds that all methods have, and its interval's half-width"
-    board, settings = {}, chosen(rows, FINDS[kind])
+    board, settings = {}, {**chosen(rows, FINDS[kind]), **(others or {})}
     rows = [row for row in rows if row["kind"] == kind and row["options"] == settings.get(row["method"])]
     seeds = {method: {row["seed"] for row in rows if row["method"] == method} for method in METHODS}
     common = set(SEEDS).intersection(*filter(None, seeds.values()))
@@ -230,7 +255,7 @@ def write(rows: list[dict], costs: dict | None):
                             "learning_rate": LEARNING_RATE, "threads_per_run": 1, "pgd_steps": STEPS},
                **{f"chosen by {kind}": chosen(rows, kind) for kind in SEARCHES},
                "summary": summary(rows, "test"), "summary of all reviews": summary(rows, "all"),
-               "cost": costs, "runs": rows}
+               "summary of mixtures": mixtures(rows), "cost": costs, "runs": rows}
     keep(FILE.stem, content)
 
 
@@ -259,9 +284,9 @@ def main():
     jobs = [job for job in jobs if job not in done and arguments.only in (None, job[0])]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(measured, *job) for job in jobs]):
-            rows.append(future.result())
+            rows += future.result()
             write(rows, costs)
-            print(len(rows), future.result(), flush=True)
+            print(len(rows), *future.result(), sep="\n", flush=True)
     if not arguments.search and arguments.only is None and costs is None:
         found = interleaved(list(chosen(rows, "search")), 3, lambda method, _: in_own_process(__file__, "--cost", method))
         costs = {"medians": medians(found), "runs": found,
