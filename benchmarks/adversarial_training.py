@@ -16,6 +16,7 @@ import json
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import groupby
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -110,9 +111,6 @@ def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: st
             ) -> tuple[TextClassifier, float]:
     "Fine-tune with a method; the classifier, and the seconds that training and attacks in training took"
     size, epochs, batch_size, *_ = recipe
-    if method == "averaged weights":
-        found, seconds = members(options, seed, recipe, precision)
-        return mixed(found, options["plain_share"]), seconds
     rows = load_dataset("movies")["train"].shuffle(seed=seed)
     train = rows.select(range(size))
     classifier = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
@@ -178,18 +176,25 @@ def judged(classifier: TextClassifier, part: Dataset, attacked: int, everything:
     return scores
 
 
-def measured(kind: str, method: str, options: dict, seed: int) -> list[dict]:
-    "Train once and judge: on the validation part in the search, else on the test part, there with all mixtures"
+def measured(kind: str, method: str, variants: list[dict], seed: int) -> list[dict]:
+    "Train once and judge, on the validation part in a search, else on the test part; mixtures share their members"
     torch.set_num_threads(1)
     part, recipe = load_dataset("movies")[RECIPES[kind].part], RECIPES[kind]
-    if kind == "all" and method == "averaged weights":
-        found, seconds = members(options, seed, recipe, "bf16")
-        runs = [({**options, "plain_share": share}, mixed(found, share)) for share in PLAIN_SHARES]
+    if method == "averaged weights":
+        found, seconds = members(variants[0], seed, recipe, "bf16")
+        runs = [(options, mixed(found, options["plain_share"])) for options in variants]
     else:
+        [options] = variants
         classifier, seconds = trained(method, options, seed, recipe, "bf16")
         runs = [(options, classifier)]
-    return [{"kind": kind, "method": method, "options": settings, "seed": seed, "seconds": seconds,
-             **judged(classifier, part, recipe.attacked, kind == "test")} for settings, classifier in runs]
+    return [{"kind": kind, "method": method, "options": options, "seed": seed, "seconds": seconds,
+             **judged(classifier, part, recipe.attacked, kind == "test")} for options, classifier in runs]
+
+
+def trainings(wanted: list[tuple[str, str, dict, int]]) -> list[tuple[str, str, list[dict], int]]:
+    "What `measured` is called with: runs that differ in the share of plain training alone become one"
+    groups = groupby(wanted, lambda run: (*run[:2], {**run[2], "plain_share": None}, run[3]))
+    return [(kind, method, [run[2] for run in runs], seed) for (kind, method, _, seed), runs in groups]
 
 
 def cost(method: str, options: dict) -> dict[str, float]:
@@ -219,17 +224,14 @@ def chosen(rows: list[dict], kind: str) -> dict[str, dict]:
     return best
 
 
-def mixtures(rows: list[dict]) -> list[dict]:
-    "The summary of averaged weights for each share of plain training, with all reviews"
-    settings = chosen(rows, "search with all").get("averaged weights", {})
-    each = [(share, summary(rows, "all", {"averaged weights": {**settings, "plain_share": share}}))
-            for share in PLAIN_SHARES]
-    return [{"plain share": share, **board["averaged weights"]} for share, board in each if "averaged weights" in board]
+def mixtures(options: dict) -> list[dict]:
+    "The settings of averaged weights that meet the test part: the chosen ones with each share of plain training"
+    return [{**options, "plain_share": share} for share in PLAIN_SHARES]
 
 
-def summary(rows: list[dict], kind: str, others: dict[str, dict] | None = None) -> dict[str, dict]:
+def summary(rows: list[dict], kind: str, settings: dict[str, dict]) -> dict[str, dict]:
     "For each method the mean of each score over the seeds that all methods have, and its interval's half-width"
-    board, settings = {}, {**chosen(rows, FINDS[kind]), **(others or {})}
+    board = {}
     rows = [row for row in rows if row["kind"] == kind and row["options"] == settings.get(row["method"])]
     seeds = {method: {row["seed"] for row in rows if row["method"] == method} for method in METHODS}
     common = set(SEEDS).intersection(*filter(None, seeds.values()))
@@ -251,11 +253,16 @@ def write(rows: list[dict], costs: dict | None):
     "Keep all runs and their summary; the file is replaced whole"
     order = list(METHODS)
     rows.sort(key=lambda row: (row["kind"], order.index(row["method"]), str(row["options"]), row["seed"]))
+    best = {kind: chosen(rows, kind) for kind in SEARCHES}
+    means = [summary(rows, "all", {"plain": {}, "averaged weights": options}).get("averaged weights")
+             for options in mixtures(best["search with all"].get("averaged weights", {}))]
     content = {"settings": {**{kind: recipe._asdict() for kind, recipe in RECIPES.items()}, "precision": "bf16",
                             "learning_rate": LEARNING_RATE, "threads_per_run": 1, "pgd_steps": STEPS},
-               **{f"chosen by {kind}": chosen(rows, kind) for kind in SEARCHES},
-               "summary": summary(rows, "test"), "summary of all reviews": summary(rows, "all"),
-               "summary of mixtures": mixtures(rows), "cost": costs, "runs": rows}
+               **{f"chosen by {kind}": settings for kind, settings in best.items()},
+               "summary": summary(rows, "test", best["search"]),
+               "summary of all reviews": summary(rows, "all", best["search with all"]),
+               "summary of mixtures": [{"plain share": mean["settings"]["plain_share"], **mean} for mean in means if mean],
+               "cost": costs, "runs": rows}
     keep(FILE.stem, content)
 
 
@@ -273,17 +280,18 @@ def main():
     kept = json.loads(FILE.read_text()) if FILE.exists() else {"runs": [], "cost": None}
     rows, costs = kept["runs"], kept["cost"]
     if arguments.search:
-        jobs = [(kind, method, options, 0) for kind, variants in SEARCHES.items()
-                for method in variants for options in variants[method]
-                if method == "plain" or len(variants[method]) > 1]
+        wanted = [(kind, method, options, 0) for kind, variants in SEARCHES.items()
+                  for method in variants for options in variants[method]
+                  if method == "plain" or len(variants[method]) > 1]
     else:
-        jobs = [(kind, method, options, seed) for kind, search in FINDS.items()
-                for seed in SEEDS for method, options in chosen(rows, search).items()
-                if kind == "test" or method in ON_TEST_WITH_ALL]
+        wanted = [(kind, method, options, seed) for kind, search in FINDS.items()
+                  for seed in SEEDS for method, best in chosen(rows, search).items()
+                  if kind == "test" or method in ON_TEST_WITH_ALL
+                  for options in (mixtures(best) if method == "averaged weights" else [best])]
     done = [(row["kind"], row["method"], row["options"], row["seed"]) for row in rows]
-    jobs = [job for job in jobs if job not in done and arguments.only in (None, job[0])]
+    wanted = [run for run in wanted if run not in done and arguments.only in (None, run[0])]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(measured, *job) for job in jobs]):
+        for future in as_completed([pool.submit(measured, *job) for job in trainings(wanted)]):
             rows += future.result()
             write(rows, costs)
             print(len(rows), *future.result(), sep="\n", flush=True)
