@@ -170,10 +170,11 @@ def texts_of(
 ) -> Iterator[str]:
     "The texts one by one; TypeError or ValueError at the first that is none"
     for index, text in enumerate(_source(texts), start):
-        if isinstance(text, Mapping) and isinstance(text.get("text"), str):
-            text = text["text"]  # a row
         if not isinstance(text, str):
-            raise TypeError(f"Text {index} is {text!r}, not a string")
+            row = text.get("text") if isinstance(text, Mapping) else None
+            if not isinstance(row, str):
+                raise TypeError(f"Text {index} is {text!r}, not a string")
+            text = row
         yield well_formed(text)
 
 

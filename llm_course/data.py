@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS', 'FILE_READERS',
-           'verified_asset', 'load_ratings', 'word_set', 'jaccard', 'near_duplicates', 'load_dataset',
-           'checked_targets']
+           'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings', 'word_set', 'jaccard',
+           'near_duplicates', 'near_duplicate_groups', 'load_dataset', 'checked_data', 'checked_targets']
 
 # %% ../nbs/support/data.ipynb #740e8c02
+import codecs
 import difflib
 import gzip
 import hashlib
+import io
 import json
 import math
+import numbers
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -24,6 +27,7 @@ import pandas as pd
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from .checks import checked_columns, well_formed
 from .core import assets_folder
 
 # %% ../nbs/support/data.ipynb #d6359e6e
@@ -98,54 +102,125 @@ def near_duplicates(
 
 # %% ../nbs/support/data.ipynb #8ffa1e2a
 HUB_ALIASES = {"imdb": "stanfordnlp/imdb"}
-TEXT_COLUMNS = ("text", "sentence", "review", "content")
-LABEL_COLUMNS = ("label", "labels", "sentiment")
-FILE_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "tweet", "document")
+LABEL_COLUMNS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
+FILE_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+ENCODING_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
+                  codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # the longer marks first
+USUAL_ENCODINGS = ("gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252", "utf-16-le")
 
 
-def _pick_column(found: Sequence[str], wanted: str | None, usual: Sequence[str], argument: str) -> str:
-    matches = [wanted] if wanted else [name for name in usual if name in found]
-    if not matches or matches[0] not in found:
-        looked_for = repr(wanted) if wanted else " or ".join(map(repr, usual))
-        raise ValueError(
-            f"No column {looked_for} in the data; its columns are {', '.join(found)}. "
-            f"Name the right one: load_dataset(..., {argument}='…')"
-        )
-    return matches[0]
+def _decoded(path: Path, encoding: str | None) -> str:
+    "The text of a file; ValueError that shows the usual encodings where it cannot be read"
+    content = path.read_bytes()
+    marked = next((name for mark, name in ENCODING_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding or marked)
+    except LookupError as error:
+        raise ValueError(f"encoding {encoding!r} is not known to Python; try 'utf-8' or 'gb18030'") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(_undecodable(path, content, error)) from error
+    if encoding is None and "\0" in text[:1000]:
+        raise ValueError(f"{path} has NUL characters, as UTF-16 without a mark has when it is read as UTF-8. "
+                         "Name its encoding: load_dataset(..., encoding='utf-16-le')")
+    return text
 
 
-def _read_path(path: Path) -> DatasetDict:
-    if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
-        raw = datasets.load_from_disk(str(path))
-        return raw if isinstance(raw, DatasetDict) else DatasetDict(train=raw)
-    if path.is_dir():
-        files = {p.stem: p for p in sorted(path.iterdir()) if p.suffix.lower() in FILE_READERS}
-        files = {split: files[split] for split in SPLITS if split in files}
-        if not files:
-            raise ValueError(
-                f"The folder {path} holds no train.csv, train.json, train.jsonl or train.parquet"
-            )
-        return DatasetDict({split: _read_path(file)["train"] for split, file in files.items()})
-    if path.suffix.lower() not in FILE_READERS:
-        raise ValueError(f"{path} is no {', '.join(FILE_READERS)} file")
+def _undecodable(path: Path, content: bytes, error: UnicodeDecodeError) -> str:
+    shown, place = [], error.start
+    for name in USUAL_ENCODINGS:
+        try:
+            whole = content.decode(name)
+        except UnicodeDecodeError:
+            continue
+        first = next(i for i, character in enumerate(whole) if not character.isascii())
+        shown.append(f"encoding={name!r} reads {whole[first:].split()[0][:12]!r}")
+    return (f"{path} is not {error.encoding}: byte {content[place]:#04x} at {place}. Name its encoding in "
+            f"load_dataset(..., encoding=…): {'; '.join(shown) or 'none of the usual ones fits'}")
+
+
+def _frame(path: Path, encoding: str | None) -> pd.DataFrame:
+    "The table in a file"
+    kind = FILE_READERS[path.suffix.lower()]
     if path.stat().st_size == 0:
         raise ValueError(f"The file {path} is empty")
-    return DatasetDict(train=Dataset.from_pandas(_read_frame(path), preserve_index=False))
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    kind = FILE_READERS[path.suffix.lower()]
-    if kind == "csv":
-        return pd.read_csv(
-            path, encoding="utf-8-sig", keep_default_na=False, na_values=[""]
-        )  # "NA" is a text
     if kind == "parquet":
         return pd.read_parquet(path)
-    first = path.read_text(encoding="utf-8-sig").lstrip()[:1]
-    return pd.read_json(path, lines=first != "[", encoding="utf-8-sig", dtype=False)
+    text = _decoded(path, encoding)
+    if kind == "json":
+        return _json_frame(path, text)
+    header = text.partition("\n")[0]
+    separator = next((mark for mark in ",;\t" if mark in header), ",")
+    try:  # "NA" is a text
+        return pd.read_csv(io.StringIO(text), sep=separator, keep_default_na=False, na_values=[""])
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{path} is no table separated by {separator!r}: {error}. A text with that character "
+                         "in it must stand in double quotes.") from error
 
 
-def _read_hub(name: str) -> DatasetDict:
+def _json_frame(path: Path, text: str) -> pd.DataFrame:
+    "A list of rows, lines of rows, or a dict of columns"
+    try:
+        if text.lstrip()[:1] == "[":
+            return pd.DataFrame(json.loads(text))
+        try:
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        except ValueError:
+            rows = [json.loads(text)]  # one object over several lines
+    except ValueError as error:
+        raise ValueError(f"{path} is neither JSON nor lines of JSON: {error}") from error
+    whole = rows[0] if len(rows) == 1 and isinstance(rows[0], dict) else {}
+    is_table = whole and all(isinstance(values, (list, dict)) for values in whole.values())
+    return pd.DataFrame(whole if is_table else rows)
+
+# %% ../nbs/support/data.ipynb #7aed62c4
+SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
+               "val": "validation", "dev": "validation", "devel": "validation", "development": "validation",
+               "test": "test", "testing": "test"}
+_SHARD = re.compile(r"[-_.]?\d+([-_.]of[-_.]\d+)?$")
+
+
+def _read_path(path: Path, encoding: str | None) -> dict[str, object]:
+    "The tables of a file or a folder, by split"
+    if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
+        raw = datasets.load_from_disk(str(path))
+        return _named_splits(str(path), raw) if isinstance(raw, DatasetDict) else {"train": raw}
+    if path.is_dir():
+        return _read_folder(path, encoding)
+    if path.suffix.lower() not in FILE_READERS:
+        raise ValueError(f"{path} is no {', '.join(FILE_READERS)} file")
+    return {"train": _frame(path, encoding)}
+
+
+def _read_folder(path: Path, encoding: str | None) -> dict[str, pd.DataFrame]:
+    "The tables of a folder; what became of each file is said"
+    files = [file for file in sorted(path.iterdir())
+             if file.suffix.lower() in FILE_READERS and not file.name.startswith((".", "_"))]
+    of_split = defaultdict(list)
+    for file in files:
+        said = {SPLIT_NAMES.get(word) for word in re.split(r"[^a-z]+", file.stem.lower())} - {None}
+        of_split[next(iter(said)) if len(said) == 1 else ""].append(file)
+    unread = [file.name for file in of_split.pop("", [])]
+    if "train" not in of_split:
+        raise ValueError(f"The folder {path} holds no train.csv, train.json, train.jsonl or train.parquet, but "
+                         f"{', '.join(file.name for file in files) or 'no such file at all'}")
+    parts = {split: _whole_part(split, of_split[split], encoding) for split in SPLITS if split in of_split}
+    told = [f"{split}: {', '.join(file.name for file in of_split[split])} ({len(part)} rows)"
+            for split, part in parts.items()]
+    print(f"{path}: {'; '.join([*told, *(f'not read: {name}' for name in unread)])}")
+    return parts
+
+
+def _whole_part(split: str, files: list[Path], encoding: str | None) -> pd.DataFrame:
+    "One table out of one file or of numbered pieces"
+    kinds = {(_SHARD.sub("", file.stem), file.suffix) for file in files}
+    if len(files) > 1 and (len(kinds) > 1 or not all(_SHARD.search(file.stem) for file in files)):
+        raise ValueError(f"Several files could be the {split} part: {', '.join(file.name for file in files)}. "
+                         "Keep one, or number them as pieces: train-1.csv, train-2.csv.")
+    return pd.concat([_frame(file, encoding) for file in files], ignore_index=True)
+
+
+def _read_hub(name: str) -> dict[str, object]:
     near = difflib.get_close_matches(name, BUNDLED_DATASETS, n=1, cutoff=0.7)
     if near:
         raise ValueError(_unknown_name(name))
@@ -157,105 +232,228 @@ def _read_hub(name: str) -> DatasetDict:
             f"({type(error).__name__}: {error}). Check the name and the network, or use one of the bundled: "
             f"{', '.join(BUNDLED_DATASETS)}."
         ) from error
-    return raw if isinstance(raw, DatasetDict) else DatasetDict(train=raw)
+    return _named_splits(name, raw) if isinstance(raw, DatasetDict) else {"train": raw}
 
-# %% ../nbs/support/data.ipynb #7aed62c4
-def _to_columns(
-    raw: DatasetDict, text_column: str | None, label_column: str | None, task: str
-) -> DatasetDict:
-    first = next(iter(raw.values()))
-    text = _pick_column(first.column_names, text_column, TEXT_COLUMNS, "text_column")
-    needs_label = task == "classification"
-    label = (
-        _pick_column(first.column_names, label_column, LABEL_COLUMNS, "label_column") if needs_label else None
-    )
-    if not needs_label:
-        _pick_column(first.column_names, None, ("rating",), "task")
-    names = _label_names(raw, label) if needs_label else []
-    out = {}
+
+def _named_splits(name: str, raw: Mapping) -> dict[str, object]:
+    "The parts under our names; those that are none of the three are said and left out"
+    found, unread = {}, []
     for split, part in raw.items():
-        if not {text, label or text} <= set(part.column_names):
+        ours = SPLIT_NAMES.get(split.lower())
+        if ours in found:
+            raise ValueError(f"{name} has several parts that could be the {ours} part: {', '.join(raw)}")
+        if ours is None:
+            unread.append(split)
+        else:
+            found[ours] = part
+    if unread:
+        print(f"{name}: {', '.join(f'{ours} ({len(part)} rows)' for ours, part in found.items())}; not read: "
+              f"{', '.join(unread)}")
+    return found
+
+# %% ../nbs/support/data.ipynb #5304f762
+def _plain_label(value: object) -> int | str | None:
+    "A label as a number or a name; None where it is missing"
+    if isinstance(value, (list, tuple, set, dict)) or getattr(value, "ndim", 0):
+        raise ValueError(f"a list of labels, {list(value)!r}")
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, numbers.Real):
+        if value != value:
+            return None
+        return int(value) if value == int(value) else str(value)
+    value = str(value).strip()
+    return int(value) if re.fullmatch(r"0|-?[1-9]\d*", value) else value or None
+
+
+def _labels_of(split: str, part: object, label: str) -> list[int | str | None]:
+    "The labels of a part; None where one is missing"
+    values, plain = checked_columns(part, [label], split)[label], []
+    for row, value in enumerate(values):
+        try:
+            plain.append(_plain_label(value))
+        except ValueError as error:
             raise ValueError(
-                f"The split {split!r} has the columns {', '.join(part.column_names)}, "
-                f"without {text!r} or {label!r}"
-            )
-        out[split] = _standard_split(split, part, text, label, names)
-    return DatasetDict(out)
+                f"Row {row} of {split!r} has {error} in column {label!r}: this is multi-label data, where a "
+                "text may have several labels at once. A TextClassifier gives one; choose one label for each "
+                "text, or make a column of 0 and 1 for one of them."
+            ) from error
+    return plain
 
 
-def _label_names(raw: DatasetDict, label: str) -> list[str]:
-    feature = next(iter(raw.values())).features[label]
+def _classes(raw: Mapping, label: str, labels: Mapping[str, list]) -> tuple[list[str], dict[int | str, int]]:
+    "The names of the classes in their order, and the class number that each label means"
+    feature = (getattr(raw["train"], "features", None) or {}).get(label)
     if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    values = {value for part in raw.values() for value in part[label] if value is not None}
-    if values <= {0, 1}:
-        return list(LABELS)
-    if values <= set(LABELS):
-        return list(LABELS)
-    return [str(value) for value in sorted(values, key=lambda value: (str(type(value)), value))]
+        return list(feature.names), {number: number for number in range(len(feature.names))}
+    values = {value for part in labels.values() for value in part} - {None}
+    _warn_of_twins(raw, label, values)
+    if values <= {0, 1} or values <= set(LABELS):
+        return list(LABELS), {0: 0, 1: 1, **{name: number for number, name in enumerate(LABELS)}}
+    ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
+    return list(map(str, ordered)), {value: number for number, value in enumerate(ordered)}
 
 
-def _standard_split(split: str, part: Dataset, text: str, label: str | None, names: list[str]) -> Dataset:
-    texts = list(part[text])
+def _warn_of_twins(raw: Mapping, label: str, values: set):
+    "Say which labels were read without their blanks, and which differ in case only"
+    written = {value for part in raw.values() if label in _column_names(part)
+               for value in checked_columns(part, [label])[label] if isinstance(value, str)}
+    blank = sorted(value for value in written if value != value.strip() and value.strip())
+    if blank:
+        warnings.warn(f"Labels are read without the blanks around them: {', '.join(map(repr, blank[:5]))}.",
+                      stacklevel=6)
+    cases = Counter(str(value).casefold() for value in values)
+    twins = sorted(str(value) for value in values if cases[str(value).casefold()] > 1)
+    if twins:
+        warnings.warn(f"These labels differ in case only and are classes of their own: {', '.join(twins)}.",
+                      stacklevel=6)
+
+
+def _column_names(part: object) -> list[str]:
+    return [str(name) for name in getattr(part, "column_names", getattr(part, "columns", part))]
+
+# %% ../nbs/support/data.ipynb #a37e70c8
+def _pick_column(found: Sequence[str], wanted: str | None, usual: Sequence[str], argument: str) -> str:
+    "The column of that name, or the first that has a usual one, in any case"
+    matches = [wanted] if wanted else [name for name in usual if name in found]
+    matches += [] if wanted else [name for each in usual for name in found if name.strip().lower() == each]
+    if not matches or matches[0] not in found:
+        looked_for = repr(wanted) if wanted else " or ".join(map(repr, usual))
+        raise ValueError(
+            f"No column {looked_for} in the data; its columns are {', '.join(found)}. "
+            f"Name the right one: load_dataset(..., {argument}='…')"
+        )
+    return matches[0]
+
+
+def _to_columns(raw: Mapping, text_column: str | None, label_column: str | None, task: str) -> DatasetDict:
+    "The parts with our columns; a later part without labels goes to `unlabelled`"
+    found = _column_names(raw["train"])
+    text = _pick_column(found, text_column, TEXT_COLUMNS, "text_column")
+    for split, part in raw.items():
+        if text not in _column_names(part):
+            raise ValueError(f"The split {split!r} has the columns {', '.join(_column_names(part))}, without "
+                             f"{text!r}")
+    if task == "regression":
+        _pick_column(found, None, ("rating",), "task")
+        return DatasetDict({split: _standard_split(split, part, text, task) for split, part in raw.items()})
+    label = _pick_column(found, label_column, LABEL_COLUMNS, "label_column")
+    labels = {split: _labels_of(split, part, label) for split, part in raw.items()
+              if label in _column_names(part)}
+    apart = [split for split in raw if split != "train" and set(labels.get(split, ())) <= {None, -1}]
+    names, index = _classes(raw, label, {split: part for split, part in labels.items() if split not in apart})
+    numbered = {split: _numbered(split, labels[split], label, index, names) for split in raw if split not in apart}
+    out = {split: _standard_split(split, raw[split], text, task, numbered[split], names) for split in numbered}
+    for split in apart:
+        warnings.warn(f"The {split} part has no labels: it is kept apart as 'unlabelled', and another {split} "
+                      "part is cut from the training part.", stacklevel=4)
+    texts = [value for split in apart for value in _texts_of(split, raw[split], text)]
+    return DatasetDict({**out, **({"unlabelled": Dataset.from_dict({"text": texts})} if apart else {})})
+
+
+def _numbered(
+    split: str, labels: list[int | str | None], label: str, index: Mapping[int | str, int], names: list[str]
+) -> list[int]:
+    "The class numbers; ValueError that names the first row that has none"
+    for row, value in enumerate(labels):
+        if value not in index:
+            raise ValueError(
+                f"Row {row} of {split!r} has no usable label in column {label!r}: {value!r}. "
+                f"Labels are {', '.join(names)}; remove unlabelled rows first."
+            )
+    return [index[value] for value in labels]
+
+
+def _texts_of(split: str, part: object, text: str) -> list[str]:
+    "The texts of a part; ValueError that names the first row without one"
+    texts = checked_columns(part, [text], split)[text]
     for row, value in enumerate(texts):
         if not isinstance(value, str):
             raise ValueError(
                 f"Row {row} of {split!r} has no text in column {text!r} but {value!r}. "
                 "Remove or mend such rows first."
             )
-    features = {"text": Value("string"), "rating": Value("float32")}
-    columns = {"text": texts}
-    columns["rating"] = part["rating"] if "rating" in part.column_names else [float("nan")] * len(texts)
-    if label:
-        columns["label"] = _label_indices(split, part, label, names)
-        features["label"] = ClassLabel(names=names)
-    order = [name for name in ("text", "label", "rating") if name in columns]
-    return Dataset.from_dict(
-        {n: list(columns[n]) for n in order}, features=Features({n: features[n] for n in order})
-    )
+    return [well_formed(value) for value in texts]
 
 
-def _label_indices(split: str, part: Dataset, label: str, names: list[str]) -> list[int]:
-    if isinstance(part.features[label], ClassLabel):
-        values = list(part[label])
-    else:
-        index = {name: i for i, name in enumerate(names)}
-        values = [
-            index.get(str(v), v if v in (0, 1) and names == list(LABELS) else None) for v in part[label]
-        ]
+def _ratings_of(split: str, part: object, task: str, rows: int) -> list[float]:
+    "The ratings of a part; NaN where there is none, or where a column of that name holds something else"
+    values = checked_columns(part, ["rating"], split)["rating"] if "rating" in _column_names(part) else []
     for row, value in enumerate(values):
-        if value is None or not 0 <= value < len(names):
-            raise ValueError(
-                f"Row {row} of {split!r} has no usable label in column {label!r}: "
-                f"{part[label][row]!r}. Labels are {', '.join(names)}; remove unlabelled rows first."
-            )
-    return values
+        if value is None or value is pd.NA or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
+            continue
+        if task == "regression":
+            raise ValueError(f"Row {row} of {split!r} has the rating {value!r}, which is no number")
+        warnings.warn(f"The column 'rating' of the {split} part holds {value!r}, which is no number; it is not "
+                      "read.", stacklevel=5)
+        return [math.nan] * rows
+    return [math.nan if value is None or value is pd.NA else float(value) for value in values or [None] * rows]
+
+
+def _standard_split(split: str, part: object, text: str, task: str, labels: Sequence[int] = (),
+                    names: Sequence[str] = ()) -> Dataset:
+    "A part with our columns"
+    texts = _texts_of(split, part, text)
+    columns, features = {"text": texts}, {"text": Value("string")}
+    if names:
+        columns["label"], features["label"] = labels, ClassLabel(names=list(names))
+    columns["rating"], features["rating"] = _ratings_of(split, part, task, len(texts)), Value("float32")
+    return Dataset.from_dict(columns, features=Features(features))
+
+# %% ../nbs/support/data.ipynb #411fc4d3
+def near_duplicate_groups(texts, threshold):
+    import numpy as np
+    parent = list(range(len(texts)))
+    def first(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+    for i, j in near_duplicates(texts, threshold):
+        low, high = sorted((first(i), first(j)))
+        parent[high] = low
+    return np.array([first(i) for i in range(len(texts))], dtype=int)
 
 # %% ../nbs/support/data.ipynb #da696fbe
 def _complete_splits(parts: DatasetDict, fraction: float, seed: int) -> DatasetDict:
-    for wanted in ("test", "validation"):
-        if wanted not in parts:
-            strata = "label" if "label" in parts["train"].features else None
-            try:
-                cut = parts["train"].train_test_split(
-                    test_size=fraction, seed=seed, stratify_by_column=strata
-                )
-            except ValueError as error:
-                raise ValueError(
-                    f"The training part ({len(parts['train'])} rows) is too small to cut a "
-                    f"{wanted} part from it: {error}"
-                ) from error
-            parts = DatasetDict({**parts, "train": cut["train"], wanted: cut["test"]})
-    return DatasetDict({split: parts[split] for split in SPLITS})
+    "All three parts; those that are missing are cut from the training part"
+    missing = [split for split in ("test", "validation") if split not in parts]
+    strata = "label" if "label" in parts["train"].features else None
+    if missing and strata:
+        _check_classes(parts["train"], missing)
+    for wanted in missing:
+        try:
+            cut = parts["train"].train_test_split(test_size=fraction, seed=seed, stratify_by_column=strata)
+        except ValueError as error:
+            raise ValueError(
+                f"The training part ({len(parts['train'])} rows) is too small to cut a "
+                f"{wanted} part from it: {error}"
+            ) from error
+        parts = DatasetDict({**parts, "train": cut["train"], wanted: cut["test"]})
+    return DatasetDict({split: parts[split] for split in (*SPLITS, *parts) if split in parts})
+
+
+def _check_classes(train: Dataset, missing: Sequence[str]):
+    "ValueError that names the classes of which too few texts are there to cut the missing parts"
+    counts, names = Counter(train["label"]), train.features["label"].names
+    few = [f"{names[label]!r} has {count}" for label, count in sorted(counts.items()) if count <= len(missing)]
+    if few:
+        raise ValueError(
+            f"The training part is too small to cut a {' and a '.join(missing)} part from it: each class needs "
+            f"{len(missing) + 1} texts at least, but class {', class '.join(few[:5])}. Remove these rows, merge "
+            "their class with another, or bring parts of your own."
+        )
 
 
 def _without_crossings(parts: DatasetDict, threshold: float) -> DatasetDict:
-    rank = {"train": 0, "validation": 1, "test": 2}
+    "The parts without the texts that stand, nearly the same, in a later one"
     where = [(split, row) for split in SPLITS for row in range(len(parts[split]))]
+    groups = near_duplicate_groups([text for split in SPLITS for text in parts[split]["text"]], threshold)
+    last = {}
+    for group, (split, _) in zip(groups.tolist(), where, strict=True):
+        last[group] = split  # the parts come in their order
     drop = defaultdict(set)
-    for i, j in near_duplicates([text for split in SPLITS for text in parts[split]["text"]], threshold):
-        (split, row), (other, _) = sorted((where[i], where[j]), key=lambda place: rank[place[0]])
-        if split != other:
+    for group, (split, row) in zip(groups.tolist(), where, strict=True):
+        if last[group] != split:
             drop[split].add(row)
     if drop:
         said = " and ".join(f"{len(rows)} from {split}" for split, rows in sorted(drop.items()))
@@ -277,26 +475,32 @@ def load_dataset(
     fraction: float = 0.1,  # share of the training part cut off for each split that the source lacks
     threshold: float = 0.8,  # word sets at least this similar do not cross a split, see near_duplicates
     seed: int = 0,  # decides those cuts
-) -> DatasetDict:  # train, validation, test
+    encoding: str | None = None,  # of CSV and JSON files; UTF-8, or what the file's first bytes say, if None
+) -> DatasetDict:  # train, validation, test; and unlabelled, where the source has a part without labels
     """Reviews with the columns text, label and rating, in three splits that share no near-duplicate
 
     Bundled texts stand in a fixed random order, so that the first rows of a split are a fair sample of it.
     For classification, bundled texts with a mean rating from -0.5 to 0.5 are left out; regression keeps them.
+    Texts that are near-duplicates by a chain of others belong together: all of them leave the earlier split.
+    A folder's files become parts by the words of their names (`SPLIT_NAMES`), which is printed. Labels 0 and 1
+    are `negative` and `positive`; numbers are ordered as numbers, names by the alphabet.
     Raises ValueError for an unknown name, columns that do not fit or a damaged asset, and ConnectionError
     where the Hub does not answer."""
     if task not in {"classification", "regression"}:
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if not 0 < fraction < 0.5:
         raise ValueError(f"fraction must lie between 0 and 0.5, got {fraction}")
+    if not isinstance(name, (str, Path)):
+        raise TypeError(f"name must be a name or a path, got {type(name).__name__}. Write a table to a file "
+                        "first: frame.to_csv('reviews.csv', index=False)")
     if name in BUNDLED_DATASETS:
         return _bundled(name, task)
     if Path(name).expanduser().exists():
-        raw = _read_path(Path(name).expanduser())
+        raw = _read_path(Path(name).expanduser(), encoding)
     elif isinstance(name, Path) or Path(name).suffix.lower() in FILE_READERS:
         raise FileNotFoundError(f"There is no file {str(name)!r}. Bundled: {', '.join(BUNDLED_DATASETS)}.")
     else:
         raw = _read_hub(name)
-    raw = DatasetDict({split: part for split, part in raw.items() if split in SPLITS})
     if "train" not in raw or any(len(part) == 0 for part in raw.values()):
         sizes = ", ".join(f"{split}: {len(part)}" for split, part in raw.items()) or "none"
         raise ValueError(f"{str(name)!r} needs a train split, and no split may be empty; found {sizes}")
@@ -326,46 +530,66 @@ def _bundled(name: str, task: str) -> DatasetDict:
     )
 
 # %% ../nbs/support/data.ipynb #21a5b38c
+def checked_data(
+    data: Dataset | dict | pd.DataFrame | Iterable[dict],  # text and label, or text and rating; N rows
+    labels: Sequence[str],  # the classifier's C labels
+    *,
+    target: str = "label",  # the column to predict: "label" or "rating"
+    part: str = "given",  # what an error shall call the data
+) -> tuple[dict[str, list], torch.Tensor]:  # both columns as lists; class numbers or ratings (N,)
+    """Texts and what a classifier shall predict of them; ValueError or TypeError where they cannot be used
+
+    A label is a class number, or the name of a class where it is a string."""
+    columns = checked_columns(data, ["text", target], part)
+    if not columns["text"]:
+        raise ValueError(f"The {part} data is empty")
+    for row, text in enumerate(columns["text"]):
+        if not isinstance(text, str):
+            raise TypeError(f"Row {row} of the {part} data has the text {text!r}, not a string")
+    if target == "rating":
+        targets = _checked_ratings(columns["rating"], list(labels), part)
+    else:
+        names = getattr((getattr(data, "features", None) or {}).get("label"), "names", None)
+        targets = _checked_labels(columns["label"], names, list(labels), part)
+    return {"text": list(map(well_formed, columns["text"])), target: targets.tolist()}, targets
+
+
 def checked_targets(
-    data: Dataset | dict,  # columns text and label, or text and rating; N rows
+    data: Dataset | dict | pd.DataFrame | Iterable[dict],  # text and label, or text and rating; N rows
     labels: Sequence[str],  # the classifier's C labels
     *,
     target: str = "label",  # the column to predict: "label" or "rating"
     part: str = "given",  # what an error shall call the data
 ) -> torch.Tensor:  # (N,), class numbers or ratings
     "What a classifier shall predict; ValueError or TypeError where the data cannot be used"
-    columns = list(getattr(data, "column_names", data))
-    for column in ("text", target):
-        if column not in columns:
-            raise ValueError(f"The {part} data has no column {column!r}; it has {', '.join(columns)}")
-    if len(data["text"]) == 0:
-        raise ValueError(f"The {part} data is empty")
-    for row, text in enumerate(data["text"]):
-        if not isinstance(text, str):
-            raise TypeError(f"Row {row} of the {part} data has the text {text!r}, not a string")
-    return (_checked_ratings if target == "rating" else _checked_labels)(data, list(labels), part)
+    return checked_data(data, labels, target=target, part=part)[1]
 
 
-def _checked_ratings(data: Dataset | dict, labels: list[str], part: str) -> torch.Tensor:
+def _checked_ratings(values: list, labels: list[str], part: str) -> torch.Tensor:
     if len(labels) != 1:
         raise ValueError("Ratings need a model with one output: from_pretrained(..., labels=['rating'])")
-    ratings = torch.tensor([math.nan if value is None else value for value in data["rating"]])
+    for row, value in enumerate(values):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise ValueError(f"Row {row} of the {part} data has the rating {value!r}, which is no number")
+    ratings = torch.tensor([math.nan if value is None else float(value) for value in values])
     if not ratings.isfinite().all():
         row = int((~ratings.isfinite()).nonzero()[0])
         raise ValueError(f"Row {row} of the {part} data has no rating")
     return ratings
 
 
-def _checked_labels(data: Dataset | dict, labels: list[str], part: str) -> torch.Tensor:
-    names = getattr(getattr(data, "features", {}).get("label"), "names", None)
+def _checked_labels(values: list, names: list[str] | None, labels: list[str], part: str) -> torch.Tensor:
     if names is not None and list(names) != labels:
         raise ValueError(
             f"The labels of the {part} data are {', '.join(names)}; the classifier's are {', '.join(labels)}"
         )
-    for row, label in enumerate(data["label"]):
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(labels):
+    known = {name: number for number, name in enumerate(labels)}
+    numbered = [known.get(label) if isinstance(label, str) else label for label in values]
+    for row, label in enumerate(numbered):
+        whole = isinstance(label, numbers.Real) and not isinstance(label, bool) and label == label // 1
+        if not whole or not 0 <= label < len(labels):
             raise ValueError(
-                f"Row {row} of the {part} data has the label {label!r}; "
-                f"the classifier's {len(labels)} labels are numbered from 0"
+                f"Row {row} of the {part} data has the label {values[row]!r}; "
+                f"the classifier's {len(labels)} labels are numbered from 0: {', '.join(labels)}"
             )
-    return torch.tensor(list(data["label"]))
+    return torch.tensor([int(label) for label in numbered])
