@@ -11,6 +11,7 @@ __all__ = ['WHOLE', 'Memory', 'FILES', 'described', 'digest', 'data_identity', '
 import hashlib
 import json
 import math
+import numbers
 import random
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ def described(value: object) -> object:
     "A value in words and numbers that are the same in every process, for JSON"
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, numbers.Real):  # NumPy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, torch.Tensor):
         content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
         return [list(value.shape), digest(content)]
@@ -252,7 +255,9 @@ def newest_checkpoint(
         return found
     if broken:
         raise ValueError(f"No checkpoint in {folder} is whole: {'; '.join(broken)}")
-    raise FileNotFoundError(f"{folder} holds no checkpoint to resume from")
+    raise FileNotFoundError(f"{folder} holds no checkpoint to resume from. A new run starts there with "
+                            f"checkpoints={str(folder)!r}; with resume='auto' beside it, the same call starts "
+                            "or goes on.")
 
 # %% ../nbs/support/checkpoints.ipynb #af905ac2
 class RunFolder:
@@ -276,7 +281,8 @@ class RunFolder:
             self.last = resumed.folder
         elif present:
             raise FileExistsError(f"{self.folder} holds checkpoints of an earlier run. Go on with it by "
-                                  f"resume_from={str(self.folder)!r}, or choose another folder.")
+                                  f"resume_from={str(self.folder)!r}, or by resume='auto', with which the same "
+                                  "call starts or goes on; or choose another folder for a new run.")
 
     def begin(self):
         "Remove half-written files and damaged checkpoints after the one that is used; put the best back"

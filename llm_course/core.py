@@ -25,7 +25,7 @@ from .checks import checked_choice as checked_choice
 from .checks import checked_count as checked_count
 from .checks import checked_fraction as checked_fraction
 from .checks import checked_number as checked_number
-from .checks import checked_seed
+from .checks import checked_seed as checked_seed
 
 Value = TypeVar("Value")
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +38,8 @@ from .checkpoints import Checkpoint, RunFolder, data_identity, described, differ
 from .checkpoints import model_identity, newest_checkpoint, optimizer_memory, random_state
 from .checkpoints import set_optimizer_memory, set_random_state, unsharded
 from .core import by_scale, cache_folder, checked_choice, checked_count, checked_fraction
-from .core import checked_number, keep_freed_memory, set_seed
-from .data import BUNDLED_DATASETS, checked_targets, load_dataset, verified_asset
+from .core import checked_number, checked_seed, keep_freed_memory, set_seed
+from .data import BUNDLED_DATASETS, checked_data, load_dataset, verified_asset
 from .data_preparation import LengthGroupedSampler, cut_batches
 from .models import MINILM_SHA256, TextClassifier, compiled_layers, file_sha256
 from .plots import BLUE, ORANGE, figure_html, new_axes
@@ -152,7 +152,8 @@ def plot_run(run: FineTuningRun, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax)
     steps = pd.DataFrame(run.steps, columns=["step", "loss"])
     ax.plot(steps["step"], steps["loss"], color=BLUE, alpha=0.25)
-    smooth = steps["loss"].ewm(halflife=max(2, len(steps) / 20)).mean()
+    finite = steps["loss"].where(steps["loss"].abs() < math.inf)  # in float16 a loss may overflow
+    smooth = finite.ewm(halflife=max(2, len(steps) / 20)).mean()
     ax.plot(steps["step"], smooth, color=BLUE, label="training, smoothed")
     ax.set(xlabel="step", ylabel="loss", xlim=(0, max(run.total_steps, 1)), title="Loss while training")
     if run.evaluations:
@@ -237,17 +238,19 @@ def _warn_of_overlap(train: Dataset, validation: Dataset):
         )
 
 
-def _checked_data(classifier: TextClassifier, train: Dataset, validation: Dataset | None, target: str):
-    targets = checked_targets(train, classifier.labels, target=target, part="training")
+def _checked_data(
+    classifier: TextClassifier, train: Dataset, validation: Dataset | None, target: str
+) -> tuple[dict[str, list], dict[str, list] | None, torch.Tensor]:
+    train, targets = checked_data(train, classifier.labels, target=target, part="training")
     if target == "label" and len(targets.unique()) < 2:
         raise ValueError(
             f"The training data holds one class only ({classifier.labels[int(targets[0])]}); "
             "there is nothing to tell apart"
         )
     if validation is not None:
-        checked_targets(validation, classifier.labels, target=target, part="validation")
+        validation, _ = checked_data(validation, classifier.labels, target=target, part="validation")
         _warn_of_overlap(train, validation)
-    return targets
+    return train, validation, targets
 
 
 def validation_scores(
@@ -257,11 +260,11 @@ def validation_scores(
     batch_size: int = 32,
 ) -> dict[str, float]:  # loss and accuracy, or loss and error for ratings
     "Mean cross-entropy and accuracy, or the mean absolute error of ratings"
-    logits = classifier.logits(list(data["text"]), batch_size=batch_size)
+    columns, labels = checked_data(data, classifier.labels, target=target, part="validation")
+    logits = classifier.logits(columns["text"], batch_size=batch_size)
     if target == "rating":
-        error = (logits[:, 0] - torch.tensor(list(data["rating"]))).abs().mean().item()
+        error = (logits[:, 0] - labels).abs().mean().item()
         return {"loss": error, "error": error}
-    labels = torch.tensor(list(data["label"]))
     return {
         "loss": F.cross_entropy(logits, labels).item(),
         "accuracy": (logits.argmax(-1) == labels).double().mean().item(),
@@ -404,9 +407,11 @@ def fine_tune(
     checkpoint_every: int | None = None,  # steps between checkpoints; None: once an epoch
     keep_best: bool = True,  # beside them, in `best`, the classifier of the lowest validation loss
     resume_from: str | Path | None = None,  # the `checkpoints` of an earlier call; it goes on writing there
+    resume: str | None = None,  # "auto": the same call starts, or goes on with what `checkpoints` holds
 ) -> FineTuningRun:
     """Fine-tune a classifier on labelled texts, on Accelerate
 
+    Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name.
     An interruption (Ctrl-C, or the stop button of a notebook) ends the run and returns what was done.
     Raises ValueError or TypeError for settings and data that cannot be trained on, FloatingPointError where
     the loss is not a number, each before any weight of that step changes. A batch that does not fit into
@@ -416,7 +421,8 @@ def fine_tune(
     settings = {name: value for name, value in locals().items() if name in _Settings.__annotations__}
     settings = _Settings(**settings).checked()
     target = getattr(objective, "target", "label")
-    targets = _checked_data(classifier, train, validation, target)
+    resume_from = _resumed(checkpoints, resume_from, resume)
+    train, validation, targets = _checked_data(classifier, train, validation, target)
     accelerator = _seeded_accelerator(settings, classifier.device)
     batches = _Batches(classifier, train, targets, settings, accelerator)
     run = FineTuningRun(classifier, total_steps=sum(batches.counts))
@@ -451,19 +457,20 @@ class _Settings:
     seed: int
 
     def checked(self) -> "_Settings":
+        plain = {"seed": checked_seed(self.seed), "weight_decay": checked_number("weight_decay", self.weight_decay),
+                 "warmup": checked_fraction("warmup", self.warmup)}
         for name in ("epochs", "gradient_accumulation"):
-            checked_count(name, getattr(self, name))
+            plain[name] = checked_count(name, getattr(self, name))
         for name in ("batch_size", "max_tokens", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) is not None:
-                checked_count(name, getattr(self, name))
+                plain[name] = checked_count(name, getattr(self, name))
         for name in ("learning_rate", "max_gradient_norm"):
-            checked_number(name, getattr(self, name), strict=True)
-        checked_number("weight_decay", self.weight_decay), checked_fraction("warmup", self.warmup)
+            plain[name] = checked_number(name, getattr(self, name), strict=True)
         if not callable(self.optimizer) and self.optimizer not in OPTIMIZERS:
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} or a function, got {self.optimizer!r}"
             )
-        return self
+        return replace(self, **plain)
 
 
 def hardware_precision(device: torch.device) -> str:  # "no", "bf16" or "fp16"
@@ -520,6 +527,20 @@ def _identity(
     }
 
 
+def _resumed(
+    checkpoints: str | Path | None, resume_from: str | Path | None, resume: str | None
+) -> str | Path | None:
+    "Where the run goes on from; None where it starts"
+    if resume is None:
+        return resume_from
+    if resume != "auto" or checkpoints is None or resume_from is not None:
+        raise ValueError("resume must be 'auto', beside checkpoints='a folder' and without resume_from: the same call "
+                         f"then starts, or goes on with what the folder holds. Got {resume=}, {checkpoints=}, "
+                         f"{resume_from=}")
+    started = any(Path(checkpoints).expanduser().glob("step-*"))
+    return checkpoints if started else None
+
+
 class _Keeper:
     "Where a run resumes from, and when and where it writes"
 
@@ -543,7 +564,7 @@ class _Keeper:
         if found := differences(checkpoint.record["identity"], self.identity):
             raise ValueError(
                 f"{checkpoint.folder.parent} holds a run that this call cannot go on with. Other than here: "
-                f"{'; '.join(found)}."
+                f"{'; '.join(found)}. Give what was given there, or another folder."
             )
 
     def resume(self, run: FineTuningRun) -> bool:  # whether the run was finished
@@ -632,6 +653,7 @@ class _Loop:
     ):
         self.run, self.accelerator, self.settings = run, accelerator, settings
         self.objective, self.listeners, self.batches, self.keeper = objective, listeners, batches, keeper
+        self.speaking = None  # the listener that is being told something
         whole = run.classifier.model.to(accelerator.device)
         make = OPTIMIZERS.get(settings.optimizer, settings.optimizer)
         optimizer = make(parameter_groups(whole, settings.weight_decay), settings.learning_rate)
@@ -664,14 +686,38 @@ class _Loop:
                 f"the run so far is returned.{self.last_checkpoint()}",
                 stacklevel=3,
             )
-        finally:
-            self.undo_prepare()
-            self.run.classifier.model.eval()
-            self.optimizer.zero_grad()
-            self.run.gathered = None
-        for listener in self.listeners:
-            listener.on_end(self.run)
+        except BaseException as error:
+            self.leave()
+            self.end([listener for listener in self.listeners if listener is not self.speaking], error)
+        self.leave()
+        self.end(self.listeners, None)
         return self.run
+
+    def leave(self):
+        "Give the model back as it answers"
+        self.undo_prepare()
+        self.run.classifier.model.eval()
+        self.optimizer.zero_grad()
+        self.run.gathered = None
+
+    def tell(self, event: str):
+        "Call a method of each listener"
+        for listener in self.listeners:
+            self.speaking = listener
+            getattr(listener, event)(self.run)
+        self.speaking = None
+
+    def end(self, listeners: Sequence[Callback], error: BaseException | None):
+        "Tell each listener that the run ended, also where one fails; then raise the first error"
+        for listener in listeners:
+            try:
+                listener.on_end(self.run)
+            except Exception as late:
+                if error is not None:
+                    error.add_note(f"And then {type(listener).__name__}.on_end failed: {late}")
+                error = error or late
+        if error is not None:
+            raise error
 
     def undo_prepare(self):
         "Let the model answer in its own precision, and be prepared anew by a later run"
@@ -763,11 +809,13 @@ class _Loop:
 
     def step(self, loss: float, texts: int, epoch: float, start: float):
         "Clip the gradients, move the weights, write down what happened"
-        self.check_number("loss", loss)
+        scaler = self.accelerator.scaler  # leaves a step out whose numbers overflow, and scales the next ones less
+        if scaler is None or scaler.get_scale() < 1:
+            self.check_number("loss", loss)
         rate = self.schedule.get_last_lr()[0]
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm)
         norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        if self.accelerator.scaler is None:  # with one, a step whose gradients overflow is left out
+        if scaler is None:
             self.check_number("length of the gradient", norm)
         self.optimizer.step()
         if hasattr(self.objective, "after_step"):  # once a step, however often its batches were computed
@@ -787,8 +835,7 @@ class _Loop:
                 "seconds": self.run.seconds,
             }
         )
-        for listener in self.listeners:
-            listener.on_step(self.run)
+        self.tell("on_step")
 
     def check_number(self, name: str, value: float):
         "FloatingPointError before the weights move, where a value is not a number"
@@ -815,8 +862,7 @@ class _Loop:
         "Look at the validation part and tell the listeners"
         last = self.run.steps[-1]
         self.run.evaluations.append({"step": last["step"], "epoch": last["epoch"], **evaluation()})
-        for listener in self.listeners:
-            listener.on_evaluation(self.run)
+        self.tell("on_evaluation")
         self.model.train()
 
 
@@ -868,8 +914,9 @@ def baseline_classifier(
         raise ValueError(
             f"A baseline needs one of the bundled sets {', '.join(BUNDLED_DATASETS)}, got {name!r}"
         )
-    reviews = load_dataset(name)
-    size = min(size or by_scale(laptop=3000, gpu=len(reviews["train"])), len(reviews["train"]))
+    reviews, seed = load_dataset(name), checked_seed(seed)
+    size = by_scale(laptop=3000, gpu=len(reviews["train"])) if size is None else checked_count("size", size)
+    size = min(size, len(reviews["train"]))
     made_by = {
         "name": name,
         "size": size,

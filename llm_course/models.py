@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'UNFINISHED', 'file_sha256', 'bundled_model_folder',
-           'model_source', 'quiet_loading', 'check_model_folder', 'check_safetensors', 'load_tokenizer', 'read_tokens',
-           'check_vocabulary', 'UnknownTokens', 'warn_of_unknown', 'length_batches', 'skip_unread_tokens',
-           'dropout_mask', 'QuickDropout', 'quick_dropout_attention', 'use_quick_dropout', 'compiled_layers',
-           'TextClassifier', 'order_of', 'model_window', 'from_pretrained', 'as_read', 'tokenize', 'pad', 'logits',
-           'predict_proba', 'predict', 'waiting_place', 'save', 'load', 'SentenceEncoder']
+           'model_source', 'quiet_loading', 'check_model_folder', 'check_safetensors', 'length_batches',
+           'skip_unread_tokens', 'dropout_mask', 'QuickDropout', 'quick_dropout_attention', 'use_quick_dropout',
+           'compiled_layers', 'TextClassifier', 'order_of', 'model_window', 'from_pretrained', 'as_read', 'tokenize',
+           'pad', 'logits', 'predict_proba', 'predict', 'waiting_place', 'save', 'load', 'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -30,11 +29,12 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
+from transformers import AutoModelForSequenceClassification, BatchEncoding
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checks import checked_count, checked_seed, checked_texts, texts_of
 from .core import best_device, sync_folder
+from .tokens import check_vocabulary, load_tokenizer, read_tokens, warn_of_unknown
 from .words import replace_words
 
 # %% ../nbs/support/models.ipynb #673e8856
@@ -130,66 +130,6 @@ def check_safetensors(path: Path):
         size = path.stat().st_size
         said = "is empty" if not size else f"is cut off or damaged ({error})"
         raise ValueError(f"{path} {said}; copy or download it again") from error
-
-# %% ../nbs/support/models.ipynb #fce0bddc
-def load_tokenizer(
-    source: str,  # what `model_source` gave
-) -> PreTrainedTokenizerBase:  # with a token for padding
-    "The tokenizer of a model; ValueError where its files are missing"
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        raise ValueError(f"{source} holds no vocabulary of a tokenizer (tokenizer.json, vocab.txt or the like). "
-                         f"Save it there: tokenizer.save_pretrained({source!r})")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
-
-
-def read_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],  # N texts
-    **options,  # those of the tokenizer
-) -> BatchEncoding:  # input_ids, and what the options ask for: N lists
-    "What a tokenizer makes of texts, in which the name of a special token is text"
-    encoded = tokenizer(list(texts), split_special_tokens=True, **options)
-    end = next((token for token in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
-                if token is not None), None)
-    if options.get("add_special_tokens", True) and end is not None:  # a model cannot read nothing at all
-        for row, ids in enumerate(encoded["input_ids"]):
-            if not ids:
-                for name, value in (("input_ids", end), ("attention_mask", 1), ("token_type_ids", 0),
-                                    ("offset_mapping", (0, 0))):
-                    if name in encoded:
-                        encoded[name][row] = [value]
-    return encoded
-
-
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-    "ValueError where a tokenizer has tokens that the model has no vector for"
-    try:
-        rows = model.get_input_embeddings().weight.shape[0]
-    except (AttributeError, NotImplementedError):  # a model without such a table, as CANINE
-        return
-    tokens = max(tokenizer.get_vocab().values()) + 1
-    if tokens > rows:
-        raise ValueError(f"The tokenizer has {tokens} tokens but the model has vectors for {rows}. Take the "
-                         "tokenizer that belongs to the model, or add vectors, which must be trained: "
-                         "model.resize_token_embeddings(len(tokenizer))")
-
-
-class UnknownTokens(UserWarning):
-    "Says how many texts a tokenizer cannot read"
-
-
-def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[Sequence[int]]):
-    "Warn where more than a third of a text's tokens are unknown"
-    unknown, frame = tokenizer.unk_token_id, tokenizer.num_special_tokens_to_add()
-    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
-        return
-    count = sum(3 * ids.count(unknown) > max(1, len(ids) - frame) for ids in token_ids)
-    if count:
-        warnings.warn(f"In {count} of {len(token_ids)} texts more than a third of the tokens are unknown to the "
-                      "model: it cannot read them. Choose a model for their language.", UnknownTokens, stacklevel=4)
 
 # %% ../nbs/support/models.ipynb #8564c35c
 def length_batches(

@@ -95,3 +95,18 @@ def sdist(copy_of_repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def wheel(sdist: Path) -> Path:
     "The wheel, built from the source distribution"
     return next(sdist.parent.glob("*.whl"))
+
+
+def tiny_classifier(kind: str = "bert", labels: tuple[str, ...] = ("negative", "positive"), seed: int = 0, **sizes):
+    "A random classifier of a few thousand weights with the bundled tokenizer, on the CPU"
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from llm_course.models import TextClassifier, bundled_model_folder, load_tokenizer
+
+    tokenizer = load_tokenizer(str(bundled_model_folder()))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+             "max_position_embeddings": 64, **sizes}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), num_labels=len(labels), pad_token_id=0, **sizes)
+    torch.manual_seed(seed)
+    return TextClassifier(AutoModelForSequenceClassification.from_config(config), tokenizer, labels, device="cpu")

@@ -440,7 +440,7 @@ def test_event_files_open_and_hold_the_run_across_an_interruption(few, tmp_path)
     first = TensorBoard(board)
     with pytest.raises(ZeroDivisionError):
         fine_tune(classifier(), *few, checkpoints=tmp_path / "run", callbacks=[first, Fail()], **RECIPE)
-    first.writer.close()  # a process that ends does the same
+    assert first.writer is None  # closed, though another callback failed
     run = fine_tune(classifier(), *few, resume_from=tmp_path / "run", callbacks=[TensorBoard(board)], **RECIPE)
     events = EventAccumulator(str(board)).Reload()
     for name in ("loss", "learning_rate", "gradient_norm", "examples_per_second", "memory_GiB"):
