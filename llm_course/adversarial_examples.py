@@ -13,7 +13,9 @@ import hashlib
 import html
 import json
 import math
+import numbers
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -30,15 +32,19 @@ from datasets import Dataset
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from .augmentation import drop_typo, input_embeddings, neighbour_typo, seed_of, swap_typo
 from .augmentation import word_before
-from .core import checked_choice, checked_count, checked_fraction, checked_number
-from .data import checked_targets
+from .checks import checked_choice, checked_classes, checked_count, checked_fraction, checked_number
+from .checks import checked_text, checked_texts, rows_of
+from .data import checked_data
 from .evaluation import Estimate, wilson_interval
 from .fine_tuning import in_notebook
 from .models import SentenceEncoder, TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
+from .tokens import UnknownTokens, before_word, token_spans, tokens_at, unknown_word, whole_words
+from .tokens import word_tokens
 from .words import likely_reading, match_case, may_change, readings, split_words, suits_article
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #844f2173
@@ -76,7 +82,7 @@ def embedded(
     texts: Sequence[str],  # B texts
 ) -> tuple[Callable, torch.Tensor, torch.Tensor]:
     "A function from embeddings to logits (B, C), the embeddings (B, T, D), and which tokens are real (B, T)"
-    batch = classifier.pad(classifier.tokenize(list(texts))[0])
+    batch = classifier.pad(classifier.tokenize(texts)[0])
     layer = input_embeddings(classifier.model)
 
     def function(values: torch.Tensor) -> torch.Tensor:
@@ -143,8 +149,8 @@ class _Problem:
         per_token: bool,
     ):
         self.epsilon, self.norm = checked_number("epsilon", epsilon), checked_choice("norm", norm, NORMS)
-        if isinstance(inputs, str):
-            raise TypeError("inputs must be a list of texts, got one string; write [text]")
+        if isinstance(classifier, TextClassifier):
+            inputs = checked_texts(inputs)
         if len(inputs) == 0 or len(inputs) != len(targets):
             raise ValueError(
                 f"Each input needs a target, and one input is the least; got {len(inputs)} inputs and "
@@ -332,16 +338,18 @@ def hotflip(
     pd.DataFrame
 ):  # one row for each: token, replacement, predicted and true change of the loss, text, fooled
     "Replace one token by the one that the gradient points to (Ebrahimi et al. 2018)"
-    checked_count("count", count)
-    function, inputs, _ = embedded(classifier, [text])
+    checked_count("count", count), checked_classes("target", [target], len(classifier.labels))
+    function, inputs, _ = embedded(classifier, [checked_text(text)])
     target = torch.tensor([target], device=inputs.device)
     _, [loss], gradient = loss_and_gradient(function, inputs, target)
     [ids], weight = classifier.tokenize([text])[0], input_embeddings(classifier.model).weight.detach()
     gains = gradient[0] @ weight.T - (gradient * inputs).sum(-1).T  # (T, V)
-    gains[:, ~_whole_words(classifier).to(gains.device)] = -math.inf
+    gains[:, ~_english_words(classifier.tokenizer, gains.shape[1]).to(gains.device)] = -math.inf
     gains[[token in classifier.tokenizer.all_special_ids for token in ids]] = -math.inf
-    rows = []
-    for flat in gains.flatten().topk(count).indices.tolist():
+    rows, possible = [], int(gains.isfinite().sum())
+    if not possible:
+        raise ValueError(f"The text {text!r} has no token that could be replaced by a word")
+    for flat in gains.flatten().topk(min(count, possible)).indices.tolist():
         place, new = divmod(flat, gains.shape[1])
         changed = [*ids[:place], new, *ids[place + 1 :]]
         with torch.inference_mode():
@@ -361,11 +369,10 @@ def hotflip(
 
 
 @lru_cache(4)
-def _whole_words(classifier: TextClassifier) -> torch.Tensor:  # (V,), bool
-    tokens = classifier.tokenizer.convert_ids_to_tokens(
-        range(input_embeddings(classifier.model).weight.shape[0])
-    )
-    return torch.tensor([bool(token) and token.isascii() and token.isalpha() for token in tokens])
+def _english_words(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:  # (V,), bool
+    found = torch.zeros(size, dtype=torch.bool)
+    found[[token for token, word in whole_words(tokenizer).items() if word.isascii()]] = True
+    return found
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #c75df629
 QUANTUM, EDGE = 1e-3, 5e-6  # nats: what is rounded to, and more than the noise of float32
@@ -563,24 +570,19 @@ def promised(
     function, inputs, _ = embedded(classifier, [text])
     target = torch.tensor([draft.label], device=inputs.device)
     gradient = loss_and_gradient(function, inputs, target)[2][0]  # (T, D)
-    limits = {"truncation": True, "max_length": classifier.max_length, "return_offsets_mapping": True}
     [read] = classifier.as_read([text])
-    spans = classifier.tokenizer(read, **limits)["offset_mapping"]
-    starts = np.cumsum([0, *map(len, split_words(read))])
-    words = list(dict.fromkeys(word for each in options.values() for word in each))
-    cut = classifier.tokenizer(classifier.as_read(words), add_special_tokens=False)["input_ids"]
-    ids = dict(zip(words, cut, strict=True))
+    pieces, limits = split_words(read), {"truncation": True, "max_length": classifier.max_length}
+    places = tokens_at(pieces, token_spans(classifier.tokenizer, [read], **limits)["offset_mapping"][0])
     weight, scores = input_embeddings(classifier.model).weight.detach(), []
     for place, each in options.items():
-        covers = (starts[place], starts[place + 1])
-        at = [i for i, (a, b) in enumerate(spans) if a < b and covers[0] <= a and b <= covers[1]]
+        at = places.get(place, [])
         slope = gradient[at]  # (m, D): of the word's tokens; none where the text was cut before it
         if not at:
             scores += [0.0] * len(each)
             continue
         before = (slope * inputs[0, at]).sum()
-        for word in each:
-            new = weight[ids[word]]  # (k, D)
+        for ids in word_tokens(classifier.tokenizer, classifier.as_read(each), before_word(pieces, place)):
+            new = weight[ids]  # (k, D)
             new = new if len(new) == len(at) else new.mean(0, keepdim=True)
             scores.append(((slope * new).sum() - before).item())
     return np.array(scores)
@@ -615,11 +617,10 @@ class Engine:
     def answer(self, flights: Sequence[_Flight]):
         "Ask for what is missing, each text once"
         asked = list(dict.fromkeys(text for flight in flights for text in flight.missing))
-        rows = (
-            dict(zip(asked, stable_probabilities(self.classifier, asked, self.batch_size), strict=True))
-            if asked
-            else {}
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnknownTokens)  # the attack itself hides words
+            found = stable_probabilities(self.classifier, asked, self.batch_size) if asked else []
+        rows = dict(zip(asked, found, strict=True))
         unlike = [(flight, text) for flight in flights for text in flight.unlike]
         vectors = self.vectors([text for _, text in unlike] + [flight.draft.text for flight, _ in unlike])
         for flight in flights:
@@ -1001,6 +1002,8 @@ class Attack:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):  # NumPy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     return sorted(value) if isinstance(value, (frozenset, tuple)) else value
@@ -1008,41 +1011,23 @@ def _plain(value: object) -> object:
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #cfcaf334
 def _rows(
     dataset: Dataset | dict | Iterable[dict], labels: Sequence[str]
-) -> tuple[Iterator[tuple[str, int]], int | None]:
-    "Texts and class numbers, checked, and how many there are where that is known"
-    if not hasattr(dataset, "__len__") or isinstance(dataset, (list, tuple)):
-        if isinstance(dataset, (list, tuple)) and not dataset:
-            raise ValueError("The attacked data is empty")
-        return _streamed(dataset, labels), len(dataset) if isinstance(dataset, (list, tuple)) else None
-    targets = checked_targets(dataset, labels, part="attacked").tolist()
-    return zip(dataset["text"], targets, strict=True), len(targets)
+) -> tuple[Iterator[tuple[str, int]], int | None, str]:
+    "Texts and class numbers, checked; how many there are, and a fingerprint, where that is known"
+    if isinstance(dataset, Iterable) and not hasattr(dataset, "__len__"):
+        return _streamed(dataset, labels), None, "a stream"
+    columns, _ = checked_data(dataset, labels, part="attacked")
+    both = [columns["text"], columns["label"]]
+    fingerprint = hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16]
+    return zip(*both, strict=True), len(both[0]), fingerprint
 
 
 def _streamed(rows: Iterable[dict], labels: Sequence[str]) -> Iterator[tuple[str, int]]:
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not {"text", "label"} <= set(row):
-            raise ValueError(
-                f"Row {number} of the attacked data is {row!r}, expected a dict with text and label"
-            )
+    for number, row in enumerate(rows_of(rows, ["text", "label"], "attacked")):
         try:
-            [label] = checked_targets(
-                {"text": [row["text"]], "label": [row["label"]]}, labels, part="attacked"
-            ).tolist()
+            columns, _ = checked_data([row], labels, part="attacked")
         except (ValueError, TypeError) as error:
             raise type(error)(str(error).replace("Row 0", f"Row {number}")) from error
-        yield row["text"], label
-
-
-def _data_fingerprint(dataset: object, total: int | None) -> str:
-    "Of all texts and labels where the dataset has a length, else a word"
-    if total is None:
-        return "a stream"
-    rows = (
-        ([row["text"] for row in dataset], [row["label"] for row in dataset])
-        if isinstance(dataset, (list, tuple))
-        else (list(dataset["text"]), list(dataset["label"]))
-    )
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        yield columns["text"][0], columns["label"][0]
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #56fa16b8
 def attack(
@@ -1064,7 +1049,7 @@ def attack(
     if self.needs_gradients and not hasattr(classifier, "model"):
         name = type(classifier).__name__
         raise TypeError(f"{self} asks for gradients, and {name} gives only probabilities")
-    rows, total = _rows(dataset, classifier.labels)
+    rows, total, data = _rows(dataset, classifier.labels)
     journal = None
     if resume_from is not None:
         journal = _Journal(
@@ -1072,7 +1057,7 @@ def attack(
             {
                 "attack": self.settings(),
                 "classifier": fingerprint(classifier),
-                "dataset": _data_fingerprint(dataset, total),
+                "dataset": data,
             },
         )
     start, bar, results = time.perf_counter(), _Bar(type(self).__name__, total, progress), []
@@ -1103,7 +1088,8 @@ def _finished(
     results: list[AttackedText],
 ) -> Iterator[list[AttackedText]]:
     "What the file knows goes to the results, the rest through the engine, into the file and out"
-    unknown = getattr(getattr(engine.classifier, "tokenizer", None), "unk_token", None) or "[UNK]"
+    tokenizer = getattr(engine.classifier, "tokenizer", None)
+    unknown = "[UNK]" if tokenizer is None else unknown_word(tokenizer)
 
     def flights() -> Iterator[_Flight]:
         for position, (text, label) in enumerate(rows):
@@ -1200,7 +1186,7 @@ class TextFoolerAttack(Attack):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.min_similarity, (int, float)) or not -1 <= self.min_similarity <= 1:
+        if not isinstance(self.min_similarity, numbers.Real) or not -1 <= self.min_similarity <= 1:
             raise ValueError(f"min_similarity must be a number from -1 to 1, got {self.min_similarity!r}")
 
     def replacements(self, pieces: Sequence[str], place: int, generator: Random) -> list[str]:

@@ -21,7 +21,6 @@ from random import Random
 from typing import NamedTuple
 
 import ipywidgets as widgets
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -32,10 +31,12 @@ from torch.nn.utils.rnn import pad_sequence
 from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synonyms
 from .adversarial_examples import pgd, project, steepest
 from .augmentation import input_embeddings
-from .core import checked_count, checked_fraction, checked_number
+from .checks import checked_count, checked_fraction, checked_number, checked_texts
+from .data import as_dataset, checked_data
 from .fine_tuning import Backward, Batch
 from .models import TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
+from .tokens import before_word, token_spans, tokens_at, whole_words, word_tokens
 from .words import STOP_WORDS, split_words, words_with_synonyms
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #24be42a7
@@ -255,10 +256,8 @@ class UnlabelledTexts:
         texts: Iterable[str],  # at least one
         batch_size: int = 32,  # texts of a batch, at least 1
     ):
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string; write [text]")
         self.classifier, self.batch_size = classifier, checked_count("batch_size", batch_size)
-        self.tokens = classifier.tokenize(list(texts))[0]
+        self.tokens = classifier.tokenize(texts)[0]
         if not self.tokens:
             raise ValueError("There must be at least one unlabelled text")
 
@@ -434,9 +433,8 @@ def synonym_table(
     "The synonyms of each token of the vocabulary that is a word"
     tokenizer = classifier.tokenizer
     table = torch.full((len(tokenizer), count, pieces), -1, dtype=torch.int32)
-    for token, place in tokenizer.get_vocab().items():
-        known = list(candidates(token)) if token.isalpha() and token not in STOP_WORDS else []
-        cut = tokenizer(known, add_special_tokens=False)["input_ids"] if known else []
+    for place, word in whole_words(tokenizer).items():
+        cut = word_tokens(tokenizer, list(candidates(word)) if word not in STOP_WORDS else [])
         for row, ids in enumerate([ids for ids in cut if 0 < len(ids) <= pieces][:count]):
             table[place, row, : len(ids)] = torch.tensor(ids)
     return table
@@ -522,34 +520,38 @@ class Substitutions:
         texts: Iterable[str],  # all that will be trained on
         attack: Attack | None = None,  # what it may write, and in place of what; SynonymAttack() if None
     ):
-        if isinstance(texts, str):
-            raise TypeError("texts must be a list of strings, got one string; write [text]")
         self.classifier, drafts = classifier, [Draft(text, 0) for text in classifier.as_read(texts)]
         attack = attack or SynonymAttack()
         options = [attack.options(draft, Random(number)) for number, draft in enumerate(drafts)]
-        words = list(dict.fromkeys(w for each in options for some in each.values() for w in some))
-        tokenize = classifier.tokenizer
-        ids = tokenize(classifier.as_read(words), add_special_tokens=False)["input_ids"] if words else []
-        self.ids = dict(zip(words, ids, strict=True))
-        limits = {"truncation": True, "max_length": classifier.max_length, "return_offsets_mapping": True}
-        cut = tokenize([draft.text for draft in drafts], **limits) if drafts else {"input_ids": []}
+        wanted: dict[str, dict[str, None]] = {}  # by what stands before them: the words to cut, each once
+        for draft, each in zip(drafts, options, strict=True):
+            for place, some in each.items():
+                wanted.setdefault(before_word(draft.pieces, place), {}).update(dict.fromkeys(some))
+        self.ids = {
+            (before, word): ids
+            for before, words in wanted.items()
+            for word, ids in zip(words, word_tokens(classifier.tokenizer, classifier.as_read(words), before),
+                                 strict=True)
+        }
+        limits = {"truncation": True, "max_length": classifier.max_length}
+        texts = [draft.text for draft in drafts]
+        cut = token_spans(classifier.tokenizer, texts, **limits) if texts else None
         self.known = {
             tuple(row): self.substitutable(draft, cut["offset_mapping"][number], options[number])
-            for number, (row, draft) in enumerate(zip(cut["input_ids"], drafts, strict=True))
+            for number, (row, draft) in enumerate(zip(cut["input_ids"] if cut else [], drafts, strict=True))
         }
 
     def substitutable(
         self, draft: Draft, offsets: list[tuple[int, int]], options: dict[int, list[str]]
     ) -> Substitutable:
         "The places of a text as tokens, without those behind its end"
-        starts, spans, words, owner = np.cumsum([0, *map(len, draft.pieces)]), [], [], []
+        places, spans, words, owner, rows = tokens_at(draft.pieces, offsets), [], [], [], []
         for place, some in options.items():
-            first, end = starts[place], starts[place + 1]
-            at = [t for t, (a, b) in enumerate(offsets) if a < b and first <= a and b <= end]
-            some = [word for word in some if self.ids[word]] if at else []
+            at, before = places.get(place, []), before_word(draft.pieces, place)
+            some = [word for word in some if self.ids[before, word]] if at else []
             words, owner = words + some, owner + [len(spans)] * len(some)
             spans += [(place, at[0], at[-1] + 1)] if some else []
-        rows = [torch.tensor(self.ids[word], dtype=torch.int32) for word in words]
+            rows += [torch.tensor(self.ids[before, word], dtype=torch.int32) for word in some]
         tokens = pad_sequence(rows, batch_first=True, padding_value=-1) if rows else torch.empty(0, 1)
         return Substitutable(draft.pieces, spans, words, tokens, torch.tensor(owner, dtype=torch.long))
 
@@ -656,6 +658,7 @@ class AdversarialAugmentation:
         progress: bool = True,
     ) -> Dataset:  # all rows of the dataset, then the turned texts, with a column `augmented`
         "Attack each text and put those that turned the answer behind the others"
+        dataset = as_dataset(dataset, part="attacked")
         report = self.attack.attack(classifier, dataset, progress=progress)
         turned = [
             result for result in report.results
@@ -676,8 +679,7 @@ def frequent_synonyms(
     candidates: Callable[[str], Iterable[str]] = all_synonyms,  # of a word in lower case
 ) -> dict[str, str]:  # in lower case
     "The frequent synonym that each rare word is read as: a classifier's word map (after Mozes et al. 2021)"
-    if isinstance(texts, str):
-        raise TypeError("texts must be a list of strings, got one string; write [text]")
+    texts = checked_texts(texts)
     if not rare >= 1:
         raise ValueError(f"rare must be a number of at least 1, got {rare!r}")
     counts = Counter(word.lower() for text in texts for word in split_words(text)[1::2])
@@ -821,15 +823,16 @@ def robustness_curve(
     seed: int = 0,  # of the random start
 ) -> pd.Series:  # accuracy by radius
     "The accuracy that PGD on the embeddings leaves at each radius"
-    order = sorted(range(len(dataset)), key=lambda place: len(dataset[place]["text"]))
+    columns, targets = checked_data(dataset, classifier.labels, part="attacked")
+    order = sorted(range(len(targets)), key=lambda place: len(columns["text"][place]))
     right = dict.fromkeys(radii, 0)
     for start in range(0, len(order), batch_size):
-        part = dataset.select(order[start : start + batch_size])
+        part = order[start : start + batch_size]
         for radius in radii:
             found = pgd(
                 classifier,
-                list(part["text"]),
-                part["label"],
+                [columns["text"][place] for place in part],
+                targets[part],
                 epsilon=radius,
                 steps=steps,
                 per_token=True,

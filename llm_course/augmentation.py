@@ -13,7 +13,6 @@ __all__ = ['ROWS', 'NEIGHBOURS', 'Translator', 'UnchangedTexts', 'seed_of', 'Aug
 
 # %% ../nbs/lessons/20_augmentation.ipynb #5c3d89bc
 import html
-import math
 import re
 import shutil
 import subprocess
@@ -33,15 +32,18 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, IterableDataset, Value
 from matplotlib.axes import Axes
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from .core import best_device, checked_count, checked_fraction
+from .checks import checked_count, checked_fraction, checked_number, checked_texts, texts_of
+from .core import best_device
+from .data import as_dataset
 from .evaluation import wilson_interval
 from .fine_tuning import Backward, Batch
 from .models import SentenceEncoder, TextClassifier, length_batches, model_source, model_window
 from .models import quiet_loading
 from .plots import BLUE, COLOURS, GREY, ORANGE, figure_html, new_axes
+from .tokens import load_tokenizer, read_tokens, token_spans, tokens_at, whole_words
 from .words import STOP_WORDS, antonyms, match_case, may_change, random_order, reading_after
 from .words import readings, split_words, suits_article, synonyms, words_with_synonyms
 
@@ -56,6 +58,7 @@ def seed_of(
     copy: int,  # which copy of the text, from 0
 ) -> int:  # 0 to 2**64 - 1
     "A seed of its own for each copy of each text, whatever the batch or the process it is in"
+    seed = int(seed)  # NumPy's whole numbers would overflow
     return (seed * 0x9E3779B97F4A7C15 ^ position * 0xBF58476D1CE4E5B9 ^ copy * 0x94D049BB133111EB) % 2**64
 
 
@@ -75,7 +78,7 @@ class Augmenter:
         start: int = 0,  # position of the first text in a longer sequence
     ) -> list[list[str]]:  # N lists of n copies, in the order of the input
         "Copies of each text; a text that cannot be changed is returned as it is, with a warning"
-        texts = _checked(texts, n=n, seed=seed, start=start)
+        texts, n, seed, start = checked_texts(texts, start), *_checked_copies(n, seed, start)
         places = range(start, start + len(texts))
         copies = [
             self.transform(texts, [seed_of(seed, place, copy) for place in places]) for copy in range(n)
@@ -94,24 +97,15 @@ class Augmenter:
         batch_size: int = 256,  # texts held in memory, at least 1
     ) -> Iterator[list[str]]:  # n copies of each text, in the order of the input
         "What `augment` gives, piece by piece, in constant memory"
-        if isinstance(texts, str):
-            raise TypeError("texts must be a sequence of strings, got one string; write [text]")
         checked_count("batch_size", batch_size, 1)
-        source, start = iter(texts), 0
+        source, start = texts_of(texts), 0
         while batch := list(islice(source, batch_size)):
             yield from self.augment(batch, n=n, seed=seed, start=start)
             start += len(batch)
 
 
-def _checked(texts: Iterable[str], n: int, seed: int, start: int) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError("texts must be a list of strings, got one string; write [text]")
-    checked_count("n", n, 1), checked_count("seed", seed, 0), checked_count("start", start, 0)
-    texts = list(texts)
-    for index, text in enumerate(texts, start):
-        if not isinstance(text, str):
-            raise TypeError(f"Text {index} is {text!r}, not a string")
-    return texts
+def _checked_copies(n: int, seed: int, start: int = 0) -> tuple[int, int, int]:
+    return checked_count("n", n, 1), checked_count("seed", seed, 0), checked_count("start", start, 0)
 
 
 def _report(unchanged: dict[int, str], count: int):
@@ -331,9 +325,8 @@ class TypingNoise(WordAugmenter):
 @lru_cache(2)
 def word_space(encoder: SentenceEncoder) -> tuple[list[str], dict[str, int], torch.Tensor]:
     "The words of the encoder's vocabulary that the table of synonyms knows, their places, and vectors (V, D)"
-    known = sorted(
-        word for word in encoder.tokenizer.get_vocab() if word not in STOP_WORDS and readings(word)
-    )
+    written = set(whole_words(encoder.tokenizer).values())
+    known = sorted(word for word in written if word not in STOP_WORDS and readings(word))
     return known, {word: place for place, word in enumerate(known)}, encoder.encode(known, batch_size=256)
 
 
@@ -418,7 +411,7 @@ def _from_hub(kind: type, name: str, what: str) -> tuple:
             model, report = kind.from_pretrained(
                 model_source(name), use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(model_source(name))
+            tokenizer = load_tokenizer(model_source(name))
     except OSError as error:
         raise ConnectionError(
             f"No {what} {name!r}: no local folder, and the Hugging Face Hub did not give it. Check "
@@ -470,34 +463,41 @@ class ContextualReplacement(WordAugmenter):
     def fill(self, drafts: list[tuple[list[str], dict[int, str]]], seeds: list[int]):
         "Put a word into each gap"
         model, tokenizer = self.parts
-        texts = [
-            "".join(tokenizer.mask_token if i in gaps else piece for i, piece in enumerate(pieces))
-            for pieces, gaps in drafts
-        ]
-        options = {"padding": True, "truncation": True, "max_length": model_window(model, tokenizer)}
-        batch = tokenizer(texts, return_tensors="pt", **options).to(model.device)
+        options = {"truncation": True, "max_length": model_window(model, tokenizer)}
+        read = token_spans(tokenizer, ["".join(pieces) for pieces, _ in drafts], **options)
+        rows = zip(drafts, read["input_ids"], read["offset_mapping"], strict=True)
+        hidden = [self.hidden(ids, tokens_at(pieces, spans), gaps) for (pieces, gaps), ids, spans in rows]
+        batch = tokenizer.pad({"input_ids": [ids for ids, _ in hidden]}, return_tensors="pt").to(model.device)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         for row, ((pieces, gaps), seed) in enumerate(zip(drafts, seeds, strict=True)):
             generator = Random(seed + 1)
-            masks = (batch["input_ids"][row] == tokenizer.mask_token_id).nonzero()[:, 0]
-            for place, mask in zip(sorted(gaps), masks.tolist(), strict=False):
+            for place, mask in hidden[row][1].items():
                 pieces[place] = self.drawn(gaps[place], logits[row, mask], generator)
+
+    def hidden(
+        self, ids: list[int], places: dict[int, list[int]], gaps: dict[int, str]
+    ) -> tuple[list[int], dict[int, int]]:
+        "Token ids with one mask for each word that is hidden, and where each mask stands"
+        first = {places[place][0]: place for place in sorted(gaps) if place in places}
+        gone = {token for place in gaps for token in places.get(place, [])[1:]}
+        out, masks = [], {}
+        for token, number in enumerate(ids):
+            if token in first:
+                masks[first[token]] = len(out)
+            if token not in gone:
+                out.append(self.parts[1].mask_token_id if token in first else number)
+        return out, masks
 
     def drawn(self, word: str, logits: torch.Tensor, generator: Random) -> str:
         "A word for a gap, in the case of the one that was there, drawn from the most probable"
-        tokenizer = self.parts[1]
-        best = logits.topk(min(5 * self.top, len(logits)))
-        tokens = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+        best, words = logits.topk(min(5 * self.top, len(logits))), whole_words(self.parts[1])
         new = [
-            (tokenizer.convert_tokens_to_string([token]).strip().lower(), value)
-            for token, value in zip(tokens, best.values.softmax(-1).tolist(), strict=True)
-            if not token.startswith("##")
+            (words[token].lower(), value)
+            for token, value in zip(best.indices.tolist(), best.values.softmax(-1).tolist(), strict=True)
+            if token in words
         ]
-        fits = [
-            (token, value)
-            for token, value in new
-            if token.isalpha() and token != word.lower() and token not in STOP_WORDS
-        ][: self.top]
+        old = {word.lower(), *STOP_WORDS}
+        fits = [(token, value) for token, value in new if token not in old][: self.top]
         if not fits:
             return word
         options, weights = zip(*fits, strict=True)
@@ -651,8 +651,8 @@ class Marian:
         if not texts:
             return []
         model, tokenizer = self.parts
-        batch = tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        batch = read_tokens(
+            tokenizer, texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         )
         options = {"num_beams": self.beams}
         if self.temperature is not None:
@@ -743,7 +743,7 @@ def easy_data_augmentation(
 
 # %% ../nbs/lessons/20_augmentation.ipynb #937dc34a
 def augment_dataset(
-    dataset: Dataset | IterableDataset,  # with a column of texts
+    dataset: Dataset | IterableDataset | dict | pd.DataFrame | Iterable[dict],  # with a column of texts
     augmenter: Augmenter,
     *,
     n: int = 1,  # copies of each text, at least 1
@@ -753,21 +753,26 @@ def augment_dataset(
     processes: int = 1,  # that share the work, at least 1; the result is the same
     progress: bool = True,  # say how many copies there are
 ) -> Dataset | IterableDataset:
-    """Each row followed by its copies, with a new column `augmented`
+    """Each row followed by its copies, with a column `augmented`
 
-    A copy that equals its text or another copy of it is left out. Raises ValueError for a missing column."""
-    names = list(dataset.column_names or [])
-    if names and column not in names:
-        raise ValueError(f"There is no column {column!r}, only {', '.join(names)}")
-    _checked((), n=n, seed=seed, start=0)
+    A copy that equals its text or another copy of it is left out. Copies of a row that is a copy itself are
+    copies. Raises ValueError for a missing column, or one called `augmented` that holds something else."""
+    n, seed, _ = _checked_copies(n, seed)
     settings = {
         "batched": True,
         "batch_size": checked_count("batch_size", batch_size, 1),
         "with_indices": True,
         "fn_kwargs": {"augmenter": augmenter, "column": column, "n": n, "seed": seed},
     }
+    dataset = dataset if isinstance(dataset, IterableDataset) else as_dataset(dataset, part="augmented")
+    names = list(dataset.column_names or [])
+    if names and column not in names:
+        raise ValueError(f"There is no column {column!r}, only {', '.join(names)}")
     if isinstance(dataset, IterableDataset):
         return dataset.map(_with_copies, **settings)
+    if "augmented" in names and dataset.features["augmented"] != Value("bool"):
+        raise ValueError("The column 'augmented' holds something else than True and False; rename it first: "
+                         "dataset.rename_column('augmented', …)")
     out = dataset.map(
         _with_copies,
         num_proc=checked_count("processes", processes, 1) if processes != 1 else None,
@@ -793,12 +798,15 @@ def _with_copies(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnchangedTexts)  # they are counted by the caller
         copies = augmenter.augment(rows[column], n=n, seed=seed, start=indices[0]) if indices else []
-    out = {name: [] for name in [*rows, "augmented"]}
+    marks = rows.get("augmented", [False] * len(rows[column]))
+    others = [name for name in rows if name not in (column, "augmented")]
+    out = {name: [] for name in dict.fromkeys([*rows, "augmented"])}
     for i, (text, new) in enumerate(zip(rows[column], copies, strict=True)):
         for variant in dict.fromkeys([text, *new]):
-            for name, values in rows.items():
-                out[name].append(variant if name == column else values[i])
-            out["augmented"].append(variant != text)
+            out[column].append(variant)
+            out["augmented"].append(bool(marks[i]) or variant != text)
+            for name in others:
+                out[name].append(rows[name][i])
     return out
 
 # %% ../nbs/lessons/20_augmentation.ipynb #57098edc
@@ -810,12 +818,7 @@ class Mixup:
     target = "label"
 
     def __post_init__(self):
-        if (
-            isinstance(self.alpha, bool)
-            or not isinstance(self.alpha, (int, float))
-            or not 0 < self.alpha < math.inf
-        ):
-            raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
+        checked_number("alpha", self.alpha, strict=True)
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
@@ -853,6 +856,7 @@ def compare_copies(
     seed: int = 0,  # decides the copies, at least 0
 ) -> pd.DataFrame:  # up to N × n rows: text, copy, distance (one minus the cosine), before, after, flipped
     "How far each copy that is a change is from its text, and whether the answer to it changes"
+    texts = checked_texts(texts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnchangedTexts)
         rows = augmenter.augment(texts, n=n, seed=seed)

@@ -256,7 +256,8 @@ def newest_checkpoint(
     if broken:
         raise ValueError(f"No checkpoint in {folder} is whole: {'; '.join(broken)}")
     raise FileNotFoundError(f"{folder} holds no checkpoint to resume from. A new run starts there with "
-                            f"checkpoints={str(folder)!r}; with resume='auto' beside it, the same call starts "
+                            f"checkpoints={str(folder)!r}; with resume='auto' beside it, the same call "
+                            "starts "
                             "or goes on.")
 
 # %% ../nbs/support/checkpoints.ipynb #af905ac2
@@ -281,7 +282,8 @@ class RunFolder:
             self.last = resumed.folder
         elif present:
             raise FileExistsError(f"{self.folder} holds checkpoints of an earlier run. Go on with it by "
-                                  f"resume_from={str(self.folder)!r}, or by resume='auto', with which the same "
+                                  f"resume_from={str(self.folder)!r}, or by resume='auto', with which the "
+                                  "same "
                                   "call starts or goes on; or choose another folder for a new run.")
 
     def begin(self):

@@ -251,7 +251,7 @@ def checked_classes(
     values: Sequence[int],  # N class numbers
     classes: int | None = None,  # C; None: not known
 ) -> np.ndarray:  # (N,), int64
-    "The class numbers, if each is a whole number from 0 to C - 1; ValueError that names the first that is not"
+    "The class numbers, if each is a whole number from 0 to C - 1; ValueError that names one that is not"
     array = as_array(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be a list of class numbers, got the shape {array.shape}")
@@ -261,7 +261,8 @@ def checked_classes(
     wrong |= (array < 0) | (array >= (np.inf if classes is None else classes))
     if wrong.any():
         index, limit = int(wrong.argmax()), "" if classes is None else f" from 0 to {classes - 1}"
-        raise ValueError(f"{name} must be class numbers{limit}; at {index} stands {as_array(values)[index]!r}")
+        raise ValueError(f"{name} must be class numbers{limit}; at {index} stands "
+                         f"{as_array(values)[index]!r}")
     return array.astype(np.int64)
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS', 'FILE_READERS',
            'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings', 'word_set', 'jaccard',
-           'near_duplicates', 'near_duplicate_groups', 'load_dataset', 'checked_data', 'checked_targets']
+           'near_duplicates', 'near_duplicate_groups', 'load_dataset', 'checked_data', 'checked_targets', 'as_dataset']
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import codecs
@@ -154,7 +154,8 @@ def _frame(path: Path, encoding: str | None) -> pd.DataFrame:
     try:  # "NA" is a text
         return pd.read_csv(io.StringIO(text), sep=separator, keep_default_na=False, na_values=[""])
     except pd.errors.ParserError as error:
-        raise ValueError(f"{path} is no table separated by {separator!r}: {error}. A text with that character "
+        raise ValueError(f"{path} is no table separated by {separator!r}: {error}. A text with that "
+                         "character "
                          "in it must stand in double quotes.") from error
 
 
@@ -202,7 +203,8 @@ def _read_folder(path: Path, encoding: str | None) -> dict[str, pd.DataFrame]:
         of_split[next(iter(said)) if len(said) == 1 else ""].append(file)
     unread = [file.name for file in of_split.pop("", [])]
     if "train" not in of_split:
-        raise ValueError(f"The folder {path} holds no train.csv, train.json, train.jsonl or train.parquet, but "
+        raise ValueError(f"The folder {path} holds no train.csv, train.json, train.jsonl or train.parquet, "
+                         "but "
                          f"{', '.join(file.name for file in files) or 'no such file at all'}")
     parts = {split: _whole_part(split, of_split[split], encoding) for split in SPLITS if split in of_split}
     told = [f"{split}: {', '.join(file.name for file in of_split[split])} ({len(part)} rows)"
@@ -215,7 +217,8 @@ def _whole_part(split: str, files: list[Path], encoding: str | None) -> pd.DataF
     "One table out of one file or of numbered pieces"
     kinds = {(_SHARD.sub("", file.stem), file.suffix) for file in files}
     if len(files) > 1 and (len(kinds) > 1 or not all(_SHARD.search(file.stem) for file in files)):
-        raise ValueError(f"Several files could be the {split} part: {', '.join(file.name for file in files)}. "
+        raise ValueError(f"Several files could be the {split} part: "
+                         f"{', '.join(file.name for file in files)}. "
                          "Keep one, or number them as pieces: train-1.csv, train-2.csv.")
     return pd.concat([_frame(file, encoding) for file in files], ignore_index=True)
 
@@ -341,11 +344,15 @@ def _to_columns(raw: Mapping, text_column: str | None, label_column: str | None,
     labels = {split: _labels_of(split, part, label) for split, part in raw.items()
               if label in _column_names(part)}
     apart = [split for split in raw if split != "train" and set(labels.get(split, ())) <= {None, -1}]
-    names, index = _classes(raw, label, {split: part for split, part in labels.items() if split not in apart})
-    numbered = {split: _numbered(split, labels[split], label, index, names) for split in raw if split not in apart}
-    out = {split: _standard_split(split, raw[split], text, task, numbered[split], names) for split in numbered}
+    kept = [split for split in raw if split not in apart]
+    names, index = _classes(raw, label, {split: labels[split] for split in kept if split in labels})
+    out = {}
+    for split in kept:
+        numbered = _numbered(split, labels[split], label, index, names)
+        out[split] = _standard_split(split, raw[split], text, task, numbered, names)
     for split in apart:
-        warnings.warn(f"The {split} part has no labels: it is kept apart as 'unlabelled', and another {split} "
+        warnings.warn(f"The {split} part has no labels: it is kept apart as 'unlabelled', and another "
+                      f"{split} "
                       "part is cut from the training part.", stacklevel=4)
     texts = [value for split in apart for value in _texts_of(split, raw[split], text)]
     return DatasetDict({**out, **({"unlabelled": Dataset.from_dict({"text": texts})} if apart else {})})
@@ -379,15 +386,17 @@ def _texts_of(split: str, part: object, text: str) -> list[str]:
 def _ratings_of(split: str, part: object, task: str, rows: int) -> list[float]:
     "The ratings of a part; NaN where there is none, or where a column of that name holds something else"
     values = checked_columns(part, ["rating"], split)["rating"] if "rating" in _column_names(part) else []
+    values = [math.nan if value is None or value is pd.NA else value for value in values]
     for row, value in enumerate(values):
-        if value is None or value is pd.NA or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
             continue
         if task == "regression":
             raise ValueError(f"Row {row} of {split!r} has the rating {value!r}, which is no number")
-        warnings.warn(f"The column 'rating' of the {split} part holds {value!r}, which is no number; it is not "
+        warnings.warn(f"The column 'rating' of the {split} part holds {value!r}, which is no number; it is "
+                      "not "
                       "read.", stacklevel=5)
         return [math.nan] * rows
-    return [math.nan if value is None or value is pd.NA else float(value) for value in values or [None] * rows]
+    return list(map(float, values or [math.nan] * rows))
 
 
 def _standard_split(split: str, part: object, text: str, task: str, labels: Sequence[int] = (),
@@ -435,11 +444,13 @@ def _complete_splits(parts: DatasetDict, fraction: float, seed: int) -> DatasetD
 def _check_classes(train: Dataset, missing: Sequence[str]):
     "ValueError that names the classes of which too few texts are there to cut the missing parts"
     counts, names = Counter(train["label"]), train.features["label"].names
-    few = [f"{names[label]!r} has {count}" for label, count in sorted(counts.items()) if count <= len(missing)]
+    few = [f"{names[i]!r} has {count}" for i, count in sorted(counts.items()) if count <= len(missing)]
     if few:
         raise ValueError(
-            f"The training part is too small to cut a {' and a '.join(missing)} part from it: each class needs "
-            f"{len(missing) + 1} texts at least, but class {', class '.join(few[:5])}. Remove these rows, merge "
+            f"The training part is too small to cut a {' and a '.join(missing)} part from it: each class "
+            "needs "
+            f"{len(missing) + 1} texts at least, but class {', class '.join(few[:5])}. Remove these rows, "
+            "merge "
             "their class with another, or bring parts of your own."
         )
 
@@ -482,8 +493,8 @@ def load_dataset(
     Bundled texts stand in a fixed random order, so that the first rows of a split are a fair sample of it.
     For classification, bundled texts with a mean rating from -0.5 to 0.5 are left out; regression keeps them.
     Texts that are near-duplicates by a chain of others belong together: all of them leave the earlier split.
-    A folder's files become parts by the words of their names (`SPLIT_NAMES`), which is printed. Labels 0 and 1
-    are `negative` and `positive`; numbers are ordered as numbers, names by the alphabet.
+    A folder's files become parts by the words of their names (`SPLIT_NAMES`), which is printed. Labels 0
+    and 1 are `negative` and `positive`; numbers are ordered as numbers, names by the alphabet.
     Raises ValueError for an unknown name, columns that do not fit or a damaged asset, and ConnectionError
     where the Hub does not answer."""
     if task not in {"classification", "regression"}:
@@ -593,3 +604,20 @@ def _checked_labels(values: list, names: list[str] | None, labels: list[str], pa
                 f"the classifier's {len(labels)} labels are numbered from 0: {', '.join(labels)}"
             )
     return torch.tensor([int(label) for label in numbered])
+
+# %% ../nbs/support/data.ipynb #15ff777c
+def as_dataset(
+    data: Dataset | Mapping | pd.DataFrame | Iterable[dict],  # columns or rows
+    *,
+    part: str = "given",  # what an error shall call the data
+) -> Dataset:  # without a format
+    "The data as a Dataset with all its columns; ValueError or TypeError where they are no table"
+    if isinstance(data, Dataset):
+        return data.with_format(None)
+    if not isinstance(data, Mapping) and not hasattr(data, "columns") and not hasattr(data, "column_names"):
+        data = list(data) if isinstance(data, Iterable) and not isinstance(data, (str, bytes)) else data
+        has_rows = isinstance(data, list) and data and isinstance(data[0], Mapping)
+        names = list(data[0]) if has_rows else ["text"]
+    else:
+        names = _column_names(data)
+    return Dataset.from_dict(checked_columns(data, names, part))

@@ -457,8 +457,8 @@ class _Settings:
     seed: int
 
     def checked(self) -> "_Settings":
-        plain = {"seed": checked_seed(self.seed), "weight_decay": checked_number("weight_decay", self.weight_decay),
-                 "warmup": checked_fraction("warmup", self.warmup)}
+        plain = {"seed": checked_seed(self.seed), "warmup": checked_fraction("warmup", self.warmup)}
+        plain["weight_decay"] = checked_number("weight_decay", self.weight_decay)
         for name in ("epochs", "gradient_accumulation"):
             plain[name] = checked_count(name, getattr(self, name))
         for name in ("batch_size", "max_tokens", "evaluate_every", "checkpoint_every"):
@@ -534,8 +534,10 @@ def _resumed(
     if resume is None:
         return resume_from
     if resume != "auto" or checkpoints is None or resume_from is not None:
-        raise ValueError("resume must be 'auto', beside checkpoints='a folder' and without resume_from: the same call "
-                         f"then starts, or goes on with what the folder holds. Got {resume=}, {checkpoints=}, "
+        raise ValueError("resume must be 'auto', beside checkpoints='a folder' and without resume_from: the "
+                         "same call "
+                         f"then starts, or goes on with what the folder holds. Got {resume=}, "
+                         f"{checkpoints=}, "
                          f"{resume_from=}")
     started = any(Path(checkpoints).expanduser().glob("step-*"))
     return checkpoints if started else None
@@ -809,7 +811,7 @@ class _Loop:
 
     def step(self, loss: float, texts: int, epoch: float, start: float):
         "Clip the gradients, move the weights, write down what happened"
-        scaler = self.accelerator.scaler  # leaves a step out whose numbers overflow, and scales the next ones less
+        scaler = self.accelerator.scaler  # leaves a step out that overflows, and scales the next ones less
         if scaler is None or scaler.get_scale() < 1:
             self.check_number("loss", loss)
         rate = self.schedule.get_last_lr()[0]

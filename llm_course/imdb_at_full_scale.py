@@ -17,7 +17,10 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
+from .checks import checked_texts
+from .data import as_dataset
 from .models import TextClassifier, length_batches, quiet_loading
+from .tokens import read_tokens, token_spans
 
 # %% ../nbs/lessons/53_imdb_at_full_scale.ipynb #3ad4ea51
 Reading = Callable[[Sequence, int], list]  # tokens and room to pieces of at most that many tokens
@@ -104,13 +107,14 @@ class LongTextClassifier:
             raise ValueError(f"max_length {self.classifier.max_length} leaves no room beside special tokens")
         with quiet_loading():  # a text longer than the window is what this class is for
             read = self.classifier.as_read(texts)
-            ids = self.classifier.tokenizer(read, add_special_tokens=False)["input_ids"]
+            ids = read_tokens(self.classifier.tokenizer, read, add_special_tokens=False)["input_ids"]
         found = [(text, piece) for text, tokens in enumerate(ids) for piece in self.reading(tokens, room)]
         return [[*before, *piece, *after] for _, piece in found], [text for text, _ in found]
 
     def logits(self, texts: Sequence[str], *, batch_size: int = 32, max_tokens: int = 16384) -> torch.Tensor:
         "The pooled logits of each text: (N, C), float32, on the CPU, in the order of the input"
-        if not len(texts):
+        texts = checked_texts(texts)
+        if not texts:
             return torch.empty(0, len(self.labels))
         (pieces, owners), model = self.pieces(texts), self.classifier.model.eval()
         out = torch.empty(len(pieces), len(self.labels))  # (W, C)
@@ -143,7 +147,7 @@ def _piece_text(text: str, piece: list[int], places: list[tuple[int, int]], word
     runs = [[position for _, position in run]
             for _, run in groupby(enumerate(piece), key=lambda pair: pair[1] - pair[0])]
     runs = [run for run in (_whole_words(run, words) for run in runs) if run]
-    return " ".join(text[places[run[0]][0] : places[run[-1]][1]] for run in runs)
+    return " ".join(text[places[run[0]][0] : places[run[-1]][1]].strip() for run in runs)
 
 
 def read_dataset(
@@ -153,10 +157,9 @@ def read_dataset(
 ) -> Dataset:  # text and label: a row for each piece, none longer than max_length
     "The texts as a reading reads them, each piece with the label of its text"
     room = classifier.max_length - sum(map(len, special_frame(classifier.tokenizer)))
-    rows = {"text": [], "label": []}
+    rows, data = {"text": [], "label": []}, as_dataset(data)
     with quiet_loading():
-        found = classifier.tokenizer(list(data["text"]), add_special_tokens=False,
-                                     return_offsets_mapping=True)
+        found = token_spans(classifier.tokenizer, list(data["text"]), add_special_tokens=False)
     for number, (text, label) in enumerate(zip(data["text"], data["label"], strict=True)):
         places, words = found["offset_mapping"][number], found.word_ids(number)
         for piece in reading(list(range(len(places))), room):
@@ -190,7 +193,7 @@ class ReadingExplorer:
         "Where each token of the review stands in it, and how many pieces read it"
         tokenizer, text = self.classifier.tokenizer, self.texts[self.text.value - 1]
         with quiet_loading():
-            places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            places = token_spans(tokenizer, [text], add_special_tokens=False)["offset_mapping"][0]
         room = self.classifier.max_length - sum(map(len, special_frame(tokenizer)))
         counts = [0] * len(places)
         for piece in self.readings[self.reading.value](list(range(len(places))), room):

@@ -100,16 +100,20 @@ def check_model_folder(
     names = {path.name for path in folder.iterdir()}
     weights = sorted(name for name in names if name.endswith(".safetensors"))
     if "adapter_config.json" in names and "config.json" not in names:
-        raise ValueError(f"{folder} holds an adapter, not a whole model. Merge it with the model that it was made "
-                         f"for: peft.PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload(), and "
+        raise ValueError(f"{folder} holds an adapter, not a whole model. Merge it with the model that it was "
+                         "made "
+                         f"for: peft.PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload(), "
+                         "and "
                          "save that.")
     if "config.json" not in names:
-        raise ValueError(f"{folder} holds no model (no config.json), but {', '.join(sorted(names)) or 'nothing'}")
+        raise ValueError(f"{folder} holds no model (no config.json), but "
+                         f"{', '.join(sorted(names)) or 'nothing'}")
     if not weights:
         pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5")))
         if not pickled:
             raise ValueError(f"{folder} holds no weights (no model.safetensors)")
-        raise ValueError(f"The weights in {folder} are in {', '.join(pickled)} only, a format that may run programs "
+        raise ValueError(f"The weights in {folder} are in {', '.join(pickled)} only, a format that may run "
+                         "programs "
                          "when it is opened, so it is not read. Where you trust it, convert it once: model = "
                          f"AutoModelForSequenceClassification.from_pretrained({str(folder)!r}); "
                          f"model.save_pretrained({str(folder)!r})")
@@ -280,7 +284,8 @@ class TextClassifier:
                 f"{', '.join(labels)}"
             )
         if (order := order_of(labels, list(model.config.id2label.values()))) and order != sorted(order):
-            raise ValueError(f"The model's outputs are {', '.join(model.config.id2label.values())}, in this order; "
+            raise ValueError(f"The model's outputs are {', '.join(model.config.id2label.values())}, in this "
+                             "order; "
                              f"labels must be too, got {', '.join(labels)}")
         if tokenizer.pad_token is None:
             raise ValueError("The tokenizer has no token for padding; set one before: "
@@ -333,7 +338,8 @@ def model_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     for name, layer in model.named_modules():
         # RoBERTa, MPNet, Longformer and others count positions from behind that of padding.
         padding = getattr(layer, "padding_idx", None)
-        if name.endswith("position_embeddings") and isinstance(layer, torch.nn.Embedding) and padding is not None:
+        counts = name.endswith("position_embeddings") and isinstance(layer, torch.nn.Embedding)
+        if counts and padding is not None:
             positions = min(positions, layer.num_embeddings - padding - 1)
     return min(positions, tokenizer.model_max_length)
 
@@ -349,10 +355,10 @@ def from_pretrained(
 ) -> TextClassifier:
     """A pre-trained encoder with a new classification head, or with its own where that has the same labels
 
-    The head of a model whose configuration names the same labels, in whatever case or order, is kept and answers
-    in the order of `labels`; a warning says so where the order or the case is another. Where it names others, the
-    head is a new one, and a warning says so. Raises ValueError for a folder that cannot be read, ConnectionError
-    for a name that neither this machine nor the Hub knows."""
+    The head of a model whose configuration names the same labels, in whatever case or order, is kept and
+    answers in the order of `labels`; a warning says so where the order or the case is another. Where it names
+    others, the head is a new one, and a warning says so. Raises ValueError for a folder that cannot be read,
+    ConnectionError for a name that neither this machine nor the Hub knows."""
     labels, source = _checked_labels(labels), model_source(name)
     if Path(source).is_dir():
         check_model_folder(Path(source))
@@ -413,7 +419,8 @@ def _reorder_head(model: PreTrainedModel, inside: str, order: list[int], there: 
     last = [part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)
             and part.out_features == len(order) and not name.startswith(inside)]
     if len(last) != 1:
-        raise ValueError(f"The outputs of {type(model).__name__} cannot be put into another order; name the labels "
+        raise ValueError(f"The outputs of {type(model).__name__} cannot be put into another order; name the "
+                         "labels "
                          f"in the model's: labels={there}")
     with torch.no_grad():
         for weight in last[0].parameters():
@@ -422,9 +429,11 @@ def _reorder_head(model: PreTrainedModel, inside: str, order: list[int], there: 
 
 def _told_of_head(name: str | Path, there: list[str], labels: list[str]) -> str:
     if order_of(labels, there):
-        return (f"The head of {name} is kept. It has the outputs {', '.join(there)}; here they are called and "
+        return (f"The head of {name} is kept. It has the outputs {', '.join(there)}; here they are called "
+                "and "
                 f"ordered {', '.join(labels)}.")
-    return (f"The head of {name} is for other labels ({', '.join(there)}) than {', '.join(labels)}, so it gets a new "
+    return (f"The head of {name} is for other labels ({', '.join(there)}) than {', '.join(labels)}, so it "
+            "gets a new "
             f"one that must be trained. To use the old one: labels={there}")
 
 
@@ -469,9 +478,10 @@ def pad(
     self: TextClassifier,
     token_ids: Sequence[Sequence[int]],  # B lists of token ids
 ) -> BatchEncoding:  # input_ids and attention_mask, both (B, T), on the model's device
-    "One padded batch; behind the texts, so that positions do not depend on the neighbours (XLNet reads the end)"
-    side = "left" if self.model.config.model_type == "xlnet" else "right"
-    return self.tokenizer.pad({"input_ids": list(token_ids)}, padding_side=side, return_tensors="pt").to(self.device)
+    "One batch, padded behind the texts: so the position of a token does not depend on its neighbours"
+    side = "left" if self.model.config.model_type == "xlnet" else "right"  # XLNet reads the end
+    rows = {"input_ids": list(token_ids)}
+    return self.tokenizer.pad(rows, padding_side=side, return_tensors="pt").to(self.device)
 
 
 TextClassifier.as_read, TextClassifier.tokenize, TextClassifier.pad = as_read, tokenize, pad
@@ -551,7 +561,7 @@ def save(
     folder: str | Path,  # created; a classifier that was saved there before is replaced
     weights: dict[str, torch.Tensor] | None = None,  # to write instead of the model's own
 ) -> Path:
-    "Write the classifier to a folder, as safetensors; OSError where it cannot be written, and the old one stays"
+    "Write the classifier to a folder, as safetensors; OSError where that fails, and the old one stays"
     given, folder = Path(folder).expanduser(), Path(folder).expanduser().resolve()
     _check_place(folder)
     try:
@@ -565,7 +575,8 @@ def save(
             _write(self, new, weights)
             (_replace if beside else _replace_inside)(folder, new)
     except (OSError, SafetensorError) as error:
-        raise OSError(getattr(error, "errno", None), f"The classifier cannot be saved to {folder} ({error}). What "
+        raise OSError(getattr(error, "errno", None), f"The classifier cannot be saved to {folder} ({error}). "
+                                                     "What "
                       "was saved there before is left. Free some space, or choose another place.") from error
     return given
 
@@ -649,14 +660,17 @@ def load(
     if not (folder / "classifier.json").is_file():
         raise FileNotFoundError(f"{folder} holds no saved classifier (no classifier.json)")
     if (folder / UNFINISHED).exists():
-        raise ValueError(f"Saving to {folder} was interrupted half way, so its files do not belong together. Save the "
+        raise ValueError(f"Saving to {folder} was interrupted half way, so its files do not belong together. "
+                         "Save the "
                          "classifier again, or load another.")
     check_model_folder(folder)
     settings = json.loads((folder / "classifier.json").read_text())
     with quiet_loading():
         config = AutoConfig.from_pretrained(folder)
         config.id2label = dict(enumerate(settings["labels"]))  # what classifier.json says, counts
-        model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, use_safetensors=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, use_safetensors=True
+        )
         tokenizer = load_tokenizer(str(folder))
     return TextClassifier(
         model,

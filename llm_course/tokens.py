@@ -22,7 +22,8 @@ def load_tokenizer(
     "The tokenizer of a model; ValueError where its files are missing"
     tokenizer = AutoTokenizer.from_pretrained(source)
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        raise ValueError(f"{source} holds no vocabulary of a tokenizer (tokenizer.json, vocab.txt or the like). "
+        raise ValueError(f"{source} holds no vocabulary of a tokenizer (tokenizer.json, vocab.txt or the "
+                         "like). "
                          f"Save it there: tokenizer.save_pretrained({source!r})")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -78,7 +79,8 @@ def check_vocabulary(
                          "model.resize_token_embeddings(len(tokenizer))")
 
 # %% ../nbs/support/tokens.ipynb #cdc5a777
-_MARKS = {"##": str.startswith, "Ġ": str.startswith, "▁": str.startswith, "</w>": str.endswith, "@@": str.endswith}
+_MARKS = {"##": str.startswith, "Ġ": str.startswith, "▁": str.startswith,
+          "</w>": str.endswith, "@@": str.endswith}
 
 
 def word_mark(
@@ -116,7 +118,7 @@ def _whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> dict[int, str
 def unknown_word(
     tokenizer: PreTrainedTokenizerBase,
 ) -> str:
-    "A word that is read as the unknown token, to hide others behind; where every word is known, `[UNK]` as text"
+    "A word that is read as the unknown token, to hide others behind; `[UNK]` as text where all are known"
     unknown = tokenizer.unk_token_id
     for word in ("☃", "ꙮ", "𒐫", "🦥"):
         ids = read_tokens(tokenizer, [f"a {word} b"], add_special_tokens=False)["input_ids"][0]
@@ -132,7 +134,8 @@ def token_spans(
 ) -> BatchEncoding:  # input_ids and offset_mapping: N lists; the spans of special tokens are (0, 0)
     "The tokens of texts and where each stands; TypeError where the tokenizer does not know"
     if not tokenizer.is_fast:
-        raise TypeError(f"{type(tokenizer).__name__} does not say where its tokens stand in a text; a fast tokenizer "
+        raise TypeError(f"{type(tokenizer).__name__} does not say where its tokens stand in a text; a fast "
+                        "tokenizer "
                         "(with a tokenizer.json) does")
     return read_tokens(tokenizer, texts, return_offsets_mapping=True, **options)
 
@@ -190,5 +193,7 @@ def warn_of_unknown(
         return
     count = sum(3 * ids.count(unknown) > max(1, len(ids) - frame) for ids in token_ids)
     if count:
-        warnings.warn(f"In {count} of {len(token_ids)} texts more than a third of the tokens are unknown to the "
-                      "model: it cannot read them. Choose a model for their language.", UnknownTokens, stacklevel=4)
+        warnings.warn(f"In {count} of {len(token_ids)} texts more than a third of the tokens are unknown to "
+                      "the "
+                      "model: it cannot read them. Choose a model for their "
+                      "language.", UnknownTokens, stacklevel=4)

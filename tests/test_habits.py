@@ -138,7 +138,7 @@ def test_augmenting_what_was_augmented():
     assert twice.column_names == once.column_names == ["text", "label", "augmented"]
     marks = dict(zip(twice["text"], twice["augmented"], strict=True))
     assert len(twice) > len(once) and [text for text, made in marks.items() if not made] == TEXTS
-    with pytest.raises(ValueError, match="'augmented' .*rename"):
+    with pytest.raises(ValueError, match=r"'augmented' .*rename"):
         augment_dataset({**ROWS, "augmented": ["yes"] * 12}, TypingNoise(), progress=False)
 
 
