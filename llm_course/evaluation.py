@@ -23,6 +23,16 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
 
+from llm_course.checks import (
+    as_array,
+    checked_classes,
+    checked_count,
+    checked_fraction,
+    checked_lengths,
+    checked_probabilities,
+    checked_scores,
+    checked_seed,
+)
 from .data import checked_targets
 from .data_preparation import rating_bars
 from .models import TextClassifier
@@ -38,24 +48,56 @@ def confusion_matrix(
     classes: int,  # C
 ) -> np.ndarray:  # (C, C): row = what it is, column = what was said
     "How often each class was taken for each class"
-    pairs = np.asarray(targets, dtype=int) * classes + np.asarray(predictions, dtype=int)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    classes = checked_count("classes", classes)
+    targets, predictions = _checked_answers(classes, targets=targets, predictions=predictions)
+    return np.bincount(targets * classes + predictions, minlength=classes**2).reshape(classes, classes)
 
 
 def scores_of(
-    confusion: np.ndarray,  # (..., C, C)
+    confusion: np.ndarray,  # (..., C, C), counts or shares
 ) -> dict[str, np.ndarray]:  # name: (...), each from 0 to 1; a share of nothing is 0
     "Accuracy; precision, recall and F1 of the second of two classes, or the mean over more than two"
+    confusion = _checked_confusion(confusion)
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)  # (..., C)
     said, real = confusion.sum(-2), confusion.sum(-1)
     each = {
-        "precision": right / np.maximum(said, 1),
-        "recall": right / np.maximum(real, 1),
-        "f1": 2 * right / np.maximum(said + real, 1),
+        "precision": _share(right, said),
+        "recall": _share(right, real),
+        "f1": _share(2 * right, said + real),
     }
     one = (lambda values: values[..., 1]) if confusion.shape[-1] == 2 else (lambda values: values.mean(-1))
-    total = np.maximum(confusion.sum((-2, -1)), 1)
-    return {"accuracy": right.sum(-1) / total, **{name: one(values) for name, values in each.items()}}
+    accuracy = _share(right.sum(-1), confusion.sum((-2, -1)))
+    return {"accuracy": accuracy, **{name: one(values) for name, values in each.items()}}
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    "Part of the whole; of nothing it is 0, as the part is"
+    return part / np.where(whole > 0, whole, 1)
+
+# %% ../nbs/lessons/13_evaluation.ipynb #2c95db18
+def _checked_answers(
+    classes: int | None,  # C; None: not known
+    **answers: Sequence[int],  # by their names in an error: class numbers of the same N texts
+) -> list[np.ndarray]:  # each (N,)
+    "The class numbers; ValueError where one is none, or where there are more of some than of others"
+    found = {name: checked_classes(name, values, classes) for name, values in answers.items()}
+    if any(len(values) for values in found.values()):  # of no texts there is a matrix too, of zeros
+        checked_lengths(**found)
+    return list(found.values())
+
+
+def _checked_confusion(
+    confusion: object,  # (..., C, C)
+) -> np.ndarray:  # (..., C, C)
+    "The matrix, or several of them, if it has a row and a column for each class and nothing below 0"
+    array = as_array(confusion)
+    if array.ndim < 2 or not array.shape[-1] == array.shape[-2] > 0 or array.dtype.kind not in "biuf":
+        raise ValueError(f"confusion must have one row and one column for each class, got the shape "
+                         f"{array.shape} and the type {array.dtype}; confusion_matrix makes one")
+    wrong = ~(np.isfinite(array) & (array >= 0))
+    if wrong.any():
+        raise ValueError(f"confusion must be counts of texts, 0 or more, got {array[wrong][0]!r}")
+    return array.astype(float if array.dtype.kind == "f" else np.int64)  # float16 could not hold the sums
 
 # %% ../nbs/lessons/13_evaluation.ipynb #c32ccc55
 @dataclass(frozen=True)
@@ -80,11 +122,8 @@ def bootstrap_scores(
     """The scores of a confusion matrix with their percentile bootstrap intervals (Efron 1979)
 
     A score of exactly 0 or 1 gets an interval of no width, which is too good: see `wilson_interval`."""
-    if resamples < 1 or not 0 < confidence < 1 or confusion.sum() == 0:
-        raise ValueError(
-            f"resamples must be at least 1, confidence between 0 and 1 and the matrix not empty, "
-            f"got {resamples}, {confidence} and {confusion.sum()} texts"
-        )
+    confusion, resamples = _checked_counts(confusion), checked_count("resamples", resamples)
+    confidence, seed = _checked_confidence(confidence), checked_seed(seed)
     total, cells = confusion.sum(), confusion.ravel()
     drawn = np.random.default_rng(seed).multinomial(
         total, cells / total, size=resamples
@@ -95,6 +134,24 @@ def bootstrap_scores(
         name: Estimate(float(value), *map(float, np.percentile(drawn_scores[name], tails)))
         for name, value in scores_of(confusion).items()
     }
+
+# %% ../nbs/lessons/13_evaluation.ipynb #0878a66c
+def _checked_counts(
+    confusion: object,  # (C, C)
+) -> np.ndarray:  # (C, C), integers
+    "The matrix of one classifier, if it counts whole texts, one at least"
+    array = _checked_confusion(confusion)
+    if array.ndim != 2 or (array != np.floor(array)).any() or array.sum() == 0:
+        raise ValueError("The bootstrap draws whole texts: confusion must be one matrix of whole numbers "
+                         f"that are not all 0, got {array.tolist()}")
+    return array.astype(np.int64)
+
+
+def _checked_confidence(confidence: float) -> float:
+    "The share, if an interval of it has two ends: it lies between 0 and 1, and is neither"
+    if checked_fraction("confidence", confidence) in (0, 1):
+        raise ValueError(f"confidence must lie between 0 and 1, as 0.95 does, got {confidence!r}")
+    return float(confidence)
 
 # %% ../nbs/lessons/13_evaluation.ipynb #21a86158
 @dataclass(frozen=True, eq=False, repr=False)
@@ -166,7 +223,10 @@ def evaluate(
 ) -> EvaluationReport:
     """Accuracy, precision, recall and F1 on labelled texts, each with its bootstrap interval
 
-    Raises ValueError or TypeError for data that do not fit the classifier, before it answers a text."""
+    Raises ValueError or TypeError for data that do not fit the classifier, and for settings that cannot be,
+    before it answers a text."""
+    resamples, seed = checked_count("resamples", resamples), checked_seed(seed)
+    confidence = _checked_confidence(confidence)
     if len(classifier.labels) < 2:
         raise ValueError(f"evaluate needs a classifier with two labels or more, got {classifier.labels}")
     targets = checked_targets(data, classifier.labels, part="evaluation").numpy()
@@ -233,11 +293,11 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     "The paired difference of two accuracies, with a 95 % interval and McNemar's exact test (McNemar 1947)"
-    if not len(targets) == len(first) == len(second) > 0:
-        raise ValueError(f"compare needs as many answers as targets, and at least one; got {len(targets)} "
-                         f"targets, {len(first)} and {len(second)} answers")
-    right_first, right_second = np.equal(targets, first), np.equal(targets, second)
-    total, only = len(targets), ((right_first & ~right_second).sum(), (right_second & ~right_first).sum())
+    targets, first, second = _checked_answers(None, targets=targets, first=first, second=second)
+    total, seed = checked_lengths(targets=targets), checked_seed(seed)
+    resamples = checked_count("resamples", resamples)
+    right_first, right_second = targets == first, targets == second
+    only = (right_first & ~right_second).sum(), (right_second & ~right_first).sum()
     cells = np.array([*only, total - sum(only)])
     drawn = np.random.default_rng(seed).multinomial(total, cells / total, size=resamples)  # (resamples, 3)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / total, [2.5, 97.5])
@@ -252,13 +312,13 @@ def calibration_table(
     bins: int = 10,  # of equal width, from 1 / C to 1; at least 1
 ) -> pd.DataFrame:  # one row for each bin that is not empty: texts, confidence, accuracy
     "Mean confidence and accuracy of the answers in each bin of confidence"
-    if bins < 1 or len(probabilities) != len(targets) or len(targets) == 0:
-        raise ValueError(f"calibration needs at least one bin and as many targets as probabilities, "
-                         f"got {bins} bins, {len(probabilities)} probabilities and {len(targets)} targets")
+    probabilities, bins = checked_probabilities(probabilities), checked_count("bins", bins)
+    targets = checked_classes("targets", targets, probabilities.shape[1])
+    checked_lengths(probabilities=probabilities, targets=targets)
     confidence, least = probabilities.max(-1), 1 / probabilities.shape[-1]
     place = np.clip(((confidence - least) / (1 - least) * bins).astype(int), 0, bins - 1)
     frame = pd.DataFrame({"bin": place, "confidence": confidence,
-                          "accuracy": np.equal(probabilities.argmax(-1), targets)})
+                          "accuracy": probabilities.argmax(-1) == targets})
     table = frame.groupby("bin").agg(texts=("bin", "size"), confidence=("confidence", "mean"),
                                      accuracy=("accuracy", "mean"))
     return table
@@ -282,7 +342,9 @@ def calibration_error_of_chance(
     seed: int = 0,
 ) -> np.ndarray:  # (draws,)
     "The calibration errors that these probabilities would have if they were true"
-    rng, steps = np.random.default_rng(seed), probabilities.cumsum(-1)
+    probabilities, draws = checked_probabilities(probabilities), checked_count("draws", draws)
+    checked_lengths(probabilities=probabilities)
+    rng, steps = np.random.default_rng(checked_seed(seed)), probabilities.cumsum(-1)
     drawn = [(rng.random((len(steps), 1)) > steps[:, :-1]).sum(-1) for _ in range(draws)]  # each (N,)
     return np.array([expected_calibration_error(probabilities, targets, bins) for targets in drawn])
 
@@ -292,13 +354,34 @@ def fit_temperature(
     targets: Sequence[int],  # (N,)
 ) -> float:  # from 0.01 to 100
     "The temperature that makes the labels most probable (Guo et al. 2017)"
-    logits, rows = np.asarray(logits, dtype=float), np.arange(len(targets))
+    logits = _checked_logits(logits)
+    targets = checked_classes("targets", targets, logits.shape[1])
+    rows = np.arange(checked_lengths(logits=logits, targets=targets))
 
     def loss(log_beta: float) -> float:
         return -log_softmax(math.exp(log_beta) * logits, axis=-1)[rows, targets].mean()
 
     bound = math.log(100)
     return math.exp(-minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)
+
+# %% ../nbs/lessons/13_evaluation.ipynb #2cac1217
+def _checked_logits(
+    logits: object,  # (N, C)
+) -> np.ndarray:  # (N, C), float64
+    "The logits, if they are some; ValueError that names the first row that is not"
+    array = as_array(logits)
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
+        raise ValueError("logits must be of the shape (texts, classes) with at least two classes, as "
+                         f"classifier.logits gives them, got {array.shape}")
+    array = array.astype(float)
+    if not np.isfinite(array).all():
+        index = int((~np.isfinite(array)).any(1).argmax())
+        raise ValueError(f"logits must be numbers; row {index} is {array[index].tolist()}")
+    shares = (array >= 0).all() and (np.abs(array.sum(1) - 1) < 1e-3).all() and (array % 1).any()
+    if shares and len(array) > 1:  # one row that sums to 1 may be chance
+        raise ValueError("logits are numbers that sum to 1 in each row. Are these probabilities? Use "
+                         "classifier.logits.")
+    return array
 
 # %% ../nbs/lessons/13_evaluation.ipynb #8f3e8b0e
 def plot_reliability(
@@ -311,7 +394,8 @@ def plot_reliability(
     label: str = "",
 ) -> Axes:
     "Accuracy against confidence; the diagonal is perfect, the bars are 95 % intervals"
-    ax, table = new_axes(ax, figsize=(5.5, 5)), calibration_table(probabilities, targets, bins)
+    table = calibration_table(probabilities, targets, bins)
+    ax = new_axes(ax, figsize=(5.5, 5))
     if not ax.lines:
         ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     bounds = np.array(
@@ -326,7 +410,7 @@ def plot_reliability(
         label=label or None,
         capsize=3,
     )
-    least = 1 / np.shape(probabilities)[-1]
+    least = 1 / as_array(probabilities).shape[-1]
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(least, 1.01), ylim=(max(0, least - 0.2), 1.02))
     return ax
 
@@ -337,10 +421,10 @@ def wilson_interval(
     confidence: float = 0.95,  # 0 to 1
 ) -> tuple[float, float]:
     "An interval for a share that also holds for few texts, and at 0 and 1 (Wilson 1927)"
-    if not 0 <= correct <= total or total < 1:
-        raise ValueError(
-            f"correct must lie from 0 to total, and total be at least 1; got {correct} of {total}"
-        )
+    correct, total = checked_count("correct", correct, least=0), checked_count("total", total)
+    if correct > total:
+        raise ValueError(f"correct must lie from 0 to total, got {correct} of {total}")
+    confidence = _checked_confidence(confidence)
     z, share = norm.ppf((1 + confidence) / 2), correct / total
     middle = share + z**2 / (2 * total)
     reach = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -350,21 +434,31 @@ def wilson_interval(
 # %% ../nbs/lessons/13_evaluation.ipynb #cd57608f
 def precision_recall_curve(
     targets: Sequence[int],  # (N,), 0 or 1; at least one 1
-    scores: Sequence[float],  # (N,), higher for class 1
+    scores: Sequence[float],  # (N,), higher for class 1; or (N, 2) probabilities
 ) -> pd.DataFrame:  # threshold (falling), precision, recall: one row for each different score
     "Precision and recall of saying class 1 where the score is at least the threshold"
-    targets, scores = np.asarray(targets), np.asarray(scores)
-    if len(targets) != len(scores) or not targets.any():
-        raise ValueError(
-            f"The curve needs a positive text and as many scores as targets, got {targets.sum()} "
-            f"positive of {len(targets)} targets and {len(scores)} scores"
-        )
+    targets, scores = _checked_curve(targets, scores)
     order = np.argsort(-scores, kind="stable")
     TP = np.cumsum(targets[order])
     curve = pd.DataFrame(
         {"threshold": scores[order], "precision": TP / np.arange(1, len(TP) + 1), "recall": TP / TP[-1]}
     )
     return curve.drop_duplicates("threshold", keep="last", ignore_index=True)
+
+# %% ../nbs/lessons/13_evaluation.ipynb #ee8a993f
+def _checked_curve(
+    targets: Sequence[int],  # (N,), 0 or 1; at least one 1
+    scores: object,  # (N,), or (N, 2) probabilities
+) -> tuple[np.ndarray, np.ndarray]:  # both (N,)
+    "The labels and the scores of class 1; ValueError where no curve can be drawn of them"
+    targets, scores = checked_classes("targets", targets, 2), as_array(scores)
+    if scores.ndim == 2 and scores.shape[1] == 2:  # the second of two logits says nothing without the first
+        scores = checked_probabilities(scores)
+    scores = checked_scores("scores", scores)
+    checked_lengths(targets=targets, scores=scores)
+    if not targets.any():
+        raise ValueError(f"The curve needs a positive text, got 0 positive of {len(targets)} targets")
+    return targets, scores
 
 # %% ../nbs/lessons/13_evaluation.ipynb #b761f6c0
 class ThresholdSlider:
@@ -373,9 +467,12 @@ class ThresholdSlider:
     def __init__(
         self,
         targets: Sequence[int],  # (N,), 0 or 1
-        scores: Sequence[float],  # (N,), the probability of class 1
+        scores: Sequence[float],  # (N,), the probability of class 1; or (N, 2) probabilities
     ):
-        self.targets, self.scores = np.asarray(targets), np.asarray(scores)
+        self.targets, self.scores = _checked_curve(targets, scores)
+        if self.scores.min() < 0 or self.scores.max() > 1:
+            raise ValueError(f"scores must be probabilities, from 0 to 1, got {self.scores.min():.4g} to "
+                             f"{self.scores.max():.4g}. Are these logits? Use predict_proba.")
         self.curve = precision_recall_curve(self.targets, self.scores)
         self.output = widgets.HTML()
         self.slider = widgets.FloatSlider(
@@ -405,11 +502,12 @@ class ThresholdSlider:
         ax, scores = new_axes(ax, figsize=(5.5, 4.5)), scores_of(self.confusion)
         ax.plot(self.curve["recall"], self.curve["precision"], color=BLUE)
         ax.plot(scores["recall"], scores["precision"], "o", color=ORANGE, markersize=11)
+        lowest = min(scores["precision"], self.curve["precision"].min()) - 0.02
         ax.set(
             xlabel="recall",
             ylabel="precision",
             xlim=(0, 1.02),
-            ylim=(0.45, 1.02),
+            ylim=(min(0.45, lowest), 1.02),
             title=f"Precision {scores['precision']:.1%}, recall {scores['recall']:.1%}",
         )
         return ax
@@ -451,11 +549,13 @@ def slice_accuracy(
     correct: Sequence[bool],  # (N,)
     groups: Sequence[Hashable],  # (N,), the slice of each text
 ) -> pd.DataFrame:  # one row a slice: texts, accuracy, low and high of Wilson's 95 % interval
-    "Accuracy in each slice of a test set"
-    if len(correct) != len(groups) or len(correct) == 0:
-        raise ValueError(f"Each text needs a slice, got {len(correct)} texts and {len(groups)} slices")
-    frame = pd.DataFrame({"slice": np.asarray(groups), "correct": np.asarray(correct, dtype=int)})
-    table = frame.groupby("slice", observed=True)["correct"].agg(texts="size", right="sum")
+    """Accuracy in each slice of a test set
+
+    Texts whose group is missing, None or NaN, are a slice of their own, the last: all texts are counted."""
+    correct, slices = checked_classes("correct", correct, 2), _checked_slices(groups)
+    checked_lengths(texts=correct, slices=slices)
+    frame = pd.DataFrame({"slice": slices, "correct": correct})
+    table = frame.groupby("slice", observed=True, dropna=False)["correct"].agg(texts="size", right="sum")
     bounds = [wilson_interval(row.right, row.texts) for row in table.itertuples()]
     low, high = zip(*bounds, strict=True)
     return table.assign(accuracy=table["right"] / table["texts"], low=low, high=high).drop(columns="right")
@@ -475,5 +575,23 @@ def plot_slices(
         places, 100 * table["accuracy"], 100 * reach, fmt="o", color=colour, capsize=4, label=label or None
     )
     ax.set(xticks=places, ylabel="accuracy (%)")
-    ax.set_xticklabels([f"{name}\n{texts} texts" for name, texts in table["texts"].items()])
+    names = ["missing" if pd.isna(name) else name for name in table.index]
+    ax.set_xticklabels([f"{name}\n{texts} texts" for name, texts in zip(names, table["texts"], strict=True)])
     return ax
+
+# %% ../nbs/lessons/13_evaluation.ipynb #7fb1f53c
+def _checked_slices(
+    groups: object,  # (N,), anything hashable
+) -> pd.Series:  # (N,)
+    "The slice of each text; ValueError where there is not one for each"
+    if isinstance(groups, (str, bytes)):
+        raise ValueError(f"groups must be a list with the slice of each text, got {groups!r}")
+    if hasattr(groups, "dtype"):
+        values = as_array(groups)
+    else:  # as_array would make texts of [1, "a", None], and a table of pairs
+        own = (value.item() if hasattr(value, "detach") else value for value in groups)
+        values = np.fromiter(own, dtype=object)
+    if values.ndim != 1 or not all(isinstance(value, Hashable) for value in values):
+        raise ValueError("groups must be one slice for each text, each a name, a number or a tuple, got "
+                         f"the shape {values.shape} and {values[:1].tolist()}")
+    return pd.Series(values).infer_objects()

@@ -77,6 +77,99 @@ def test_solution_passes_and_skeleton_is_open(exercise):
     assert outcome_of(exercise.name, function_of(code, skeleton)).status == "open"
 
 
+def scalars(value):
+    "NumPy's scalars for numbers, truth values and texts, in the same lists; tensors become arrays"
+    if isinstance(value, torch.Tensor):
+        return value.detach().numpy()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(scalars, value))
+    return np.array(value)[()]
+
+
+def arrays(value):
+    "NumPy's arrays for all, without dimensions where the value is a single one"
+    if isinstance(value, torch.Tensor):
+        return value.detach().numpy()
+    return tuple(map(arrays, value)) if isinstance(value, tuple) else np.array(value)
+
+
+def tensors(value):
+    "Tensors for all but texts"
+    if isinstance(value, (str, np.str_)):
+        return value
+    if isinstance(value, tuple) or (isinstance(value, list) and any(isinstance(item, str) for item in value)):
+        return type(value)(map(tensors, value))
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value)
+
+
+def lists(value):
+    "Python's own numbers, in lists"
+    if isinstance(value, (list, tuple)):
+        return list(map(lists, value))
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) else value
+
+
+def tuples(value):
+    "Python's own numbers, in tuples"
+    found = lists(value)
+    return tuple(map(tuples, found)) if isinstance(found, list) else found
+
+
+def held_by(convert, answer):
+    "The answer, with what it returns held otherwise"
+    def converted(*given):
+        found = answer(*given)
+        return convert(found) if isinstance(found, (str, int, float, list, tuple, np.ndarray, np.generic,
+                                                    torch.Tensor)) else found
+
+    return converted
+
+
+@pytest.mark.parametrize("convert", [scalars, arrays, tensors, lists, tuples], ids=lambda convert: convert.__name__)
+@pytest.mark.parametrize("exercise", [e for e in OPEN if e.name != "nothing is lost"],  # which asks for bfloat16
+                         ids=lambda exercise: exercise.name)
+def test_right_and_wrong_do_not_depend_on_who_holds_the_numbers(exercise, convert):
+    skeleton = checks_of(exercise.lesson)[exercise.name]
+    solution = function_of(solutions_of(exercise.lesson)[exercise.name], skeleton)
+    outcome = outcome_of(exercise.name, held_by(convert, solution))
+    assert outcome.status == "right", outcome
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # wrong answers may divide by zero
+        for answer, _ in REFUSED[exercise.name]:
+            outcome = outcome_of(exercise.name, held_by(convert, answer))
+            assert outcome.status == "wrong" and "your code raised" not in outcome.message, outcome
+            assert not re.search(r"np\.|array\(|tensor\(|dtype", outcome.message), outcome
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), [
+    ("leaking texts", lambda train, test: ["0"] if len(test) == 2 else [], "returned ['0']; expected [0]"),
+    ("padding share", lambda n, size: "0.25", "returned '0.25'; expected 0.25"),
+    ("padding share", lambda n, size: np.array([0.25]), "returned [0.25]; expected 0.25"),
+    ("does the gradient lie", lambda *rates: int(max(rates[1:3]) - rates[0] > rates[3]), "returned 0; expected False"),
+    ("does the gradient lie", lambda *rates: np.int64(0), "returned 0; expected False"),
+    ("does the gradient lie", lambda *rates: [np.False_], "returned [False]; expected False"),
+    ("majority label", lambda r: np.str_("Positive"), "returned 'Positive'; expected 'positive'"),
+    ("majority label", lambda r: b"positive", "returned b'positive'; expected 'positive'"),
+    ("majority label", lambda r: ["positive"], "returned ['positive']; expected 'positive'"),
+    ("flip rate", lambda *given: np.array([0.5]), "expected a number and got ndarray"),
+    ("flip rate", lambda *given: "0.5", "expected a number and got str"),
+    ("bootstrap interval", lambda *given: np.ones((2, 2)), "two numbers"),
+    ("bootstrap interval", lambda *given: torch.ones(3), "two numbers"),
+    ("bootstrap interval", lambda *given: ("0.7", "0.9"), "two numbers"),
+    ("mixtures", lambda *given: (given[0], "labels"), "a pair of tensors"),
+    ("mixtures", lambda *given: given[0], "the shapes"),
+    ("mixtures", lambda *given: {}, "a pair of tensors")])
+def test_a_value_of_another_meaning_stays_wrong(name, answer, words):
+    outcome = outcome_of(name, answer)
+    assert outcome.status == "wrong" and words in outcome.message, outcome
+
+
+def test_labels_from_an_array_of_texts_are_right():
+    names = np.array(["negative", "undecided", "positive"])
+    answer = outcome_of("majority label", lambda r: names[1 + int(np.sign(np.sign(r).sum()))])
+    assert answer.status == "right", answer
+
+
 @pytest.mark.parametrize("lesson", sorted(LESSONS))
 def test_no_answer_stands_above_its_fold_out(lesson):
     "Solutions only in fold-outs; no hint, and of a quiz no reason, in code or outputs above a fold-out"
