@@ -11,7 +11,7 @@ __all__ = ['SCORES', 'confusion_matrix', 'scores_of', 'Estimate', 'bootstrap_sco
 # %% ../nbs/lessons/13_evaluation.ipynb #e75febb2
 import html
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import ipywidgets as widgets
@@ -33,7 +33,7 @@ from llm_course.checks import (
     checked_scores,
     checked_seed,
 )
-from .data import checked_targets
+from .data import checked_data
 from .data_preparation import rating_bars
 from .models import TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
@@ -214,7 +214,7 @@ class EvaluationReport:
 # %% ../nbs/lessons/13_evaluation.ipynb #4a25492d
 def evaluate(
     classifier: TextClassifier,
-    data: Dataset | dict,  # columns text and label; N rows
+    data: Dataset | dict | pd.DataFrame | Iterable[dict],  # columns text and label; N rows
     *,
     batch_size: int = 32,  # texts of a batch, at least 1
     resamples: int = 2000,  # of the bootstrap, at least 1
@@ -229,8 +229,8 @@ def evaluate(
     confidence = _checked_confidence(confidence)
     if len(classifier.labels) < 2:
         raise ValueError(f"evaluate needs a classifier with two labels or more, got {classifier.labels}")
-    targets = checked_targets(data, classifier.labels, part="evaluation").numpy()
-    texts = list(data["text"])
+    columns, targets = checked_data(data, classifier.labels, part="evaluation")
+    texts, targets = columns["text"], targets.numpy()
     logits = classifier.logits(texts, batch_size=batch_size).numpy()
     confusion = confusion_matrix(targets, logits.argmax(-1), len(classifier.labels))
     scores = bootstrap_scores(confusion, resamples=resamples, confidence=confidence, seed=seed)
