@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS', 'FILE_READERS',
-           'verified_asset', 'load_ratings', 'word_set', 'jaccard', 'near_duplicates', 'load_dataset',
-           'checked_targets']
+           'verified_asset', 'load_ratings', 'load_dataset', 'checked_targets']
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import difflib
@@ -13,9 +12,8 @@ import gzip
 import hashlib
 import json
 import math
-import re
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +23,9 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .core import assets_folder
+from .duplicates import jaccard as jaccard  # these three moved there
+from .duplicates import near_duplicates as near_duplicates
+from .duplicates import word_set as word_set
 
 # %% ../nbs/support/data.ipynb #d6359e6e
 BUNDLED_DATASETS = ("movies", "products", "tweets", "opinions")
@@ -65,36 +66,6 @@ def _unknown_name(name: str) -> str:
     near = difflib.get_close_matches(str(name), BUNDLED_DATASETS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"There is no dataset {name!r}.{hint} Bundled: {', '.join(BUNDLED_DATASETS)}."
-
-# %% ../nbs/support/data.ipynb #c1c00654
-def word_set(text: str) -> frozenset[str]:
-    "The lower-cased words of a text; characters count where it has no word"
-    return frozenset(re.findall(r"\w+", text.lower())) or frozenset(text.strip())
-
-
-def jaccard(a: frozenset, b: frozenset) -> float:
-    "Shared elements as a fraction of all elements, 1.0 for two empty sets"
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def near_duplicates(
-    texts: Sequence[str],  # N texts
-    threshold: float = 0.8,  # least Jaccard similarity of two word sets, above 0 up to 1
-) -> list[tuple[int, int]]:  # index pairs (i, j), i < j, sorted
-    "All pairs of texts whose word sets are similar to at least `threshold` (exact; Bayardo et al. 2007)"
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    sets = [word_set(text) for text in texts]
-    counts = Counter(word for words in sets for word in words)
-    seen_with, pairs = defaultdict(list), set()
-    for j, words in enumerate(sets):
-        rare_first = sorted(words, key=lambda word: (counts[word], word)) or [""]
-        prefix = rare_first[: len(words) - math.ceil(threshold * len(words) - 1e-9) + 1] or [""]
-        candidates = {i for word in prefix for i in seen_with[word]}
-        pairs |= {(i, j) for i in candidates if jaccard(sets[i], words) >= threshold}
-        for word in prefix:
-            seen_with[word].append(j)
-    return sorted(pairs)
 
 # %% ../nbs/support/data.ipynb #8ffa1e2a
 HUB_ALIASES = {"imdb": "stanfordnlp/imdb"}
