@@ -113,7 +113,7 @@ def _connect(
     keys: Iterator[tuple],  # number of a set, keys to look it up, keys to remember it
 ):
     "Join each set with those similar ones that were remembered under its keys"
-    seen_with = defaultdict(dict)  # key -> what stood for a group then -> its sets, which are in one group still
+    seen_with = defaultdict(dict)  # key -> root of a group at that time -> its sets, one group still
     for i, looked_up, remembered in keys:
         compared = set()
         for key in looked_up:
