@@ -72,6 +72,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/inference_speed.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/linear_cross_entropy.py
+	$(BIN)/python benchmarks/near_duplicates.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/adversarial_training.py --search
 	$(BIN)/python benchmarks/adversarial_training.py

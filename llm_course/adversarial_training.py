@@ -527,12 +527,10 @@ class Substitutions:
         for draft, each in zip(drafts, options, strict=True):
             for place, some in each.items():
                 wanted.setdefault(before_word(draft.pieces, place), {}).update(dict.fromkeys(some))
-        self.ids = {
-            (before, word): ids
-            for before, words in wanted.items()
-            for word, ids in zip(words, word_tokens(classifier.tokenizer, classifier.as_read(words), before),
-                                 strict=True)
-        }
+        self.ids = {}
+        for before, words in wanted.items():
+            cut = word_tokens(classifier.tokenizer, classifier.as_read(list(words)), before)
+            self.ids |= {(before, word): ids for word, ids in zip(words, cut, strict=True)}
         limits = {"truncation": True, "max_length": classifier.max_length}
         texts = [draft.text for draft in drafts]
         cut = token_spans(classifier.tokenizer, texts, **limits) if texts else None

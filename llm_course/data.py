@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS', 'FILE_READERS',
-           'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings', 'word_set', 'jaccard',
-           'near_duplicates', 'near_duplicate_groups', 'load_dataset', 'checked_data', 'checked_targets', 'as_dataset']
+           'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings', 'load_dataset',
+           'checked_data', 'checked_targets', 'as_dataset']
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import codecs
@@ -29,6 +29,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .checks import checked_columns, well_formed
 from .core import assets_folder
+from .duplicates import jaccard as jaccard  # importable from here too
+from .duplicates import near_duplicate_groups
+from .duplicates import near_duplicates as near_duplicates
+from .duplicates import word_set as word_set
 
 # %% ../nbs/support/data.ipynb #d6359e6e
 BUNDLED_DATASETS = ("movies", "products", "tweets", "opinions")
@@ -69,36 +73,6 @@ def _unknown_name(name: str) -> str:
     near = difflib.get_close_matches(str(name), BUNDLED_DATASETS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"There is no dataset {name!r}.{hint} Bundled: {', '.join(BUNDLED_DATASETS)}."
-
-# %% ../nbs/support/data.ipynb #c1c00654
-def word_set(text: str) -> frozenset[str]:
-    "The lower-cased words of a text; characters count where it has no word"
-    return frozenset(re.findall(r"\w+", text.lower())) or frozenset(text.strip())
-
-
-def jaccard(a: frozenset, b: frozenset) -> float:
-    "Shared elements as a fraction of all elements, 1.0 for two empty sets"
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def near_duplicates(
-    texts: Sequence[str],  # N texts
-    threshold: float = 0.8,  # least Jaccard similarity of two word sets, above 0 up to 1
-) -> list[tuple[int, int]]:  # index pairs (i, j), i < j, sorted
-    "All pairs of texts whose word sets are similar to at least `threshold` (exact; Bayardo et al. 2007)"
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    sets = [word_set(text) for text in texts]
-    counts = Counter(word for words in sets for word in words)
-    seen_with, pairs = defaultdict(list), set()
-    for j, words in enumerate(sets):
-        rare_first = sorted(words, key=lambda word: (counts[word], word)) or [""]
-        prefix = rare_first[: len(words) - math.ceil(threshold * len(words) - 1e-9) + 1] or [""]
-        candidates = {i for word in prefix for i in seen_with[word]}
-        pairs |= {(i, j) for i in candidates if jaccard(sets[i], words) >= threshold}
-        for word in prefix:
-            seen_with[word].append(j)
-    return sorted(pairs)
 
 # %% ../nbs/support/data.ipynb #8ffa1e2a
 HUB_ALIASES = {"imdb": "stanfordnlp/imdb"}
@@ -160,10 +134,10 @@ def _frame(path: Path, encoding: str | None) -> pd.DataFrame:
 
 
 def _json_frame(path: Path, text: str) -> pd.DataFrame:
-    "A list of rows, lines of rows, or a dict of columns"
+    "A list of rows, lines of rows, or a dict of columns; as objects, for half characters fit no other type"
     try:
         if text.lstrip()[:1] == "[":
-            return pd.DataFrame(json.loads(text))
+            return pd.DataFrame(json.loads(text), dtype=object)
         try:
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         except ValueError:
@@ -172,7 +146,7 @@ def _json_frame(path: Path, text: str) -> pd.DataFrame:
         raise ValueError(f"{path} is neither JSON nor lines of JSON: {error}") from error
     whole = rows[0] if len(rows) == 1 and isinstance(rows[0], dict) else {}
     is_table = whole and all(isinstance(values, (list, dict)) for values in whole.values())
-    return pd.DataFrame(whole if is_table else rows)
+    return pd.DataFrame(whole if is_table else rows, dtype=object)
 
 # %% ../nbs/support/data.ipynb #7aed62c4
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
@@ -408,19 +382,6 @@ def _standard_split(split: str, part: object, text: str, task: str, labels: Sequ
         columns["label"], features["label"] = labels, ClassLabel(names=list(names))
     columns["rating"], features["rating"] = _ratings_of(split, part, task, len(texts)), Value("float32")
     return Dataset.from_dict(columns, features=Features(features))
-
-# %% ../nbs/support/data.ipynb #411fc4d3
-def near_duplicate_groups(texts, threshold):
-    import numpy as np
-    parent = list(range(len(texts)))
-    def first(i):
-        while parent[i] != i:
-            i = parent[i]
-        return i
-    for i, j in near_duplicates(texts, threshold):
-        low, high = sorted((first(i), first(j)))
-        parent[high] = low
-    return np.array([first(i) for i in range(len(texts))], dtype=int)
 
 # %% ../nbs/support/data.ipynb #da696fbe
 def _complete_splits(parts: DatasetDict, fraction: float, seed: int) -> DatasetDict:

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Sampler
 
+from .checks import checked_texts
 from .core import checked_count
-from .data import near_duplicates
+from .duplicates import near_duplicates, word_set
 
 # %% ../nbs/lessons/10_data_preparation.ipynb #c6c4ee6c
 def interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -194,15 +195,18 @@ def duplicate_groups(
     threshold: float = 0.8,  # least Jaccard similarity of two word sets, above 0 up to 1
 ) -> np.ndarray:  # (N,), the index of the first text of each text's group
     "Which texts belong together because a chain of near-duplicates connects them"
-    parent = list(range(len(texts)))
+    texts, earliest = checked_texts(texts), {}
+    parent = [earliest.setdefault(word_set(text), i) for i, text in enumerate(texts)]
+    different = list(earliest.values())  # one text of each word set
 
     def first(i: int) -> int:
         while parent[i] != i:
+            parent[i] = parent[parent[i]]  # half the way for the next search
             i = parent[i]
         return i
 
-    for i, j in near_duplicates(texts, threshold):
-        low, high = sorted((first(i), first(j)))
+    for i, j in near_duplicates([texts[i] for i in different], threshold):
+        low, high = sorted((first(different[i]), first(different[j])))
         parent[high] = low
     return np.array([first(i) for i in range(len(texts))], dtype=int)
 

@@ -52,7 +52,8 @@ def test_a_head_answers_under_the_names_that_it_has(tmp_path, kind, family):
     torch.testing.assert_close(ours.logits(FILMS), theirs.logits(FILMS)[:, [1, 0]])
     assert ours.labels == LABELS and ours.model.config.id2label == {0: "negative", 1: "positive"}
     assert TextClassifier.load(ours.save(tmp_path / "ours")).predict(FILMS) == ours.predict(FILMS)
-    again = TextClassifier.from_pretrained(tmp_path / "ours", labels=["positive", "Negative "], device="cpu")
+    with pytest.warns(UserWarning, match="is kept"):
+        again = TextClassifier.from_pretrained(tmp_path / "ours", labels=["positive", "Negative "], device="cpu")
     torch.testing.assert_close(again.logits(FILMS), theirs.logits(FILMS))
 
 
@@ -135,7 +136,7 @@ def test_texts_in_every_kind_of_table_are_read():
     (pd.DataFrame({"review": FILMS}), "no column 'text'"), ({"review": FILMS}, "no column 'text'"),
     (DatasetDict(train=Dataset.from_dict({"text": FILMS})), "several datasets"), (np.array([FILMS]), "shape"),
     ({"text": "one"}, "Write \\[row\\]"), ([FILMS], "Text 0 is"), (["fine", None], "Text 1 is None"),
-], ids=str)
+], ids=["string", "bytes", "set", "none", "frame", "dict", "splits", "shape", "row", "nested", "hole"])
 def test_texts_that_are_none_are_refused_by_all(given, said):
     for read in readers().values():
         with pytest.raises((TypeError, ValueError), match=said):
@@ -337,6 +338,7 @@ def test_folders_that_hold_no_readable_model(tmp_path):
     weights = (folder / "model.safetensors").read_bytes()
 
     def refused(said: str, **files: bytes | None):
+        "Each way of reading a copy with other files says so"
         copy = tmp_path / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder, copy)
@@ -429,7 +431,8 @@ def test_files_that_belong_together(tmp_path, capsys, train, validation, test):
 def test_pieces_of_one_part_and_two_files_for_it(tmp_path):
     pieces = written(tmp_path / "pieces", **{"train-00000-of-00002__csv": part("a", 30), "train-00001-of-00002__csv":
                                              part("b", 30), "test__csv": part("c", 10)})
-    assert len(load_dataset(pieces)["train"]) + len(load_dataset(pieces)["validation"]) == 60
+    parts = load_dataset(pieces, threshold=1.0)
+    assert len(parts["train"]) + len(parts["validation"]) == 60 and len(parts["test"]) == 10
     both = written(tmp_path / "both", train__csv=part("a", 30), train__json=part("b", 30))
     with pytest.raises(ValueError, match=r"Several files could be the train part: train.csv, train.json"):
         load_dataset(both)
@@ -459,8 +462,8 @@ def test_splits_of_a_saved_dataset(tmp_path, capsys):
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
 def test_classes_come_in_one_order_from_every_file(tmp_path, ending):
-    labels = [str(number % 12 + 1) for number in range(60)] * 2
-    frame = pd.DataFrame({"text": [*TEXTS, *(f"Another {text}" for text in TEXTS)], "label": labels})
+    labels = [str(number % 12 + 1) for number in range(240)]
+    frame = pd.DataFrame({"text": [f"{text} {number}" for number in range(4) for text in TEXTS], "label": labels})
     written(tmp_path, **{f"a__{ending}": frame})
     parts = load_dataset(tmp_path / f"a.{ending}", threshold=1.0)
     assert parts["train"].features["label"].names == [str(number) for number in range(1, 13)]
@@ -479,6 +482,7 @@ def test_classes_come_in_one_order_from_every_file(tmp_path, ending):
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_names_of_labels(tmp_path, labels, names, said, ending):
     written(tmp_path, **{f"a__{ending}": pd.DataFrame({"text": TEXTS, "label": labels * 15})})
+    said = None if ending == "csv" and labels[0] == "0" else said  # pandas reads "0 " as a number
     with pytest.warns(UserWarning, match=said) if said else warnings.catch_warnings():
         if not said:
             warnings.simplefilter("error")
@@ -509,7 +513,7 @@ def test_labels_that_are_lists_and_classes_of_one(tmp_path):
     with pytest.raises(ValueError, match=r"each class needs 3 texts.*class 'rare' has 1"):
         load_dataset(tmp_path / "c.csv")
     folder = written(tmp_path / "parts", train__csv=part("a", 40), dev__csv=part("b", 10), test__csv=part("c", 10))
-    assert len(load_dataset(folder)["train"]) == 40  # nothing is cut, so nothing is asked
+    assert len(load_dataset(folder, threshold=1.0)["train"]) == 40  # nothing is cut, so nothing is asked
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030", "cp1251", "latin-1", "utf-16-le"])
@@ -577,5 +581,6 @@ def test_own_data_and_own_model_from_loading_to_a_saved_classifier(tmp_path, kin
     assert attacked.accuracy_before == 1.0
     again = TextClassifier.load(classifier.save(tmp_path / "sentiment"))
     assert again.predict(frame.rename(columns={"Review": "text"})) == frame["Sentiment"].str.strip().tolist()
-    others = TextClassifier.from_pretrained(tmp_path / "sentiment", labels=["good", "bad"], device="cpu")
+    with pytest.warns(UserWarning, match="is kept"):
+        others = TextClassifier.from_pretrained(tmp_path / "sentiment", labels=["good", "bad"], device="cpu")
     assert others.predict(["A gorgeous, witty film number 3"]) == ["good"]

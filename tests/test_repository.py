@@ -10,7 +10,7 @@ import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool, settings
 
 MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
-SUPPORT = ["checks", "core", "data", "models", "plots", "widgets", "tokens", "words", "answers", "exercises", "claims", "callbacks",
+SUPPORT = ["checks", "duplicates", "core", "data", "models", "plots", "widgets", "tokens", "words", "answers", "exercises", "claims", "callbacks",
            "checkpoints", "command_line", "course"]
 
 
