@@ -125,9 +125,12 @@ def _frame(path: Path, encoding: str | None) -> pd.DataFrame:
         return _json_frame(path, text)
     header = text.partition("\n")[0]
     separator = next((mark for mark in ",;\t" if mark in header), ",")
-    try:  # "NA" is a text
-        return pd.read_csv(io.StringIO(text), sep=separator, keep_default_na=False, na_values=[""])
-    except pd.errors.ParserError as error:
+    options = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text
+    try:
+        with warnings.catch_warnings():  # without index_col, more fields than names would become an index
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(io.StringIO(text), sep=separator, index_col=False, **options)
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{path} is no table separated by {separator!r}: {error}. A text with that "
                          "character "
                          "in it must stand in double quotes.") from error

@@ -370,7 +370,7 @@ def test_saving_where_the_folder_itself_cannot_be_replaced(tmp_path):
         "place = Path(sys.argv[1])\n"
         "for seed in (0, 1):\n"
         "    one = tiny_classifier(seed=seed)\n    one.save(place)\n"
-        "    assert (TextClassifier.load(place).logits(['a']) == one.logits(['a'])).all()\n"
+        "    assert (TextClassifier.load(place).logits(['a']) - one.logits(['a'])).abs().max() < 1e-6\n"
         "print(sorted(path.name for path in place.iterdir()))\n"
         "try:\n    one.save(place.parent / 'other')\nexcept OSError as error:\n    print('refused', error)\n")
     parent = tmp_path / "parent"
@@ -383,7 +383,7 @@ def test_saving_where_the_folder_itself_cannot_be_replaced(tmp_path):
     done = subprocess.run(["unshare", "-m", "bash", "-c", commands], capture_output=True, text=True, cwd=ROOT)
     if "mount:" in done.stderr:
         pytest.skip(f"this machine mounts nothing: {done.stderr[:100]}")
-    assert done.returncode == 0 and "classifier.json" in done.stdout and ".saving" not in done.stdout, done.stderr[-2000:]
+    assert done.returncode == 0 and "classifier.json" in done.stdout and ".saving" not in done.stdout.split("]")[0], done.stderr[-2000:]
     assert "refused" in done.stdout and "cannot be saved" in done.stdout
 
 
@@ -549,9 +549,10 @@ def test_half_characters_and_broken_files(tmp_path):
     (tmp_path / "b.jsonl").write_text("\n".join(lines[:3]) + '\n{"text": "torn')
     with pytest.raises(ValueError, match="neither JSON nor lines of JSON"):
         load_dataset(tmp_path / "b.jsonl")
-    (tmp_path / "c.csv").write_text("text,label\na,b,c,0\nd,1\n")
-    with pytest.raises(ValueError, match="double quotes"):
-        load_dataset(tmp_path / "c.csv")
+    for rows in ("a,b,c,0\nd,1\n", "a,b,0\nd,e,1\n", "a,0\nb,c,1\n"):  # a comma that is not in quotes
+        (tmp_path / "c.csv").write_text(f"text,label\n{rows}")
+        with pytest.raises(ValueError, match="double quotes"):
+            load_dataset(tmp_path / "c.csv")
     with pytest.raises(TypeError, match=r"got DataFrame.*to_csv"):
         load_dataset(pd.DataFrame({"text": TEXTS}))
 
