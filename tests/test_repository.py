@@ -5,6 +5,8 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.util import resolve_name
+from pathlib import Path
 
 import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool, settings
@@ -37,18 +39,28 @@ def test_one_notebook_a_module():
         assert module_of(path) == path.stem and path.stem in SUPPORT
 
 
-def imports_of(module: str) -> set[str]:
-    "The modules of the package that a module imports"
-    tree = ast.parse((ROOT / f"llm_course/{module}.py").read_text())
-    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("llm_course.")}
+def imports_of(path: Path) -> set[str]:
+    "The modules of its own package that a module imports, at the top or inside a function"
+    package, names = path.parent.name, set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            names |= {f"{source}.{alias.name}" for alias in node.names}  # a module, or something in a module
+    inside = {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
+    return {name for name in inside if path.with_name(f"{name}.py").exists()}  # __version__ is no module
+
+
+def modules_in(package: Path) -> dict[str, set[str]]:
+    "What each module of a package imports of it"
+    return {path.stem: imports_of(path) for path in package.glob("*.py") if not path.stem.startswith("_")}
 
 
 def upward_imports(order: dict[str, int], imports: dict[str, set[str]]) -> list[str]:
-    "Arrows that point to a higher number"
-    return [f"{module} imports {other}" for module, others in imports.items() for other in others
-            if order[other] >= order[module] and order[module] > 0]
+    "Imports of a lesson by an earlier lesson, by itself or by a support module, whose number is below 0"
+    return [f"{module} imports {other}" for module, others in sorted(imports.items()) for other in sorted(others)
+            if order[other] >= max(order[module], 0)]
 
 
 def has_cycle(imports: dict[str, set[str]]) -> bool:
@@ -63,15 +75,60 @@ def has_cycle(imports: dict[str, set[str]]) -> bool:
 def test_imports_follow_the_numbers():
     order = {path.stem[3:]: int(path.stem[:2]) for path in (NBS / "lessons").glob("*.ipynb")}
     order |= {module: -1 for module in SUPPORT}
-    imports = {module: imports_of(module) for module in MODULES}
+    imports = modules_in(ROOT / "llm_course")
+    assert {"core", "data", "data_preparation"} <= imports["fine_tuning"] and "core" in imports["command_line"]
     assert not upward_imports(order, imports)
-    assert not [other for module in MODULES if order[module] < 0 for other in imports[module] if order[other] >= 0]
     assert not has_cycle(imports)
 
 
-def test_the_import_checks_see_a_planted_fault():
-    assert upward_imports({"a": 10, "b": 12}, {"a": {"b"}, "b": set()}) == ["a imports b"]
-    assert has_cycle({"a": {"b"}, "b": {"a"}, "c": set()}) and not has_cycle({"a": {"b"}, "b": set()})
+PLANTED = {
+    "from .later import x": ["early imports later"],
+    "from . import later": ["early imports later"],
+    "from planted.later import x": ["early imports later"],
+    "from planted import later as name": ["early imports later"],
+    "import planted.later": ["early imports later"],
+    "def inside():\n    from .later import x": ["early imports later"],
+    "if True:\n    from . import support, later": ["early imports later"],
+    "from . import early": ["early imports early"],
+    "from .support import x\nfrom . import __version__\nimport later\nfrom later import x": [],
+}
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    "A package of two lessons and a support module that import nothing"
+    package = tmp_path / "planted"
+    package.mkdir()
+    for module in ("__init__", "support", "early", "later"):
+        (package / f"{module}.py").write_text("")
+    return package
+
+
+@pytest.mark.parametrize("source", PLANTED)
+def test_an_upward_import_is_seen(planted, source):
+    (planted / "early.py").write_text(source)
+    assert upward_imports({"support": -1, "early": 10, "later": 12}, modules_in(planted)) == PLANTED[source]
+
+
+def test_an_import_of_an_earlier_lesson_is_allowed(planted):
+    (planted / "later.py").write_text("from .early import x\nfrom . import support")
+    assert modules_in(planted)["later"] == {"early", "support"}
+    assert not upward_imports({"support": -1, "early": 10, "later": 12}, modules_in(planted))
+
+
+@pytest.mark.parametrize("source", ["from .early import x", "def inside():\n    from . import early"])
+def test_a_support_module_that_imports_a_lesson_is_seen(planted, source):
+    (planted / "support.py").write_text(source)
+    found = upward_imports({"support": -1, "early": 10, "later": 12}, modules_in(planted))
+    assert found == ["support imports early"]
+
+
+def test_a_cycle_is_seen(planted):
+    (planted / "later.py").write_text("from .early import x")
+    (planted / "early.py").write_text("from . import support")
+    assert not has_cycle(modules_in(planted))
+    (planted / "support.py").write_text("def inside():\n    from .later import x")
+    assert has_cycle(modules_in(planted))
 
 
 def test_package_passes_ruff():
