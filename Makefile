@@ -52,10 +52,12 @@ dist: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py $(ARGS)
-	$(BIN)/python tools/api_pages.py
+	$(BIN)/python tools/sidebar.py
 
 # nbdev would download Quarto and install it as root where it is missing; so this looks first.
 docs: quarto $(STAMP)
+	$(BIN)/python tools/sidebar.py
+	$(BIN)/python tools/api_pages.py
 	PATH="$(CURDIR)/$(BIN):$$PATH"; nbdev_docs
 	$(BIN)/python tools/offline_site.py _docs
 
@@ -78,4 +80,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/adversarial_training.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build-oldest.txt build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build-oldest.txt build dist *.egg-info _proc _docs nbs/api .pytest_cache .ruff_cache .hypothesis

@@ -33,7 +33,9 @@ def course_files(
     "The notebooks, their pictures and the results that they read; no hidden file, no draft"
     found = [path for pattern in ("*.ipynb", "*.png", "*.svg") for path in (root / "nbs").rglob(pattern)]
     names = [path.relative_to(root) for path in [*found, *(root / "benchmarks/results").glob("*.json")]]
-    return sorted(name.as_posix() for name in names if not any(part[0] in "._" for part in name.parts))
+    made = Path("nbs/api")  # the site's reference, where it was built
+    return sorted(name.as_posix() for name in names
+                  if not any(part[0] in "._" for part in name.parts) and name.parent != made)
 
 # %% ../nbs/support/command_line.ipynb #162bed0c
 LEDGER = ".llm_course.json"

@@ -12,7 +12,7 @@ LIMIT = 480  # seconds; a lesson states its own time, this only ends one that ha
 
 
 @pytest.mark.timeout(LIMIT + 30)
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name != "api"], ids=name_of)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook_runs(path, shared_cache):
     start = time.perf_counter()
     output = run_tool(BIN / "nbdev_test", "--path", path, "--n_workers", "1", "--do_print", timeout=LIMIT,

@@ -5,15 +5,24 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool, settings
 
-MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py") if not path.stem.startswith("_"))
-SUPPORT = ["checks", "duplicates", "core", "data", "models", "plots", "widgets", "tokens", "words", "answers", "exercises", "claims", "callbacks",
-           "checkpoints", "command_line", "course"]
+PACKAGE = ROOT / "llm_course"
+TOP = ("lessons", "support")  # the folders of notebooks whose modules stand at the top of the package
+
+
+def modules_in(package: Path) -> dict[str, Path]:
+    "The modules of a package and of its folders, by their names inside of it"
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in sorted(package.rglob("*.py"))
+            if not path.stem.startswith("_")}
+
+
+MODULES = modules_in(PACKAGE)
 
 
 def module_of(path) -> str | None:
@@ -32,35 +41,47 @@ def test_clean_and_export_leave_no_difference(copy_of_repository):
 
 def test_one_notebook_a_module():
     exported = [module for path in NOTEBOOKS if (module := module_of(path))]
-    assert sorted(exported) == MODULES, "a module without its notebook, or two notebooks of one module"
-    for path in (NBS / "lessons").glob("*.ipynb"):
-        assert re.fullmatch(r"\d\d_[a-z_]+", path.stem) and module_of(path) == path.stem[3:]
-    for path in (NBS / "support").glob("*.ipynb"):
-        assert module_of(path) == path.stem and path.stem in SUPPORT
+    assert sorted(exported) == sorted(MODULES), "a module without its notebook, or two notebooks of one module"
+    for path in NOTEBOOKS:
+        folder = path.parent.name
+        if folder == "lessons":
+            assert re.fullmatch(r"\d\d_[a-z_]+", path.stem)
+        if path.parent != NBS:
+            name = path.stem[3:] if folder == "lessons" else path.stem
+            assert module_of(path) == (name if folder in TOP else f"{folder}.{name}"), name_of(path)
 
 
-def imports_of(path: Path) -> set[str]:
-    "The modules of its own package that a module imports, at the top or inside a function"
-    package, names = path.parent.name, set()
+def imports_of(path: Path, package: Path) -> set[str]:
+    "The modules of a package that one of them imports, at the top or inside a function"
+    inside, modules, names = ".".join(path.parent.relative_to(package.parent).parts), modules_in(package), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), package)
+            source = resolve_name("." * node.level + (node.module or ""), inside)
             names |= {f"{source}.{alias.name}" for alias in node.names}  # a module, or something in a module
-    inside = {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
-    return {name for name in inside if path.with_name(f"{name}.py").exists()}  # __version__ is no module
+    parts = [name.split(".")[1:] for name in names if name.startswith(f"{package.name}.")]
+    starts = [[".".join(each[:length]) for length in range(len(each), 0, -1)] for each in parts]
+    return {next(name for name in each if name in modules) for each in starts if set(each) & set(modules)}
 
 
-def modules_in(package: Path) -> dict[str, set[str]]:
+def imports_in(package: Path) -> dict[str, set[str]]:
     "What each module of a package imports of it"
-    return {path.stem: imports_of(path) for path in package.glob("*.py") if not path.stem.startswith("_")}
+    return {name: imports_of(path, package) for name, path in modules_in(package).items()}
+
+
+def floors(modules: Iterable[str], lessons: dict[str, int], support: Iterable[str]) -> dict[str, int]:
+    "Where each module stands: support at the ground, engines above it, lessons by number, widgets and answers on top"
+    ground = {name: -2 for name in support}
+    return {name: ground.get(name, lessons.get(name, -2 if name.endswith(".base") else
+                                               1000 if name.startswith(("widgets.", "answers.")) else -1))
+            for name in modules}
 
 
 def upward_imports(order: dict[str, int], imports: dict[str, set[str]]) -> list[str]:
-    "Imports of a lesson by an earlier lesson, by itself or by a support module, whose number is below 0"
+    "Imports of what stands higher, or of a neighbour above the ground"
     return [f"{module} imports {other}" for module, others in sorted(imports.items()) for other in sorted(others)
-            if order[other] >= max(order[module], 0)]
+            if order[other] > order[module] or order[other] == order[module] >= 0]
 
 
 def has_cycle(imports: dict[str, set[str]]) -> bool:
@@ -72,12 +93,12 @@ def has_cycle(imports: dict[str, set[str]]) -> bool:
     return bool(left)
 
 
-def test_imports_follow_the_numbers():
-    order = {path.stem[3:]: int(path.stem[:2]) for path in (NBS / "lessons").glob("*.ipynb")}
-    order |= {module: -1 for module in SUPPORT}
-    imports = modules_in(ROOT / "llm_course")
+def test_imports_follow_the_floors():
+    lessons = {path.stem[3:]: int(path.stem[:2]) for path in (NBS / "lessons").glob("*.ipynb")}
+    support = [path.stem for path in (NBS / "support").glob("*.ipynb")]
+    imports = imports_in(PACKAGE)
     assert {"core", "data", "data_preparation"} <= imports["fine_tuning"] and "core" in imports["command_line"]
-    assert not upward_imports(order, imports)
+    assert not upward_imports(floors(MODULES, lessons, support), imports)
     assert not has_cycle(imports)
 
 
@@ -107,28 +128,46 @@ def planted(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("source", PLANTED)
 def test_an_upward_import_is_seen(planted, source):
     (planted / "early.py").write_text(source)
-    assert upward_imports({"support": -1, "early": 10, "later": 12}, modules_in(planted)) == PLANTED[source]
+    assert upward_imports({"support": -2, "early": 10, "later": 12}, imports_in(planted)) == PLANTED[source]
 
 
 def test_an_import_of_an_earlier_lesson_is_allowed(planted):
     (planted / "later.py").write_text("from .early import x\nfrom . import support")
-    assert modules_in(planted)["later"] == {"early", "support"}
-    assert not upward_imports({"support": -1, "early": 10, "later": 12}, modules_in(planted))
+    assert imports_in(planted)["later"] == {"early", "support"}
+    assert not upward_imports({"support": -2, "early": 10, "later": 12}, imports_in(planted))
 
 
 @pytest.mark.parametrize("source", ["from .early import x", "def inside():\n    from . import early"])
 def test_a_support_module_that_imports_a_lesson_is_seen(planted, source):
     (planted / "support.py").write_text(source)
-    found = upward_imports({"support": -1, "early": 10, "later": 12}, modules_in(planted))
+    found = upward_imports({"support": -2, "early": 10, "later": 12}, imports_in(planted))
     assert found == ["support imports early"]
+
+
+@pytest.mark.parametrize(("module", "source", "said"), [
+    ("early", "from .widgets.early import x", ["early imports widgets.early"]),
+    ("support", "from .engine.loop import x", ["support imports engine.loop"]),
+    ("engine.loop", "from ..early import x", ["engine.loop imports early"]),
+    ("widgets.early", "from . import later", ["widgets.early imports widgets.later"]),
+    ("early", "from . import engine\nfrom .engine import loop", []),
+    ("widgets.early", "from ..early import x\nfrom .base import y\nfrom planted.engine import loop", []),
+    ("support", "from .widgets.base import x", []),
+])
+def test_arrows_between_folders_point_down(planted, module, source, said):
+    for name in ("engine/__init__", "engine/loop", "widgets/__init__", "widgets/base", "widgets/early", "widgets/later"):
+        (planted / name).parent.mkdir(exist_ok=True)
+        (planted / f"{name}.py").write_text("")
+    (planted / f"{module.replace('.', '/')}.py").write_text(source)
+    order = floors(modules_in(planted), {"early": 10, "later": 12}, ["support"])
+    assert upward_imports(order, imports_in(planted)) == said
 
 
 def test_a_cycle_is_seen(planted):
     (planted / "later.py").write_text("from .early import x")
     (planted / "early.py").write_text("from . import support")
-    assert not has_cycle(modules_in(planted))
+    assert not has_cycle(imports_in(planted))
     (planted / "support.py").write_text("def inside():\n    from .later import x")
-    assert has_cycle(modules_in(planted))
+    assert has_cycle(imports_in(planted))
 
 
 def test_package_passes_ruff():
@@ -136,8 +175,8 @@ def test_package_passes_ruff():
 
 
 def test_public_functions_are_typed_and_described():
-    for module in MODULES:
-        for node in ast.parse((ROOT / f"llm_course/{module}.py").read_text()).body:
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{module}.{node.name} has no summary"
                 arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs

@@ -5,6 +5,7 @@ Headings have other addresses in JupyterLab (spaces become hyphens, capitals sta
 the lesson at its top. All other links lead to a notebook as a whole, which works everywhere.
 """
 
+import importlib
 import itertools
 import json
 import os
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import api_pages
 import check_links
 import offline_site
+import sidebar
 
 LESSONS = [path for path in NOTEBOOKS if path.parent.name == "lessons"]
 GLOSSARY = NBS / "glossary.ipynb"
@@ -256,9 +258,28 @@ def test_the_image_check_sees_planted_faults():
     assert not image_faults(fine)
 
 
-def test_every_notebook_is_in_the_sidebar_once():
-    settings = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
-    assert not sidebar_faults(settings, [name_of(path) for path in NOTEBOOKS])
+def test_the_sidebar_is_derived_from_the_folders():
+    text = (NBS / "_quarto.yml").read_text(encoding="utf-8")
+    assert sidebar.with_sidebar(text, sidebar.sidebar()) == text, "run: tools/sidebar.py"
+    pages = [f"api/{module}.ipynb" for module in api_pages.modules()]
+    assert not sidebar_faults(yaml.safe_load(text), [*(name_of(path) for path in NOTEBOOKS), *pages])
+
+
+def test_the_sidebar_knows_new_folders_and_refuses_lessons_of_no_part(tmp_path):
+    for name in ("lessons/10_b.ipynb", "lessons/22_a.ipynb", "support/z.ipynb", "wing/b.ipynb", "wing/base.ipynb", "api/b.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    contents = sidebar.sidebar(tmp_path)
+    sections = {part["section"]: part["contents"] for part in contents if isinstance(part, dict)}
+    assert sections["Wing"] == ["wing/base.ipynb", "wing/b.ipynb"] and sections["Support"] == ["support/z.ipynb"]
+    assert sections["Reference: lessons"] == ["api/b.ipynb", "api/a.ipynb"] and sections["Reference: support"] == ["api/z.ipynb"]
+    assert sections["Reference: wing"] == ["api/wing.base.ipynb", "api/wing.b.ipynb"]
+    assert [name for name in sections if name[:1].isdigit()] == ["1 · Fine-tuning", f"2 · {PARTS[2]}"]
+    (tmp_path / "lessons/90_c.ipynb").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"90_c.ipynb belong to no part"):
+        sidebar.sidebar(tmp_path)
+    with pytest.raises(ValueError, match="no list of contents"):
+        sidebar.with_sidebar("website:\n", contents)
 
 
 def test_the_sidebar_check_sees_planted_faults():
@@ -312,19 +333,14 @@ def test_the_front_page_shows_the_lessons_as_they_are(monkeypatch):
     assert linked == {path.stem for path in NOTEBOOKS if path.parent.name == "support"}
 
 
-def test_reference_pages_follow_the_modules():
-    """What they show is compared where it was written: other Pythons print some types differently"""
-    wrong = api_pages.outdated(outputs=sys.version_info[:2] == (3, 11))
-    assert not wrong, f"run: tools/api_pages.py for {[path.stem for path in wrong]}"
-
-
-def test_the_reference_page_check_sees_planted_faults(tmp_path):
-    shutil.copytree(NBS / "api", tmp_path / "api")
-    page = tmp_path / "api/claims.ipynb"
-    page.write_text(page.read_text(encoding="utf-8").replace("show_doc(claim)", "show_doc(forgotten)"), encoding="utf-8")
-    (tmp_path / "api/core.ipynb").unlink()
-    (tmp_path / "api/gone.ipynb").write_text("{}", encoding="utf-8")
-    assert {path.stem for path in api_pages.outdated(tmp_path / "api", outputs=False)} == {"claims", "core", "gone"}
+def test_a_reference_page_shows_every_public_name(tmp_path):
+    pages = api_pages.write_pages(tmp_path / "api")
+    assert [path.stem for path in pages] == api_pages.modules() and (NBS / "lessons").is_dir()
+    for path in pages:
+        shown, module = "\n\n".join(shown_of(path)), importlib.import_module(f"llm_course.{path.stem}")
+        missing = [name for name in module.__all__ if name not in shown]
+        assert not missing, f"{path.stem}: {missing}"
+        assert not heading_faults(cells_of(path, "markdown")) and not opening_faults(cells_of(path, "markdown"))
 
 
 PROCESS = "from nbdev.serve import proc_nbs\nif __name__ == '__main__': proc_nbs(n_workers=0)"

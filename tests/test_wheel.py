@@ -112,7 +112,7 @@ def home(tmp_path) -> Path:
 def test_wheel_holds_the_modules_the_assets_the_lessons_and_the_notices(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for module in MODULES:
-        assert f"llm_course/{module}.py" in names
+        assert f"llm_course/{module.replace('.', '/')}.py" in names
     for asset in (ROOT / "llm_course/assets").iterdir():
         assert f"llm_course/assets/{asset.name}" in names
     for lesson in (ROOT / "nbs/lessons").glob("[!.]*.ipynb"):

@@ -1,9 +1,9 @@
 """Write a reference page for each module into nbs/api: its public names, grouped as its notebook groups them.
 
-    python tools/api_pages.py            # after nbdev_export; `--check` only says which pages are not up to date
+    python tools/api_pages.py            # after nbdev_export; `make docs` does it, and git does not see them
 
-The site's own pages are drawn anew by nbdev. What is written here is for JupyterLab and GitHub, so it leaves out
-nbdev's links to lines of source code, which would change with every edit, and Quarto's attributes.
+nbdev draws the pages anew for the site. What is written here leaves out nbdev's links to lines of source code and
+Quarto's attributes, so the pages read in JupyterLab too.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import importlib
 import inspect
 import json
 import re
-import sys
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -25,8 +25,10 @@ NBS = Path(__file__).parents[1] / "nbs"
 
 def notebook_of(module: str) -> Path:
     "The notebook that exports a module"
-    return next(path for path in sorted(NBS.rglob("*.ipynb")) if path.parent.name in ("lessons", "support")
-                and re.fullmatch(rf"(\d\d_)?{module}", path.stem))
+    wing, _, name = module.rpartition(".")
+    folders = [NBS / wing] if wing else [NBS / "lessons", NBS / "support"]
+    return next(path for folder in folders for path in sorted(folder.glob("*.ipynb"))
+                if re.fullmatch(rf"(\d\d_)?{name}", path.stem))
 
 
 def defined_in(cell: str) -> list[str]:
@@ -99,47 +101,27 @@ def page_of(module_name: str) -> nbformat.NotebookNode:
 
 
 def modules() -> list[str]:
-    "The modules that have a notebook, in alphabetical order"
-    return sorted(path.stem for path in (NBS.parent / "llm_course").glob("[!_]*.py"))
+    "The modules that have a notebook, with the folder that they are in, in alphabetical order"
+    package = NBS.parent / "llm_course"
+    found = [path.relative_to(package).with_suffix("") for path in package.rglob("[!_]*.py")]
+    return sorted(".".join(path.parts) for path in found)
 
 
-def sources_of(text: str) -> list[str]:
-    "The cells of a page, without what they show"
-    return [cell["id"] + "".join(cell["source"]) for cell in json.loads(text).get("cells", [])]
-
-
-def outdated(
-    folder: Path = NBS / "api",
-    outputs: bool = True,  # whether what the cells show is compared as well
-) -> dict[Path, str]:
-    "The pages whose content differs from what it should be, with that content; empty for pages too many"
-    wanted = {folder / f"{name}.ipynb": nbformat.writes(page_of(name)) + "\n" for name in modules()}
-    wanted |= {path: "" for path in folder.glob("*.ipynb") if path not in wanted}
-
-    def differs(path: Path, text: str) -> bool:
-        if not path.exists() or not text:
-            return True
-        found = path.read_text(encoding="utf-8")
-        return found != text if outputs else sources_of(found) != sources_of(text)
-
-    return {path: text for path, text in wanted.items() if differs(path, text)}
+def write_pages(
+    folder: Path = NBS / "api",  # what stood there is removed
+) -> list[Path]:
+    "A page for each module"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in modules():
+        (folder / f"{name}.ipynb").write_text(nbformat.writes(page_of(name)) + "\n", encoding="utf-8")
+    return sorted(folder.iterdir())
 
 
 def main():
-    "Write the pages, or say which are outdated"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check, pages = parser.parse_args().check, outdated()
-    for path, text in pages.items():
-        print(f"{'outdated' if check else 'written'}: {path.relative_to(NBS.parent)}")
-        if check:
-            continue
-        if text:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        else:
-            path.unlink()
-    sys.exit(1 if check and pages else 0)
+    "Write the pages"
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(f"{len(write_pages())} pages of reference in {NBS / 'api'}")
 
 
 if __name__ == "__main__":

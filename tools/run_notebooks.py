@@ -41,7 +41,7 @@ def main():
     bin_folder = Path(sys.executable).parent
     subprocess.run([bin_folder / "nbdev_export"], check=True, cwd=NBS.parent)
     os.environ["LLM_COURSE_PROGRESS"] = f"{tempfile.mkdtemp()}/progress.json"  # what a new learner sees
-    everything = [path for path in sorted(NBS.rglob("[!.]*.ipynb")) if path.parent.name != "api"]  # see api_pages.py
+    everything = [path for path in sorted(NBS.rglob("[!.]*.ipynb")) if path.parent.name != "api"]  # the site's own
     for path in named or everything:
         run(path)
     subprocess.run([bin_folder / "nbdev_clean"], check=True, cwd=NBS.parent)
