@@ -23,16 +23,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
 
-from llm_course.checks import (
-    as_array,
-    checked_classes,
-    checked_count,
-    checked_fraction,
-    checked_lengths,
-    checked_probabilities,
-    checked_scores,
-    checked_seed,
-)
+from .checks import as_array, checked_classes, checked_count, checked_fraction, checked_lengths
+from .checks import checked_probabilities, checked_scores, checked_seed
 from .data import checked_data
 from .data_preparation import rating_bars
 from .models import TextClassifier

@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 
 import llm_course
 
-MODULES = sorted(path.stem for path in (ROOT / "llm_course").glob("*.py"))
+MODULES = sorted(".".join(path.relative_to(ROOT / "llm_course").with_suffix("").parts)
+                 for path in (ROOT / "llm_course").rglob("*.py"))
 PYTHONS = ("3.11", "3.12", "3.13")
 LESSON = ROOT / "nbs/lessons/11_cross_entropy.ipynb"
 CLEAN = {name: value for name, value in os.environ.items()
