@@ -319,7 +319,7 @@ class _Batches:
                 stacklevel=3,
             )
         self.lengths = [len(ids) for ids in self.token_ids]
-        self.pad, self.targets, self.device = classifier.tokenizer.pad, targets, accelerator.device
+        self.pad, self.targets, self.device = classifier.padded, targets, accelerator.device
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
         self.bounds, self.halved = (settings.batch_size, settings.max_tokens), False
         together = settings.gradient_accumulation * self.processes
@@ -359,7 +359,7 @@ class _Batches:
 
     def batch(self, rows: list[int]) -> Batch:
         "A padded batch on the device"
-        padded = self.pad({"input_ids": [self.token_ids[i] for i in rows]}, return_tensors="pt")
+        padded = self.pad([self.token_ids[i] for i in rows])
         tensors = {**padded, "targets": self.targets[rows]}
         on_gpu = self.device.type == "cuda"
         if on_gpu:  # from pinned memory the copy runs beside the computation

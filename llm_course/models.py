@@ -7,7 +7,7 @@ __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'UNFINISHED',
            'model_source', 'quiet_loading', 'check_model_folder', 'check_safetensors', 'length_batches',
            'skip_unread_tokens', 'dropout_mask', 'QuickDropout', 'quick_dropout_attention', 'use_quick_dropout',
            'compiled_layers', 'TextClassifier', 'order_of', 'model_window', 'from_pretrained', 'as_read', 'tokenize',
-           'pad', 'logits', 'predict_proba', 'predict', 'waiting_place', 'save', 'load', 'SentenceEncoder']
+           'pad', 'padded', 'logits', 'predict_proba', 'predict', 'waiting_place', 'save', 'load', 'SentenceEncoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -479,12 +479,21 @@ def pad(
     token_ids: Sequence[Sequence[int]],  # B lists of token ids
 ) -> BatchEncoding:  # input_ids and attention_mask, both (B, T), on the model's device
     "One batch, padded behind the texts: so the position of a token does not depend on its neighbours"
+    return self.padded(token_ids).to(self.device)
+
+
+def padded(
+    self: TextClassifier,
+    token_ids: Sequence[Sequence[int]],  # B lists of token ids
+) -> BatchEncoding:  # input_ids and attention_mask, both (B, T), on the CPU
+    "What `pad` moves to the device"
     side = "left" if self.model.config.model_type == "xlnet" else "right"  # XLNet reads the end
     rows = {"input_ids": list(token_ids)}
-    return self.tokenizer.pad(rows, padding_side=side, return_tensors="pt").to(self.device)
+    return self.tokenizer.pad(rows, padding_side=side, return_tensors="pt")
 
 
-TextClassifier.as_read, TextClassifier.tokenize, TextClassifier.pad = as_read, tokenize, pad
+TextClassifier.as_read, TextClassifier.tokenize = as_read, tokenize
+TextClassifier.pad, TextClassifier.padded = pad, padded
 
 # %% ../nbs/support/models.ipynb #caf2c53f
 def logits(

@@ -585,3 +585,15 @@ def test_own_data_and_own_model_from_loading_to_a_saved_classifier(tmp_path, kin
     with pytest.warns(UserWarning, match="is kept"):
         others = TextClassifier.from_pretrained(tmp_path / "sentiment", labels=["good", "bad"], device="cpu")
     assert others.predict(["A gorgeous, witty film number 3"]) == ["good"]
+
+
+def test_a_tokenizer_that_pads_on_the_left_trains_the_same_model(tmp_path):
+    """Positions of a decoder that counts from the left must not depend on how long the neighbours are"""
+    folder = model_folder(tmp_path, "gpt2", "byte-level", names=tuple(LABELS), tokenizer=without_ends("byte-level"))
+    weights = []
+    for side in ("right", "left"):
+        classifier = TextClassifier.from_pretrained(folder, labels=LABELS, device="cpu")
+        classifier.tokenizer.padding_side = side
+        fine_tune(classifier, {"text": [*FILMS, "fine"], "label": [1, 0, 0, 1]}, epochs=2, progress=False)
+        weights.append(torch.cat([values.flatten() for values in classifier.model.parameters()]))
+    assert torch.equal(*weights)
