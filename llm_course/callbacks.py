@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 from typing import Protocol
 
+import pandas as pd
 import psutil
 import torch
 from accelerate.state import PartialState, is_initialized
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from tqdm import tqdm
 
+from .checks import checked_count
 from .models import TextClassifier
+from .plots import figure_html, in_notebook
 
 # %% auto #0
 __all__ = ['Run', 'Callback', 'Stop', 'is_first_process', 'memory_used', 'step_scalars', 'evaluation_scalars', 'TensorBoard',
-           'WeightsAndBiases', 'BestCheckpoint']
+           'WeightsAndBiases', 'BestCheckpoint', 'ProgressBar', 'LivePlot', 'EarlyStopping']
 
 # %% ../nbs/support/callbacks.ipynb #3ae5408d
 class Run(Protocol):
@@ -32,6 +39,9 @@ class Run(Protocol):
 
     def save(self, folder: str | Path) -> Path:
         "Write the classifier as it is now"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        "Draw the losses"
 
 
 class Callback:
@@ -170,3 +180,83 @@ class BestCheckpoint(Callback):
         *before, last = [row["loss"] for row in run.evaluations]
         if last < min(before, default=float("inf")):
             run.save(self.folder)
+
+# %% ../nbs/support/callbacks.ipynb #9807dd4c
+class ProgressBar(Callback):
+    "A progress bar that shows the loss: in a notebook HTML that stays readable, else a line of text"
+
+    def __init__(self):
+        self.handle = self.bar = None
+        self.shown = -1.0
+
+    def on_step(self, run: Run):
+        "Redraw at most five times a second"
+        now = time.monotonic()
+        if now - self.shown < 0.2 and len(run.steps) < run.total_steps:
+            return
+        self.shown = now
+        self._draw(run)
+
+    def on_end(self, run: Run):
+        "Leave the final state"
+        self._draw(run)
+        if self.bar is not None:
+            self.bar.close()
+
+    def _draw(self, run: Run):
+        loss = pd.Series([row["loss"] for row in run.steps[-20:]], dtype=float).mean()
+        speed = run.examples / run.seconds if run.seconds else 0.0
+        text = f"loss {loss:.3f} · {speed:.0f} examples per second"
+        if not in_notebook():
+            self.bar = self.bar or tqdm(total=run.total_steps, desc="Fine-tuning", unit="step")
+            self.bar.n = len(run.steps)
+            self.bar.set_postfix_str(text)
+            return
+        drawn = HTML(
+            f'<progress value="{len(run.steps)}" max="{run.total_steps}"></progress> '
+            f"{len(run.steps)} of {run.total_steps} steps · {text}"
+        )
+        if self.handle is None:
+            self.handle = display(drawn, display_id=True)
+        else:
+            self.handle.update(drawn)
+
+
+class LivePlot(Callback):
+    "Draw the run while it trains, at most every few seconds"
+
+    def __init__(self, every: float = 3.0):  # seconds between two drawings
+        self.every, self.drawn, self.handle = every, time.monotonic(), None
+
+    def on_step(self, run: Run):
+        "Draw, if the last drawing is old enough"
+        if time.monotonic() - self.drawn >= self.every:
+            self._draw(run)
+
+    def on_end(self, run: Run):
+        "Draw the whole run"
+        self._draw(run)
+
+    def _draw(self, run: Run):
+        if not in_notebook() or not run.steps:
+            return
+        self.drawn = time.monotonic()
+        done = f"{len(run.steps)} of {run.total_steps} steps; the last loss is {run.steps[-1]['loss']:.2f}"
+        picture = figure_html(run.plot(), alt=f"The loss falls over {done}")
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        else:
+            self.handle.update(picture)
+
+
+class EarlyStopping(Callback):
+    "End the run when the validation loss has not improved for `patience` evaluations"
+
+    def __init__(self, patience: int = 2):  # evaluations without a new best, at least 1
+        self.patience = checked_count("patience", patience)
+
+    def on_evaluation(self, run: Run):
+        "Compare the last evaluation with the best"
+        losses = [row["loss"] for row in run.evaluations]
+        if len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+            raise Stop

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PURPLE', 'SKY', 'YELLOW', 'GREY', 'BLACK', 'COLOURS', 'use_style', 'new_axes',
-           'figure_html', 'show']
+           'in_notebook', 'figure_html', 'show']
 
 # %% ../nbs/support/plots.ipynb #9ffeadfd
 import base64
@@ -12,6 +12,7 @@ import html
 import io
 
 import matplotlib.pyplot as plt
+from IPython import get_ipython
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,6 +44,12 @@ def new_axes(
     return plt.subplots(**options)[1]
 
 # %% ../nbs/support/plots.ipynb #028f48d2
+def in_notebook() -> bool:
+    "Whether a Jupyter kernel runs this"
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
 def figure_html(
     figure: Figure | Axes,  # what to draw; it is closed afterwards
     alt: str,  # what it shows, for those who cannot see it
