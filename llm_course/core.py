@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Value', 'CANNOT_SYNC', 'set_seed', 'best_device', 'scale', 'by_scale', 'keep_freed_memory', 'cache_folder',
-           'assets_folder', 'sync_folder']
+           'assets_folder', 'sync_path', 'sync_folder']
 
 # %% ../nbs/support/core.ipynb #19fcd987
 import contextlib
@@ -107,15 +107,20 @@ CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errn
                errno.EPERM, errno.EISDIR}  # what file systems say that do not know how to wait
 
 
-def sync_folder(folder: Path):
-    "Wait until all files below a folder, and their names, are on the disk, where its file system can do so"
-    for path in [*folder.rglob("*"), folder]:
+def sync_path(path: Path):
+    "Wait until a file, or the names in a folder, are on the disk, where its file system can do so"
+    try:
+        number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
-            number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
-        except OSError as error:
-            if error.errno not in CANNOT_SYNC:
-                raise
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+
+
+def sync_folder(folder: Path):
+    "Wait until all files below a folder, and their names, are on the disk"
+    for path in [*folder.rglob("*"), folder]:
+        sync_path(path)

@@ -26,6 +26,7 @@ from filelock import FileLock
 from IPython.display import display
 
 from .answers import EXERCISES, QUIZZES, Exercise, Unfinished, Wrong
+from .core import sync_path
 
 # %% ../nbs/support/exercises.ipynb #f7fc962a
 def progress_file() -> Path:
@@ -72,10 +73,8 @@ def read_progress() -> dict[str, dict]:  # "exercises": {name: True}, "quizzes":
 
 def _write_whole(path: Path, text: str):
     new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    with open(new, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    new.write_text(text, encoding="utf-8")
+    sync_path(new)
     os.replace(new, path)
 
 
