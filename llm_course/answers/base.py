@@ -8,7 +8,6 @@ __all__ = ['EXERCISES', 'QUIZZES', 'Wrong', 'Unfinished', 'Exercise', 'Question'
 
 # %% ../../nbs/answers/base.ipynb #94472341
 import copy
-import functools
 import importlib
 import pkgutil
 import re
@@ -161,7 +160,6 @@ def expect(
         )
 
 # %% ../../nbs/answers/base.ipynb #951a3d47
-@functools.cache
 def answer_modules() -> dict[int, str]:  # the number of a lesson: the full name of the module
     "The modules with answers, in the order of their lessons; none of them is imported"
     found = {}
