@@ -1,24 +1,32 @@
 """Every solution passes its checker, wrong answers are refused for the right reason, and nothing done is lost."""
 
+import ast
 import json
 import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import NBS, cells_of
+from conftest import NBS, ROOT, cells_of
 
+import llm_course.answers
 from llm_course import exercises
-from llm_course.answers import EXERCISES, QUIZZES
+from llm_course.answers import EXERCISES, QUIZZES, base
 from llm_course.exercises import Quiz, outcome_of, progress, read_progress, record, run_within
 
+ANSWERS = {lesson: NBS / f"answers/{module.split('.')[-1]}.ipynb" for lesson, module in base.answer_modules().items()}
 LESSONS = {int(path.name[:2]): path for path in (NBS / "lessons").glob("[0-9]*.ipynb")}
 SOLUTION = re.compile(r"<details>\n<summary>Solution</summary>\n\n```python\n(.*?)\n```\n\n</details>", re.DOTALL)
 OPEN = [exercise for exercise in EXERCISES.values() if exercise.lesson in LESSONS]
@@ -56,6 +64,48 @@ def run_code(code: str) -> dict:
 def function_of(code: str, skeleton: str):
     "The function that the skeleton's cell hands to check"
     return run_code(code)[re.search(r"^check\(.+?, (\w+)\)", skeleton, re.MULTILINE)[1]]
+
+
+def proof_cells(path: Path) -> dict[str, str]:
+    "For each exercise of a notebook of answers the cell after its checker"
+    found = {}
+    for checker, proof in pairwise(cells_of(path)):
+        for name in re.findall(r'^@exercise\(\s*"(.+?)"', checker, re.MULTILINE):
+            assert name not in found and proof not in found.values(), f"{name}: one exercise a cell"
+            found[name] = proof
+    return found
+
+
+def refused_by(path: Path) -> dict[str, tuple]:
+    "For each exercise of a notebook of answers the wrong answers, each with words of the reason"
+    found = {}
+    for name, cell in proof_cells(path).items():
+        exec(cell, {"math": math, "np": np, "torch": torch,
+                    "prove": lambda known, _, *refused: found.update({known: refused})})
+        assert name in found, f"{name}: the next cell proves another exercise"
+    return found
+
+
+REFUSED = {name: refused for path in ANSWERS.values() for name, refused in refused_by(path).items()}
+
+
+def test_every_lesson_has_answers_under_its_name():
+    assert {lesson: path.stem for lesson, path in ANSWERS.items()} == {
+        lesson: path.stem[3:] for lesson, path in LESSONS.items()}
+    assert set(QUIZZES) == set(LESSONS) == {exercise.lesson for exercise in EXERCISES.values()}
+
+
+@pytest.mark.parametrize("lesson", sorted(ANSWERS))
+def test_each_exercise_is_proved_in_the_next_cell(lesson):
+    cells, solutions = proof_cells(ANSWERS[lesson]), solutions_of(lesson)
+    assert list(cells) == [exercise.name for exercise in EXERCISES.values() if exercise.lesson == lesson]
+    for name, cell in cells.items():
+        assert not cell.startswith("#|") and cell.count("prove(") == 1, name
+        assert len(REFUSED[name]) >= 2, f"{name} has {len(REFUSED[name])} wrong answers"
+        solution = ast.unparse(ast.parse(solutions[name]))
+        assert solution in ast.unparse(ast.parse(cell)), f"{name}: the lesson has another solution"
+    [proof] = [after for cell, after in pairwise(cells_of(ANSWERS[lesson])) if "QUIZZES[LESSON] =" in cell]
+    assert proof == "prove_quiz(LESSON)"
 
 
 def test_every_lesson_has_its_exercises_and_its_quiz():
@@ -189,181 +239,7 @@ def test_no_answer_stands_above_its_fold_out(lesson):
         assert not [why for _, why in question.choices if why in visible], question.text
 
 
-def momentum_in_place(weight, gradient, memory, learning_rate):
-    "Changes what it is given"
-    memory.mul_(0.9).add_(gradient)
-    return weight - learning_rate * memory, memory
-
-
-def first_threshold(p, y, wanted):
-    "The highest one that is good enough"
-    good = [t for t in p if y[p >= t].mean() >= wanted]
-    return float(max(good)) if good else math.inf
-
-
-def ties_apart(p, y, wanted):
-    "Counts texts one by one, though equal probabilities are called positive together"
-    order = np.argsort(-p, kind="stable")
-    precision = np.cumsum(y[order]) / np.arange(1, len(y) + 1)
-    good = p[order][precision >= wanted]
-    return float(good.min()) if len(good) else math.inf
-
-
-def mixed_one_way(embeddings, labels, share, other, classes):
-    "Mixes the embeddings and forgets the labels"
-    wide = share[:, None, None]
-    hot = torch.nn.functional.one_hot(labels, classes).float()
-    return wide * embeddings + (1 - wide) * embeddings[other], hot
-
-
-def mixed_the_wrong_way(embeddings, labels, share, other, classes):
-    "Gives the share to the partner"
-    wide = 1 - share[:, None, None]
-    hot = torch.nn.functional.one_hot(labels, classes).float()
-    return wide * embeddings + (1 - wide) * embeddings[other], wide[:, 0] * hot + (1 - wide[:, 0]) * hot[other]
-
-
-def words_in_order(margin, drops):
-    "Replaces words in the order in which they come"
-    for count, drop in enumerate([0.0, *drops]):
-        margin -= drop
-        if margin <= 0:
-            return count
-    return -1
-
-
-REFUSED = {  # wrong answers, each with words of the reason
-    "price of windows": [
-        (lambda n, room, stride: room * (math.ceil((n - room) / stride) + 1), "has no more tokens"),
-        (lambda n, room, stride: n if n <= room else room * ((n - room) // stride + 2), "do not count it twice"),
-        (lambda n, room, stride: sum(len(range(n)[at:at + room]) for at in range(0, n, stride)), "This text fits")],
-    "surest window": [
-        (lambda z: z[z.max(-1).values.argmax()], "only differences count"),
-        (lambda z: z.mean(0), "larger margin"),
-        (lambda z: z[(z.exp() / z.exp().sum(-1, keepdim=True)).max(-1).values.nan_to_num(0).argmax()],
-         "large logits"),  # exp overflows
-        (lambda z: z[(z.max(-1).values - z.min(-1).values).argmax()], "margin to the lowest")],
-    "reviews to tell apart": [
-        (lambda p, d: math.ceil(p * (1 - p) * (1.96 / d) ** 2), "Two models"),
-        (lambda p, d: int(2 * p * (1 - p) * (1.96 / d) ** 2), "expected"),
-        (lambda p, d: math.ceil(2 * p * (1 - p) * 1.96 / d), "Two models")],
-    "majority label": [
-        (lambda r: "positive" if sum(r) > 0 else "negative" if sum(r) < 0 else "undecided", "not how strongly"),
-        (lambda r: "positive" if sum(x > 0 for x in r) >= sum(x < 0 for x in r) else "negative", "As many say"),
-        (lambda r: "positive" if sum(x > 0 for x in r) * 2 > len(r) else "undecided"
-         if sum(x > 0 for x in r) == sum(x < 0 for x in r) else "negative", "no vote against")],
-    "padding share": [
-        (lambda n, b: 1 - sum(n) / (len(n) * max(n)), "one text"),
-        (lambda n, b: sum(max(n[i:i + b]) * len(n[i:i + b]) for i in range(0, len(n), b)) / sum(n) - 1, "Two of eight"),
-        (lambda n, b: float(np.mean([1 - np.mean(n[i:i + b]) / max(n[i:i + b]) for i in range(0, len(n), b)])),
-         "expected")],
-    "leaking texts": [
-        (lambda train, test: [i for i, t in enumerate(test) if t in train], "Case and space"),
-        (lambda train, test: [i for i, t in enumerate(test) if t.lower().replace(" ", "").replace("\t", "")
-                              in {x.lower().replace(" ", "").replace("\t", "") for x in train}], "one word"),
-        (lambda train, test: [t for t in test if t.lower().split() in [x.lower().split() for x in train]], "expected")],
-    "delete words": [
-        (lambda w, k, p, d: [x for x, r in zip(w, d, strict=True) if r >= p or x.lower() in k], "Nothing is left"),
-        (lambda w, k, p, d: [x for x, r in zip(w, d, strict=True) if r >= p or x in k] or w[:1], "any case"),
-        (lambda w, k, p, d: [x for x, r in zip(w, d, strict=True) if r > p or x.lower() in k], "not below it")],
-    "mixtures": [(mixed_one_way, "The label of row"), (mixed_the_wrong_way, "The embeddings of row"),
-                 (lambda e, y, s, o, c: (e, y), "shapes")],
-    "flip rate": [
-        (lambda t, c, b, a: float(np.mean([x != o for o, r in zip(b, a, strict=True) for x in r])), "no change"),
-        (lambda t, c, b, a: float(np.mean([np.mean([x != o for x in r]) for o, r in zip(b, a, strict=True) if r])),
-         "Each copy"),
-        (lambda t, c, b, a: 0.0, "expected")],
-    "gradient of the squared error": [
-        (lambda z, y: 2 * (torch.sigmoid(z) - y) / len(z), "chain rule"),
-        (lambda z, y: 2 * (torch.sigmoid(z) - y) * torch.sigmoid(z) * (1 - torch.sigmoid(z)), "mean"),
-        (lambda z, y: 2 * (y - torch.sigmoid(z)) * torch.sigmoid(z) * (1 - torch.sigmoid(z)) / len(z), "expected")],
-    "log of a mean": [(lambda z: z.exp().mean().log(), "overflow"), (lambda z: z.logsumexp(0), "equal numbers"),
-                      (lambda z: z.mean(), "expected")],
-    "perplexity of a book": [
-        (lambda losses, n: float(np.average(np.exp(losses), weights=n)), "exponential comes last"),
-        (lambda losses, n: math.exp(sum(losses) / len(losses)), "Long chapters")],
-    "cosine schedule": [
-        (lambda s, n, w: (s + 1) / (w * n + 1) if s < w * n else (n - s) / (n - w * n), "within the fall"),
-        (lambda s, n, w: (1 + math.cos(math.pi * s / n)) / 2, "within the rise")],
-    "momentum step": [
-        (lambda w, g, m, rate: (w - rate * m, 0.9 * m + g), "new memory"),
-        (lambda w, g, m, rate: (w - rate * (0.9 * m + 0.1 * g), 0.9 * m + 0.1 * g), "new memory"),
-        (momentum_in_place, "changes its input")],
-    "focal loss": [
-        (lambda z, y, k: torch.nn.functional.cross_entropy(z, y), "hard ones nearly"),
-        (lambda z, y, k: (-((1 - z.softmax(-1)[range(len(y)), y]) ** k) * z.softmax(-1)[range(len(y)), y].log()).mean(),
-         "overflow")],
-    "macro F1": [
-        (lambda c: float(np.trace(c) / c.sum()), "never found"),
-        (lambda c: float(np.mean(2 * np.diag(c) / (c.sum(0) + c.sum(1)))), "occurs nowhere")],
-    "threshold for a precision": [
-        (first_threshold, "try every threshold"),
-        (ties_apart, "Equal numbers"),
-        (lambda p, y, wanted: float(min(p[y == 1], default=math.inf)), "expected")],
-    "bootstrap interval": [
-        (lambda c, g: (c.mean() - 2 * c.std(), c.mean() + 2 * c.std()), "times as wide"),
-        (lambda c, g: tuple(np.percentile([g.permutation(c).mean() for _ in range(50)], [2.5, 97.5])), "replacement"),
-        (lambda c, g: c.mean(), "two numbers")],
-    "smallest epsilon": [
-        (lambda w, b, x, y, norm: max(0.0, float(y * (w @ x + b) / np.linalg.norm(w))), "all coordinates move"),
-        (lambda w, b, x, y, norm: float(y * (w @ x + b) / np.linalg.norm(w, 1 if norm == "linf" else 2)),
-         "wrong side already"),
-        (lambda w, b, x, y, norm: max(0.0, float(y * (w @ x + b) / np.linalg.norm(w, np.inf if norm == "linf" else 2))),
-         "all coordinates move"),
-        (lambda w, b, x, y, norm: max(0.0, float((w @ x + b) / np.linalg.norm(w, 1 if norm == "linf" else 2))),
-         "wrong side already")],
-    "words to flip": [
-        (lambda margin, drops: words_in_order(margin, [sum(word) for word in drops]), "do not add up"),
-        (lambda margin, drops: words_in_order(margin, [max(word, default=0.0) for word in drops]), "Order the words"),
-        (lambda margin, drops: len(drops) if margin > sum(max(word, default=0.0) for word in drops) else
-         words_in_order(margin, sorted((max(word, default=0.0) for word in drops), reverse=True)), "do not suffice")],
-    "accuracy under honest attack": [
-        (lambda statuses, votes: statuses.count("failed") / len(statuses), "Both reviewers"),
-        (lambda statuses, votes: 1 - sum(s == "succeeded" and any(v) for s, v in zip(statuses, votes, strict=True))
-         / len(statuses), "Both reviewers"),
-        (lambda statuses, votes: 1 - sum(s == "succeeded" and all(v) for s, v in zip(statuses, votes, strict=True))
-         / len(statuses), "wrong before any attack"),
-        (lambda statuses, votes: sum(not all(v) for v in votes) / len(votes), "takes nothing away")],
-    "worst margin": [
-        (lambda w, b, x, y, e, norm: y * (x @ w + b) - e * np.linalg.norm(w), "all coordinates move"),
-        (lambda w, b, x, y, e, norm: y * (x @ w + b) - e * np.abs(w).sum(), "the length of w"),
-        (lambda w, b, x, y, e, norm: y * (x @ w) - e * np.linalg.norm(w, 1 if norm == "linf" else 2), "shifts the score"),
-        (lambda w, b, x, y, e, norm: np.maximum(0, y * (x @ w + b) - e * np.linalg.norm(w, 1 if norm == "linf" else 2)),
-         "wrong side")],
-    "worst corner": [
-        (lambda values: float(sum(min(word[1:], default=word[0]) for word in values)), "stays as it is"),
-        (lambda values: float(sum(np.mean(word) for word in values)), "smallest value"),
-        (lambda values: float(min(min(word) for word in values)), "own value"),
-        (lambda values: float(sum(word[0] for word in values)), "smallest value")],
-    "does the gradient lie": [
-        (lambda own, moved, without, margin: moved > own + margin, "without gradients"),
-        (lambda own, moved, without, margin: without > own + margin, "another model"),
-        (lambda own, moved, without, margin: max(moved, without) > own, "within the margin"),
-        (lambda own, moved, without, margin: max(moved, without) >= own + margin, "exactly the margin")],
-    "tokens to the ridge": [
-        (lambda ridge, k, n, size: math.ceil(size * ridge / 2), "not the weights alone"),
-        (lambda ridge, k, n, size: int(ridge * size * k * n / max(2 * k * n - ridge * size * (k + n), 1e-9)), "round up"),
-        (lambda ridge, k, n, size: math.ceil(ridge * size * k * n / (2 * k * n - ridge * size * (k + n))), "never gets")],
-    "unequal shards": [
-        (lambda gradients, counts: sum(g * n for g, n in zip(gradients, counts, strict=True)), "not a sum"),
-        (lambda gradients, counts: sum(gradients) / len(gradients), "counts more"),
-        (lambda gradients, counts: sum(g * n for g, n in zip(gradients, counts, strict=True)) / sum(counts),
-         "nothing to say")],
-    "nothing is lost": [
-        (lambda start, updates: sum(updates, start), "too small to be seen"),
-        (lambda start, updates: sum(updates.float(), start.float()).bfloat16(), "another format"),
-        (lambda start, updates: torch.tensor(start.item()).bfloat16(), "another format"),
-        (lambda start, updates: torch.tensor(sum(updates.tolist()) + 1).bfloat16(), "another format"),
-        (lambda start, updates: start + updates.sum(), "one update after the other"),
-        (lambda start, updates: start.add_(1), "changes its input")],
-}
-
-
-def test_each_exercise_has_refused_answers():
-    assert set(REFUSED) == set(EXERCISES) and all(len(answers) >= 2 for answers in REFUSED.values())
-
-
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # wrong answers may divide by zero
 def test_wrong_answers_are_refused_for_the_right_reason(name):
     for answer, words in REFUSED[name]:
@@ -473,3 +349,87 @@ def test_nothing_is_recorded_where_nothing_is_solved():
         warnings.simplefilter("error")
         exercises.check("macro F1", ...)
     assert not os.path.exists(exercises.progress_file())
+
+
+def test_progress_of_version_0_1_0_is_read_and_kept():
+    shutil.copy(ROOT / "tests/data/0.1.0/progress.json", exercises.progress_file())
+    assert read_progress() == {"exercises": {"majority label": True}, "quizzes": {"11": 2}}
+    table = progress()
+    assert list(table.index) == sorted(LESSONS)
+    assert table.loc[10, "exercises"] == "1 of 3" and table.loc[10, "still open"] == "padding share, leaking texts"
+    assert table.loc[11, "exercises"] == "0 of 3" and table.loc[11, "quiz"] == "2 of 3"
+    record("exercises", "macro F1", True)
+    assert read_progress() == {"exercises": {"majority label": True, "macro F1": True}, "quizzes": {"11": 2}}
+
+
+LOADED = """
+import sys
+
+def loaded():
+    found = [name.removeprefix("llm_course.answers.") for name in sys.modules if name.startswith("llm_course.answers.")]
+    return {names[name] for name in found if name != "base"}
+
+import llm_course.answers
+assert "torch" not in sys.modules and "llm_course.answers.base" not in sys.modules
+from llm_course.exercises import exercise_named, progress, quiz
+from llm_course.answers.base import EXERCISES, QUIZZES, answer_modules
+names = {module.split(".")[-1]: lesson for lesson, module in answer_modules().items()}
+from llm_course.answers import Exercise, Question, Unfinished, Wrong, ask, equal, exercise, expect, shown
+assert not loaded() and not EXERCISES and not QUIZZES
+"""
+
+
+@pytest.mark.parametrize("code", [
+    "exercise_named('majority label')\nassert loaded() == {10}",
+    "exercise_named('cosine schedule')\nassert loaded() == {10, 11, 12}\n"
+    "exercise_named('majority label')\nassert loaded() == {10, 11, 12}",
+    "quiz(53)\nassert loaded() == set(QUIZZES) == {53}\n"
+    "assert not any(n.startswith('transformers') for n in sys.modules)",
+    "progress()\nassert loaded() == set(QUIZZES) == set(answer_modules())",
+    "from llm_course.answers import EXERCISES as old, data_preparation\nassert old is EXERCISES\n"
+    "assert loaded() == set(answer_modules()) and list(EXERCISES)[::26] == ['majority label', 'reviews to tell apart']",
+    "from llm_course.answers import QUIZZES as old\nassert old is QUIZZES and list(QUIZZES) == list(answer_modules())",
+    "try:\n    exercise_named('surest windo')\nexcept ValueError as error:\n"
+    "    assert \"Did you mean 'surest window'\" in str(error)\nelse:\n    raise AssertionError",
+    "try:\n    quiz(99)\nexcept ValueError as error:\n    assert '10, 11, 12' in str(error) and not loaded()\n"
+    "else:\n    raise AssertionError"])
+def test_answers_load_when_they_are_asked_for(code):
+    "Those of the lesson and, where only a name is given, of the lessons before it; none of a later one"
+    done = subprocess.run([sys.executable, "-c", LOADED + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_names_of_version_0_1_0_are_in_the_package():
+    assert set(llm_course.answers.__all__) < set(base.__all__)
+    for name in llm_course.answers.__all__:
+        assert getattr(llm_course.answers, name) is getattr(base, name)
+    with pytest.raises(AttributeError, match="has no attribute 'Exercises'"):
+        llm_course.answers.Exercises  # noqa: B018
+    assert not hasattr(llm_course.answers, "__wrapped__")
+
+
+@pytest.mark.parametrize("sources", [{"one": "x = 1"}, {"one": "LESSON = 10\nLESSON = 11"},
+                                     {"one": "LESSON = 10", "two": "LESSON = 10"}])
+def test_a_module_of_answers_says_which_lesson_it_belongs_to(sources, tmp_path, monkeypatch):
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.setattr(llm_course.answers, "__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match="expected one number that no other module has"):
+        base.answer_modules()
+
+
+def test_an_exercise_of_another_lesson_keeps_its_name():
+    with pytest.raises(ValueError, match="Lesson 13 has an exercise 'macro F1' already"):
+        base.exercise("macro F1", 20, "A hint.")
+
+
+def test_the_learners_own_line_is_told(tmp_path):
+    "Not one of the checkers; a learner's file may have their name"
+    path = tmp_path / "answers.py"
+    path.write_text("def macro(confusion):\n    return confusion / 'two'\n")
+    names = {}
+    exec(compile(path.read_text(), path, "exec"), names)
+    outcome = outcome_of("macro F1", names["macro"])
+    assert outcome.status == "wrong" and "in line 2 of the cell: return confusion / 'two'" in outcome.message
+    outcome = outcome_of("macro F1", lambda: 0)
+    assert "TypeError" in outcome.message and "in line" not in outcome.message

@@ -81,7 +81,7 @@ def page_of(module_name: str) -> nbformat.NotebookNode:
     values = [name for name in module.__all__ if name not in names]
     kind = "lesson" if source.parent.name == "lessons" else "notebook"
     imports = textwrap.fill(f"from llm_course.{module_name} import ({', '.join(names)})", 100, subsequent_indent="    ",
-                            break_long_words=False)
+                            break_long_words=False) if names else ""  # a module that only registers what it has
     summary = " ".join(module.__doc__.split())
     cells = [nbformat.v4.new_markdown_cell(f"# {module_name}\n\n> {summary}"),
              nbformat.v4.new_markdown_cell(f"The {kind} [{title}](../{source.parent.name}/{source.name}) explains and "

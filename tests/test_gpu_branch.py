@@ -1,0 +1,74 @@
+"""Each lesson's branch for a GPU runs on a CPU, made small, so that no learner is the first to run a line of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import NBS, ROOT, cells_of, name_of
+
+LESSONS = sorted((NBS / "lessons").glob("*.ipynb"))
+LIMIT = 300  # seconds; each takes less than 40 of processor time
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess:
+    "The runner's output and exit status"
+    return subprocess.run([sys.executable, ROOT / "tests/gpu_branch.py", *arguments], text=True, timeout=LIMIT,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
+
+
+def written(path: Path, *sources: str) -> Path:
+    "A notebook of these code cells"
+    cells = [{"cell_type": "code", "id": f"cell{number}", "metadata": {}, "outputs": [], "execution_count": None,
+              "source": source} for number, source in enumerate(sources)]
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The folder of the small encoder and classifier"
+    folder = tmp_path_factory.mktemp("models")
+    done = run("--models", folder)
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.mark.timeout(LIMIT + 30)
+@pytest.mark.parametrize("path", LESSONS, ids=name_of)
+def test_lesson_runs_as_on_a_gpu(path, small_models):
+    done = run(path, small_models)
+    assert done.returncode == 0, done.stdout[-6000:]
+    counted = json.loads(done.stdout.splitlines()[-1])
+    assert counted["claims"] > 0
+    assert counted["sizes"] > 0 or not any("by_scale(" in cell for cell in cells_of(path))
+    print(f"{name_of(path)}: {counted['seconds']} s of processor time")
+
+
+START = "from llm_course.claims import claim\nfrom llm_course.core import by_scale, scale"
+FAULTS = {
+    "raises": (START, "if scale() == 'gpu':\n    raise RuntimeError('only here')"),
+    "does not parse": (START, "for"),
+    "a plain assertion": (START, "assert scale() == 'laptop'"),
+    "an unknown set": ("from llm_course.data import load_dataset", "load_dataset('no/such-set')"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_fails(name, small_models, tmp_path):
+    done = run(written(tmp_path / "planted.ipynb", *FAULTS[name], "print('went on')"), small_models)
+    assert done.returncode == 1 and "cell 1 of planted.ipynb fails" in done.stdout, done.stdout
+    assert "went on" not in done.stdout
+
+
+def test_claims_are_shown_and_a_cell_for_colab_is_left_out(small_models, tmp_path):
+    sources = (START, "claim('Numbers this small mean something', False, 0.5)", "#| eval: false\nraise ValueError",
+               "%precision 3\nprint('sizes', by_scale(laptop=64, gpu=400), scale())")
+    done = run(written(tmp_path / "claims.ipynb", *sources), small_models)
+    assert done.returncode == 0, done.stdout
+    assert "does not hold at this size: Numbers this small mean something (measured: 0.5)" in done.stdout
+    assert "sizes 8 gpu" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["claims"] == 1
