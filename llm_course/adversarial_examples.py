@@ -40,9 +40,8 @@ from .checks import checked_choice, checked_classes, checked_count, checked_frac
 from .checks import checked_text, checked_texts, rows_of
 from .data import checked_data
 from .evaluation import Estimate, wilson_interval
-from .fine_tuning import in_notebook
 from .models import SentenceEncoder, TextClassifier
-from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
+from .plots import BLUE, GREY, ORANGE, figure_html, in_notebook, new_axes
 from .tokens import UnknownTokens, before_word, token_spans, tokens_at, unknown_word, whole_words
 from .tokens import word_tokens
 from .words import likely_reading, match_case, may_change, readings, split_words, suits_article

@@ -33,10 +33,10 @@ from .adversarial_examples import pgd, project, steepest
 from .augmentation import input_embeddings
 from .checks import checked_count, checked_fraction, checked_number, checked_texts
 from .data import as_dataset, checked_data
-from .fine_tuning import Backward, Batch
 from .models import TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
 from .tokens import before_word, token_spans, tokens_at, whole_words, word_tokens
+from .training.objective import Backward, Batch, Objective
 from .words import STOP_WORDS, split_words, words_with_synonyms
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #24be42a7
@@ -111,7 +111,7 @@ def repeatable(device: torch.device) -> Iterator[Callable[[], None]]:
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #fe205cd9
 @dataclass(frozen=True)
-class InBall:
+class InBall(Objective):
     "What objectives that move embeddings within a ball share"
 
     epsilon: float = 1.0  # the radius, at least 0
@@ -404,7 +404,7 @@ class Smart(ManySteps):
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #f1407554
 @dataclass(frozen=True)
-class RDrop:
+class RDrop(Objective):
     "Cross-entropy of two dropout masks, and how far their answers lie apart (Liang et al. 2021)"
 
     weight: float = 1.0  # of the divergence, at least 0
@@ -441,7 +441,7 @@ def synonym_table(
 
 
 @dataclass(frozen=True, eq=False)
-class SynonymHull:
+class SynonymHull(Objective):
     "Cross-entropy of each text, and of the worst place in the hulls of its synonyms (after Dong et al. 2021)"
 
     table: torch.Tensor = field(repr=False)  # (V, S, M), as from synonym_table
@@ -596,7 +596,7 @@ def promises(
 
 
 @dataclass(frozen=True, eq=False)
-class WorstSynonyms:
+class WorstSynonyms(Objective):
     "Cross-entropy of each text, and of it with the synonyms that promise the worst (after Yoo and Qi 2021)"
 
     substitutions: Substitutions = field(repr=False)

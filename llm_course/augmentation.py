@@ -39,11 +39,11 @@ from .checks import checked_count, checked_fraction, checked_number, checked_tex
 from .core import best_device
 from .data import as_dataset
 from .evaluation import wilson_interval
-from .fine_tuning import Backward, Batch
 from .models import SentenceEncoder, TextClassifier, length_batches, model_source, model_window
 from .models import quiet_loading
 from .plots import BLUE, COLOURS, GREY, ORANGE, figure_html, new_axes
 from .tokens import load_tokenizer, read_tokens, token_spans, tokens_at, whole_words
+from .training.objective import Backward, Batch, Objective
 from .words import STOP_WORDS, antonyms, match_case, may_change, random_order, reading_after
 from .words import readings, split_words, suits_article, synonyms, words_with_synonyms
 
@@ -811,7 +811,7 @@ def _with_copies(
 
 # %% ../nbs/lessons/20_augmentation.ipynb #57098edc
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(Objective):
     "Cross-entropy on mixtures of two texts' word embeddings and of their labels (Guo et al. 2019)"
 
     alpha: float = 0.2  # of the Beta distribution of the shares, above 0; small values mix little

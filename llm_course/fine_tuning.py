@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'CrossEntropy', 'MeanAbsoluteError', 'parameter_groups', 'warmup_then_decay', 'FineTuningRun',
            'plot_run', 'checked_parts', 'validation_scores', 'step_parts', 'step_batches', 'optimizer_named',
-           'fine_tune', 'baseline_classifier']
+           'prepared_for', 'fine_tune', 'baseline_classifier']
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #4758221c
 import hashlib
@@ -25,9 +25,10 @@ from accelerate import Accelerator
 from datasets import Dataset
 from matplotlib.axes import Axes
 
-from .callbacks import BestCheckpoint, Callback, ProgressBar, Stop, is_first_process
+from .callbacks import BestCheckpoint, Callback, ProgressBar, is_first_process
 from .callbacks import EarlyStopping as EarlyStopping
 from .callbacks import LivePlot as LivePlot
+from .callbacks import Stop as Stop
 from .checks import checked_count, checked_seed
 from .core import by_scale, cache_folder, keep_freed_memory
 from .core import set_seed as set_seed
@@ -260,6 +261,20 @@ def optimizer_named(
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)} or a function, got {name!r}")
     return OPTIMIZERS.get(name, name)
 
+
+def prepared_for(
+    run: FineTuningRun,
+    settings: Settings,
+    make: Callable,  # (parameter groups, learning rate) -> optimiser
+    accelerator: Accelerator,
+) -> tuple[Prepared, torch.optim.lr_scheduler.LambdaLR]:
+    "The run's model with its optimiser, as Accelerate runs them, and the schedule"
+    model = run.classifier.model.to(accelerator.device)
+    optimizer = make(parameter_groups(model, settings.weight_decay), settings.learning_rate)
+    factor = partial(warmup_then_decay, steps=run.total_steps, warmup=settings.warmup)
+    schedule = scheduled(optimizer, factor, len(run.steps))
+    return Prepared(accelerator, model, optimizer), schedule
+
 # %% ../nbs/lessons/12_fine_tuning.ipynb #d37ce610
 def fine_tune(
     classifier: TextClassifier,  # trained in place
@@ -307,23 +322,21 @@ def fine_tune(
     accelerator = seeded_accelerator(settings, classifier.device)
     record = text_record(classifier, train["text"], targets)
     batches = step_batches(record, settings, accelerator)
-    run = FineTuningRun(classifier, total_steps=sum(batches.counts))
-    keeper = None
+    run, keeper = FineTuningRun(classifier, total_steps=sum(batches.counts)), None
     if checkpoints is not None or resume_from is not None:
-        identity = identity_of(classifier, record, validation, loss.target, settings, objective, batches.processes)
-        keeper = Keeper(checkpoints, resume_from, settings.checkpoint_every, identity)
+        processes = accelerator.num_processes
+        same = identity_of(classifier, record, validation, loss.target, settings, objective, processes)
+        keeper = Keeper(checkpoints, resume_from, settings.checkpoint_every, same)
         if keeper.resume(run):
             return run
     bar = [ProgressBar()] if progress and accelerator.is_main_process else []
     best = [BestCheckpoint(keeper.folder.folder / "best")] if keeper and keep_best else []
+    listeners = Listeners([*bar, *best, *callbacks], run)
     scores = partial(validation_scores, classifier, validation, loss.target, settings.batch_size or 32)
     with keep_freed_memory(), compiled_layers(classifier.model) if compile else nullcontext():
-        model = classifier.model.to(accelerator.device)
-        stepper = make(parameter_groups(model, settings.weight_decay), settings.learning_rate)
-        factor = partial(warmup_then_decay, steps=run.total_steps, warmup=settings.warmup)
-        schedule, prepared = scheduled(stepper, factor, len(run.steps)), Prepared(accelerator, model, stepper)
-        return run_to_the_end(Loop(run, prepared, schedule, loss, settings, batches,
-                                   Listeners([*bar, *best, *callbacks], run), keeper, validation and scores))
+        prepared, schedule = prepared_for(run, settings, make, accelerator)
+        loop = Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, validation and scores)
+        return run_to_the_end(loop)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e
 def baseline_classifier(

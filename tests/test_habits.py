@@ -197,14 +197,14 @@ class Overflow(CrossEntropy):
 @pytest.fixture
 def scaled(monkeypatch):
     "A gradient scaler as float16 has it, on the CPU"
-    make = fine_tuning._seeded_accelerator
+    make = fine_tuning.seeded_accelerator
 
     def with_scaler(*arguments):
         accelerator = make(*arguments)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
         return accelerator
 
-    monkeypatch.setattr(fine_tuning, "_seeded_accelerator", with_scaler)
+    monkeypatch.setattr(fine_tuning, "seeded_accelerator", with_scaler)
 
 
 def test_a_step_that_overflows_in_float16_is_left_out(scaled):

@@ -19,8 +19,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from llm_course.adversarial_training import FGM, PGD, RDrop, Smart
 from llm_course.callbacks import Callback, TensorBoard
 from llm_course.checkpoints import newest_checkpoint
-from llm_course.fine_tuning import CrossEntropy, _Batches, fine_tune, hardware_precision
+from llm_course.fine_tuning import CrossEntropy, fine_tune, hardware_precision
 from llm_course.models import TextClassifier
+from llm_course.training.batches import Batches
 
 RECIPE = {"epochs": 2, "learning_rate": 1e-2, "progress": False, "optimizer": "sgd"}
 # Objectives without chance, so that several processes can take the steps of one.
@@ -303,7 +304,7 @@ def test_a_resumed_run_remembers_that_memory_ran_out(few, tmp_path):
 
 @pytest.mark.parametrize("halve_at", [None, 2])
 def test_batches_that_are_prepared_in_the_background_keep_their_order(halve_at):
-    batches = _Batches.__new__(_Batches)
+    batches = Batches.__new__(Batches)
     batches.device, batches.halved, steps = SimpleNamespace(type="cuda"), False, [[i] for i in range(7)]
     batches.prepared = lambda rows: (rows, batches.halved)
     seen = []
