@@ -335,7 +335,8 @@ def fine_tune(
     scores = partial(validation_scores, classifier, validation, loss.target, settings.batch_size or 32)
     with keep_freed_memory(), compiled_layers(classifier.model) if compile else nullcontext():
         prepared, schedule = prepared_for(run, settings, make, accelerator)
-        loop = Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, validation and scores)
+        looks = scores if validation is not None else None
+        loop = Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks)
         return run_to_the_end(loop)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e

@@ -220,3 +220,32 @@ def test_the_oldest_versions_are_the_lower_bounds():
     assert oldest(settings, pins) == ["numpy==2.0", "ruff==0.17.6", "torch==2.13.0", "uv-like==1.5"]
     with pytest.raises(ValueError, match="no lowest version"):
         oldest({"requirements": "numpy", "dev_requirements": ""}, pins)
+
+
+def too_large(path: Path, lines_of_a_function: int = 30, lines_of_a_class: int = 80) -> list[str]:
+    "Functions whose body, and classes which, have more lines"
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1:] if ast.get_docstring(node) else node.body
+            if first and node.end_lineno - first[0].lineno >= lines_of_a_function:
+                found.append(node.name)
+        elif isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= lines_of_a_class:
+            found.append(node.name)
+    return found
+
+
+def test_the_engine_is_read_in_pieces():
+    """The rooms under `fine_tune` and lesson 12: no settings from locals(), no method that is looked for, no giant"""
+    paths = [*(PACKAGE / "training").glob("[!_]*.py"), PACKAGE / "fine_tuning.py"]
+    assert len(paths) == 8
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert not too_large(path), path.name
+        assert "locals()" not in text and not re.search(r"hasattr\((self\.)?objective", text), path.name
+
+
+def test_the_check_of_sizes_sees_planted_faults(tmp_path):
+    path = tmp_path / "large.py"
+    path.write_text("def f():\n" + "    x = 1\n" * 31 + "class C:\n" + "    x = 1\n" * 80 + "def g():\n    'ok'\n    x = 1\n")
+    assert too_large(path) == ["f", "C"]

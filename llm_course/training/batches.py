@@ -36,8 +36,10 @@ class Record:
         rows: Sequence[int],  # B places
     ) -> Batch:
         "Some rows as a batch, on the CPU"
-        return self.collate({name: values[rows] if isinstance(values, torch.Tensor) else [values[i] for i in rows]
-                             for name, values in self.columns.items()})
+        def picked(values: Sequence | torch.Tensor) -> list | torch.Tensor:
+            return values[rows] if isinstance(values, torch.Tensor) else [values[row] for row in rows]
+
+        return self.collate({name: picked(values) for name, values in self.columns.items()})
 
 
 def text_record(
@@ -56,7 +58,8 @@ def text_record(
 
     def identity() -> dict:
         tokens = (torch.tensor(ids, dtype=torch.int32).numpy().tobytes() for ids in token_ids)
-        return {"training data": data_identity(texts, targets), "tokens of the training data": digest(*tokens)}
+        return {"training data": data_identity(texts, targets), "tokens of the training "
+                                                                "data": digest(*tokens)}
 
     columns = {"input_ids": token_ids, "targets": targets}
     return Record(columns, [len(ids) for ids in token_ids], collate, identity)

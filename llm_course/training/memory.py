@@ -24,7 +24,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 class HalvedWhereNeeded:
-    "A way to take a step; where memory runs out, once more with halved batches, and so for the rest of the run"
+    "Takes a step; where memory runs out, once more with halved batches, and so for the rest of the run"
 
     def __init__(
         self,

@@ -29,7 +29,8 @@ def resumed_from(
         return resume_from
     if resume != "auto" or checkpoints is None or resume_from is not None:
         raise ValueError(
-            "resume must be 'auto', beside checkpoints='a folder' and without resume_from: the same call then "
+            "resume must be 'auto', beside checkpoints='a folder' and without resume_from: the same call "
+            "then "
             f"starts, or goes on with what the folder holds. Got {resume=}, {checkpoints=}, {resume_from=}"
         )
     started = any(Path(checkpoints).expanduser().glob("step-*"))
