@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import ipywidgets as widgets
@@ -39,10 +40,11 @@ from .checks import checked_count, checked_fraction, checked_number, checked_tex
 from .core import best_device
 from .data import as_dataset
 from .evaluation import wilson_interval
-from .models import SentenceEncoder, TextClassifier, length_batches, model_source, model_window
-from .models import quiet_loading
+from .models import SentenceEncoder, TextClassifier, check_model_folder, length_batches
+from .models import model_source, model_window, quiet_loading
 from .plots import BLUE, COLOURS, GREY, ORANGE, figure_html, new_axes
-from .tokens import load_tokenizer, read_tokens, token_spans, tokens_at, whole_words
+from .tokens import check_vocabulary, load_tokenizer, read_tokens, token_spans, tokens_at
+from .tokens import whole_words
 from .training.objective import Backward, Batch, Objective
 from .words import STOP_WORDS, antonyms, match_case, may_change, random_order, reading_after
 from .words import readings, split_words, suits_article, synonyms, words_with_synonyms
@@ -406,12 +408,15 @@ def _bundled_encoder() -> SentenceEncoder:
 # %% ../nbs/lessons/20_augmentation.ipynb #f409401f
 def _from_hub(kind: type, name: str, what: str) -> tuple:
     "A model of a kind and its tokenizer; errors that say what to do"
+    source = model_source(name)
+    if Path(source).is_dir():
+        check_model_folder(Path(source))
     try:
         with quiet_loading():
             model, report = kind.from_pretrained(
-                model_source(name), use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = load_tokenizer(model_source(name))
+            tokenizer = load_tokenizer(source)
     except OSError as error:
         raise ConnectionError(
             f"No {what} {name!r}: no local folder, and the Hugging Face Hub did not give it. Check "
@@ -419,6 +424,7 @@ def _from_hub(kind: type, name: str, what: str) -> tuple:
         ) from error
     if report["missing_keys"]:
         raise ValueError(f"{name!r} is not a {what}: its weights lack {sorted(report['missing_keys'])[0]}")
+    check_vocabulary(model, tokenizer)
     return model.to(best_device()).eval(), tokenizer
 
 

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from .checks import checked_columns, well_formed
+from .checks import checked_columns, checked_fraction, checked_seed, well_formed
 from .core import assets_folder
 from .duplicates import jaccard as jaccard  # importable from here too
 from .duplicates import near_duplicate_groups
@@ -463,6 +463,7 @@ def load_dataset(
     where the Hub does not answer."""
     if task not in {"classification", "regression"}:
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+    fraction, seed = checked_fraction("fraction", fraction), checked_seed(seed)
     if not 0 < fraction < 0.5:
         raise ValueError(f"fraction must lie between 0 and 0.5, got {fraction}")
     if not isinstance(name, (str, Path)):

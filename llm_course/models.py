@@ -667,7 +667,8 @@ def load(
     if not folder.exists() and waiting_place(folder).exists():  # stopped while it saved a new one
         folder = waiting_place(folder)
     if not (folder / "classifier.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no saved classifier (no classifier.json)")
+        raise FileNotFoundError(f"{folder} holds no saved classifier (no classifier.json). A model that was saved "
+                                "otherwise is read by from_pretrained(folder, labels=[…]).")
     if (folder / UNFINISHED).exists():
         raise ValueError(f"Saving to {folder} was interrupted half way, so its files do not belong together. "
                          "Save the "
