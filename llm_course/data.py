@@ -9,6 +9,7 @@ __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS'
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import codecs
+import csv
 import difflib
 import gzip
 import hashlib
@@ -76,7 +77,7 @@ def _unknown_name(name: str) -> str:
 
 # %% ../nbs/support/data.ipynb #8ffa1e2a
 HUB_ALIASES = {"imdb": "stanfordnlp/imdb"}
-TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "tweet", "document")
+TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "tweet", "document", "text_a")
 LABEL_COLUMNS = ("label", "labels", "sentiment", "class", "category", "target", "polarity")
 FILE_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 ENCODING_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
@@ -126,6 +127,8 @@ def _frame(path: Path, encoding: str | None) -> pd.DataFrame:
     header = text.partition("\n")[0]
     separator = next((mark for mark in ",;\t" if mark in header), ",")
     options = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text
+    if separator == "\t" and any(line.count('"') % 2 for line in text.split("\n")):
+        options["quoting"] = csv.QUOTE_NONE  # as GLUE has it: a quotation mark is one, and opens no field
     try:
         with warnings.catch_warnings():  # without index_col, more fields than names would become an index
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -243,6 +246,8 @@ def _plain_label(value: object) -> int | str | None:
             return None
         return int(value) if value == int(value) else str(value)
     value = str(value).strip()
+    if re.fullmatch(r"\[.*\]", value):  # as a CSV file holds a list
+        raise ValueError(f"a list of labels, {value}")
     return int(value) if re.fullmatch(r"0|-?[1-9]\d*", value) else value or None
 
 

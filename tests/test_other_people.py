@@ -506,7 +506,8 @@ def test_what_a_file_may_hold_beside_texts_and_labels(tmp_path):
 def test_labels_that_are_lists_and_classes_of_one(tmp_path):
     Dataset.from_dict({"text": TEXTS, "label": [["a"], ["a", "b"]] * 30}).to_parquet(str(tmp_path / "a.parquet"))
     written(tmp_path, b__jsonl=pd.DataFrame({"text": TEXTS, "label": [[0, 1], [1, 1]] * 30}))
-    for name in ("a.parquet", "b.jsonl"):
+    written(tmp_path, d__csv=pd.DataFrame({"text": TEXTS, "label": [["a"], ["a", "b"]] * 30}))
+    for name in ("a.parquet", "b.jsonl", "d.csv"):
         with pytest.raises(ValueError, match="multi-label"):
             load_dataset(tmp_path / name)
     written(tmp_path, c__csv=pd.DataFrame({"text": TEXTS, "label": [*["a", "b"] * 29, "a", "rare"]}))
