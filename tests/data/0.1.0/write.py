@@ -15,8 +15,7 @@ from llm_course.adversarial_examples import TypoAttack
 from llm_course.fine_tuning import Callback, fine_tune
 from llm_course.models import TextClassifier
 
-FOLDER = Path(sys.argv[1])
-os.environ["LLM_COURSE_PROGRESS"] = str(FOLDER / "progress.json")
+FOLDER = Path(sys.argv[-1])
 WORDS = "the a film is was good bad dull witty gorgeous story actors plot slow very and not . , !".split()
 TEXTS = [f"the {noun} is {word} , {end} !" for word in ("good", "witty", "gorgeous", "bad", "dull", "slow")
          for noun in ("film", "story", "plot") for end in ("very good", "not bad")]
@@ -49,6 +48,7 @@ def main():
     from llm_course.command_line import write_course
     from llm_course.exercises import record
 
+    os.environ["LLM_COURSE_PROGRESS"] = str(FOLDER / "progress.json")
     texts, seen = [*TEXTS[::5], "a picture, qu"], {"text": ["a slow film", "a dull story"], "label": [0, 0]}
     settings = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "progress": False, "seed": 3}
     stopped, whole = classifier(), classifier()
