@@ -38,7 +38,7 @@ from .augmentation import drop_typo, input_embeddings, neighbour_typo, seed_of, 
 from .augmentation import word_before
 from .checks import checked_choice, checked_classes, checked_count, checked_fraction, checked_number
 from .checks import checked_text, checked_texts, rows_of
-from .data import checked_data
+from .data import check_class_names, checked_data
 from .evaluation import Estimate, wilson_interval
 from .models import SentenceEncoder, TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, in_notebook, new_axes
@@ -158,7 +158,8 @@ class _Problem:
         self.mask, self.function = None, classifier
         if isinstance(classifier, TextClassifier):
             self.function, inputs, self.mask = embedded(classifier, inputs)
-        self.inputs, self.targets = inputs.detach(), torch.as_tensor(targets, device=inputs.device)
+        numbered = torch.as_tensor(checked_classes("targets", targets))
+        self.inputs, self.targets = inputs.detach(), numbered.to(inputs.device)
         self.axes = (inputs.ndim - 1,) if per_token else tuple(range(1, inputs.ndim))
         classes = self._logits(self.inputs[:1]).shape[-1] if self.mask is None else len(classifier.labels)
         if bool(((self.targets < 0) | (self.targets >= classes)).any()):
@@ -337,7 +338,8 @@ def hotflip(
     pd.DataFrame
 ):  # one row for each: token, replacement, predicted and true change of the loss, text, fooled
     "Replace one token by the one that the gradient points to (Ebrahimi et al. 2018)"
-    checked_count("count", count), checked_classes("target", [target], len(classifier.labels))
+    [target] = checked_classes("target", [target], len(classifier.labels)).tolist()
+    count = checked_count("count", count)
     function, inputs, _ = embedded(classifier, [checked_text(text)])
     target = torch.tensor([target], device=inputs.device)
     _, [loss], gradient = loss_and_gradient(function, inputs, target)
@@ -805,8 +807,18 @@ def _report_html(report: AttackReport, shown: int = 8) -> str:
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #dceeccc2
 def fingerprint(classifier: TextClassifier) -> str:  # 16 hexadecimal digits
-    "What a classifier answers with: its labels, its window and its weights"
-    digest = hashlib.sha256(repr([*classifier.labels, getattr(classifier, "max_length", None)]).encode())
+    "What a classifier answers with: its labels, its window, its weights, its word map, and how it reads"
+    inner = getattr(classifier, "classifier", classifier)  # of one that reads long texts in pieces
+    others = [getattr(inner, "word_map", None) or {}]
+    if inner is not classifier:
+        reading = getattr(classifier, "reading", None)
+        others.append(getattr(reading, "__qualname__", repr(reading)))
+    return _digest_of_weights(inner, others)
+
+
+def _digest_of_weights(classifier: TextClassifier, others: list) -> str:
+    said = repr([*classifier.labels, getattr(classifier, "max_length", None)])
+    digest = hashlib.sha256((said + (repr(others) if others else "")).encode())
     model = getattr(classifier, "model", None)
     for name, values in sorted(model.state_dict().items()) if model is not None else ():
         digest.update(name.encode())
@@ -817,8 +829,12 @@ def fingerprint(classifier: TextClassifier) -> str:  # 16 hexadecimal digits
 class _Journal:
     "The file of finished texts"
 
-    def __init__(self, path: Path, header: dict):
+    def __init__(self, path: Path, header: dict, former: str = ""):  # how version 0.1.0 knew the classifier
+        self.former = former
         self.path, self.done, self.file = Path(path).expanduser(), {}, None
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder; name a file for the finished texts")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self._lines() if self.path.is_file() else []
         if lines:
             self._check(lines[0], header)
@@ -840,12 +856,14 @@ class _Journal:
                 raise ValueError(f"{self.path} is no file of an attack; choose another path or remove it")
             with open(self.path, "rb+") as file:
                 file.truncate(whole)
-        return content[:whole].decode("utf-8").splitlines()
+        return content[:whole].decode("utf-8", "replace").splitlines()
 
     def _check(self, line: str, header: dict):
         try:
             found = json.loads(line)
-            differs = [name for name in header if found[name] != header[name]]
+            same = [header["classifier"], self.former]
+            differs = [name for name in header if found[name] != header[name]
+                       and not (name == "classifier" and found[name] in same)]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.path} is no file of an attack; choose another path or remove it"
@@ -1013,6 +1031,7 @@ def _rows(
 ) -> tuple[Iterator[tuple[str, int]], int | None, str]:
     "Texts and class numbers, checked; how many there are, and a fingerprint, where that is known"
     if isinstance(dataset, Iterable) and not hasattr(dataset, "__len__"):
+        check_class_names(dataset, labels, "attacked")
         return _streamed(dataset, labels), None, "a stream"
     columns, _ = checked_data(dataset, labels, part="attacked")
     both = [columns["text"], columns["label"]]
@@ -1058,6 +1077,7 @@ def attack(
                 "classifier": fingerprint(classifier),
                 "dataset": data,
             },
+            former=_digest_of_weights(classifier, []),
         )
     start, bar, results = time.perf_counter(), _Bar(type(self).__name__, total, progress), []
     try:

@@ -24,7 +24,7 @@ import ipywidgets as widgets
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from matplotlib.axes import Axes
 from torch.nn.utils.rnn import pad_sequence
 
@@ -32,7 +32,7 @@ from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synon
 from .adversarial_examples import pgd, project, steepest
 from .augmentation import input_embeddings
 from .checks import checked_count, checked_fraction, checked_number, checked_texts
-from .data import as_dataset, checked_data
+from .data import checked_data, class_names
 from .models import TextClassifier
 from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
 from .tokens import before_word, token_spans, tokens_at, whole_words, word_tokens
@@ -432,7 +432,8 @@ def synonym_table(
 ) -> torch.Tensor:  # (V, count, pieces), token numbers; -1 where there is none
     "The synonyms of each token of the vocabulary that is a word"
     tokenizer = classifier.tokenizer
-    table = torch.full((len(tokenizer), count, pieces), -1, dtype=torch.int32)
+    size = max(tokenizer.get_vocab().values()) + 1  # a vocabulary may have gaps
+    table = torch.full((size, count, pieces), -1, dtype=torch.int32)
     for place, word in whole_words(tokenizer).items():
         cut = word_tokens(tokenizer, list(candidates(word)) if word not in STOP_WORDS else [])
         for row, ids in enumerate([ids for ids in cut if 0 < len(ids) <= pieces][:count]):
@@ -656,13 +657,16 @@ class AdversarialAugmentation:
         progress: bool = True,
     ) -> Dataset:  # all rows of the dataset, then the turned texts, with a column `augmented`
         "Attack each text and put those that turned the answer behind the others"
-        dataset = as_dataset(dataset, part="attacked")
+        columns, _ = checked_data(dataset, classifier.labels, part="attacked")
+        named = {"label": ClassLabel(names=classifier.labels)} if class_names(dataset) else {}
+        features = Features({"text": Value("string"), "label": Value("int64"), **named})
+        dataset = Dataset.from_dict(columns, features=features)
         report = self.attack.attack(classifier, dataset, progress=progress)
         turned = [
             result for result in report.results
             if result.status == "succeeded" and len(result.changes) <= self.max_changed * result.words
         ]
-        own = dataset.select_columns(["text", "label"]).add_column("augmented", [False] * len(dataset))
+        own = dataset.add_column("augmented", [False] * len(dataset))
         if not turned:
             return own
         new = {"text": [r.perturbed for r in turned], "label": [r.label for r in turned]}
@@ -822,6 +826,8 @@ def robustness_curve(
 ) -> pd.Series:  # accuracy by radius
     "The accuracy that PGD on the embeddings leaves at each radius"
     columns, targets = checked_data(dataset, classifier.labels, part="attacked")
+    radii = list(dict.fromkeys(checked_number("a radius", radius) for radius in radii))
+    checked_count("batch_size", batch_size)
     order = sorted(range(len(targets)), key=lambda place: len(columns["text"][place]))
     right = dict.fromkeys(radii, 0)
     for start in range(0, len(order), batch_size):

@@ -473,7 +473,8 @@ class ContextualReplacement(WordAugmenter):
         read = token_spans(tokenizer, ["".join(pieces) for pieces, _ in drafts], **options)
         rows = zip(drafts, read["input_ids"], read["offset_mapping"], strict=True)
         hidden = [self.hidden(ids, tokens_at(pieces, spans), gaps) for (pieces, gaps), ids, spans in rows]
-        batch = tokenizer.pad({"input_ids": [ids for ids, _ in hidden]}, return_tensors="pt").to(model.device)
+        rows = {"input_ids": [ids for ids, _ in hidden]}
+        batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         for row, ((pieces, gaps), seed) in enumerate(zip(drafts, seeds, strict=True)):
             generator = Random(seed + 1)
@@ -774,11 +775,13 @@ def augment_dataset(
     names = list(dataset.column_names or [])
     if names and column not in names:
         raise ValueError(f"There is no column {column!r}, only {', '.join(names)}")
-    if isinstance(dataset, IterableDataset):
+    if isinstance(dataset, IterableDataset) and "augmented" not in names:
         return dataset.map(_with_copies, **settings)
-    if "augmented" in names and dataset.features["augmented"] != Value("bool"):
+    if "augmented" in names and (dataset.features or {}).get("augmented") != Value("bool"):
         raise ValueError("The column 'augmented' holds something else than True and False; rename it first: "
                          "dataset.rename_column('augmented', …)")
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(_with_copies, **settings)
     out = dataset.map(
         _with_copies,
         num_proc=checked_count("processes", processes, 1) if processes != 1 else None,

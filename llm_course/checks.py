@@ -133,6 +133,8 @@ def _values(values: object) -> list:
 def _column(table: object, name: str) -> list:
     "A column of a table"
     table = table.with_format(None) if hasattr(table, "with_format") else table
+    keys = getattr(table, "columns", None)  # a DataFrame's names may be numbers
+    name = next((key for key in keys if str(key) == name), name) if hasattr(keys, "tolist") else name
     values = table[name]
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"The column {name!r} is {values!r}, expected a list. Is this one row? Write [row].")

@@ -69,7 +69,8 @@ def sources_of(
         cells = [[cell["cell_type"], "".join(cell["source"])] for cell in json.loads(content)["cells"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return [[kind, source] for kind, source in cells if source.strip()]
+    # Editors differ in how they end lines, and in whether they end the last one.
+    return [[kind, source.replace("\r\n", "\n").rstrip("\n")] for kind, source in cells if source.strip()]
 
 
 def digest_of(

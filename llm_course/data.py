@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS', 'FILE_READERS',
-           'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings', 'load_dataset',
-           'checked_data', 'checked_targets', 'as_dataset']
+           'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings', 'class_names',
+           'load_dataset', 'checked_data', 'checked_targets', 'check_class_names', 'as_dataset']
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import codecs
@@ -25,8 +25,10 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from pyarrow import parquet
 
 from .checks import checked_columns, checked_fraction, checked_seed, well_formed
 from .core import assets_folder
@@ -114,20 +116,34 @@ def _undecodable(path: Path, content: bytes, error: UnicodeDecodeError) -> str:
             f"load_dataset(..., encoding=…): {'; '.join(shown) or 'none of the usual ones fits'}")
 
 
-def _frame(path: Path, encoding: str | None) -> pd.DataFrame:
+def _frame(path: Path, encoding: str | None) -> pd.DataFrame | Dataset:
     "The table in a file"
     kind = FILE_READERS[path.suffix.lower()]
     if path.stat().st_size == 0:
         raise ValueError(f"The file {path} is empty")
     if kind == "parquet":
-        return pd.read_parquet(path)
+        return _parquet_table(path)
     text = _decoded(path, encoding)
-    if kind == "json":
-        return _json_frame(path, text)
-    header = text.partition("\n")[0]
-    separator = next((mark for mark in ",;\t" if mark in header), ",")
+    return _json_frame(path, text) if kind == "json" else _csv_frame(path, text)
+
+
+def _parquet_table(path: Path) -> Dataset:
+    "The table of a Parquet file, with the names of its classes where it was written with them"
+    try:
+        return Dataset(parquet.read_table(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is no whole Parquet file ({error}); copy or download it again") from error
+
+
+def _csv_frame(path: Path, text: str) -> pd.DataFrame:
+    "The table in a text, whatever separates its columns"
+    rows = [line for line in text.split("\n") if line.strip()]
+    if not rows:
+        raise ValueError(f"The file {path} is empty")
+    separator = next((mark for mark in ",;\t" if mark in rows[0]), ",")
     options = {"keep_default_na": False, "na_values": [""]}  # "NA" is a text
-    if separator == "\t" and any(line.count('"') % 2 for line in text.split("\n")):
+    alike = len({row.count(separator) for row in rows}) == 1
+    if separator == "\t" and alike and any(row.count('"') % 2 for row in rows):
         options["quoting"] = csv.QUOTE_NONE  # as GLUE has it: a quotation mark is one, and opens no field
     try:
         with warnings.catch_warnings():  # without index_col, more fields than names would become an index
@@ -193,14 +209,17 @@ def _read_folder(path: Path, encoding: str | None) -> dict[str, pd.DataFrame]:
     return parts
 
 
-def _whole_part(split: str, files: list[Path], encoding: str | None) -> pd.DataFrame:
+def _whole_part(split: str, files: list[Path], encoding: str | None) -> pd.DataFrame | Dataset:
     "One table out of one file or of numbered pieces"
     kinds = {(_SHARD.sub("", file.stem), file.suffix) for file in files}
     if len(files) > 1 and (len(kinds) > 1 or not all(_SHARD.search(file.stem) for file in files)):
         raise ValueError(f"Several files could be the {split} part: "
                          f"{', '.join(file.name for file in files)}. "
                          "Keep one, or number them as pieces: train-1.csv, train-2.csv.")
-    return pd.concat([_frame(file, encoding) for file in files], ignore_index=True)
+    tables = [_frame(file, encoding) for file in files]
+    if isinstance(tables[0], Dataset):
+        return datasets.concatenate_datasets(tables)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _read_hub(name: str) -> dict[str, object]:
@@ -268,21 +287,37 @@ def _labels_of(split: str, part: object, label: str) -> list[int | str | None]:
 
 def _classes(raw: Mapping, label: str, labels: Mapping[str, list]) -> tuple[list[str], dict[int | str, int]]:
     "The names of the classes in their order, and the class number that each label means"
-    feature = (getattr(raw["train"], "features", None) or {}).get(label)
-    if isinstance(feature, ClassLabel):
-        return list(feature.names), {number: number for number in range(len(feature.names))}
+    named = {split: class_names(part, label) for split, part in raw.items() if split in labels}
+    if len({tuple(names) for names in named.values() if names}) > 1:
+        raise ValueError(f"The parts name their classes differently: {named}. Bring them into one order "
+                         "first.")
+    if names := named["train"]:
+        return names, {number: number for number in range(len(names))}
     values = {value for part in labels.values() for value in part} - {None}
     _warn_of_twins(raw, label, values)
+    if strange := values - set(labels["train"]):
+        warnings.warn(f"The training part has no text of these labels, which others have: "
+                      f"{', '.join(sorted(map(str, strange)))}. Are they spelt alike in all "
+                      "parts?", stacklevel=5)
     if values <= {0, 1} or values <= set(LABELS):
         return list(LABELS), {0: 0, 1: 1, **{name: number for number, name in enumerate(LABELS)}}
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     return list(map(str, ordered)), {value: number for number, value in enumerate(ordered)}
 
 
+def class_names(
+    data: object,  # a Dataset or a stream that may know them, or any other data
+    label: str = "label",  # the column
+) -> list[str] | None:  # None where they are not known
+    "The names of the classes that a dataset carries with it"
+    names = getattr((getattr(data, "features", None) or {}).get(label), "names", None)
+    return None if names is None else list(names)
+
+
 def _warn_of_twins(raw: Mapping, label: str, values: set):
     "Say which labels were read without their blanks, and which differ in case only"
-    written = {value for part in raw.values() if label in _column_names(part)
-               for value in checked_columns(part, [label])[label] if isinstance(value, str)}
+    written = {value for part in raw.values() if (own := _same_column(part, label))
+               for value in checked_columns(part, [own])[own] if isinstance(value, str)}
     blank = sorted(value for value in written if value != value.strip() and value.strip())
     if blank:
         warnings.warn(f"Labels are read without the blanks around them: {', '.join(map(repr, blank[:5]))}.",
@@ -296,6 +331,13 @@ def _warn_of_twins(raw: Mapping, label: str, values: set):
 
 def _column_names(part: object) -> list[str]:
     return [str(name) for name in getattr(part, "column_names", getattr(part, "columns", part))]
+
+
+def _same_column(part: object, name: str) -> str | None:
+    "The column of that name, or of that name in another case; None where there is none"
+    found = _column_names(part)
+    alike = [each for each in found if each.strip().lower() == name.strip().lower()]
+    return name if name in found else next(iter(alike), None)
 
 # %% ../nbs/support/data.ipynb #a37e70c8
 def _pick_column(found: Sequence[str], wanted: str | None, usual: Sequence[str], argument: str) -> str:
@@ -315,29 +357,32 @@ def _to_columns(raw: Mapping, text_column: str | None, label_column: str | None,
     "The parts with our columns; a later part without labels goes to `unlabelled`"
     found = _column_names(raw["train"])
     text = _pick_column(found, text_column, TEXT_COLUMNS, "text_column")
+    texts = {split: _same_column(part, text) for split, part in raw.items()}
     for split, part in raw.items():
-        if text not in _column_names(part):
+        if texts[split] is None:
             raise ValueError(f"The split {split!r} has the columns {', '.join(_column_names(part))}, without "
                              f"{text!r}")
     if task == "regression":
         _pick_column(found, None, ("rating",), "task")
-        return DatasetDict({split: _standard_split(split, part, text, task) for split, part in raw.items()})
+        return DatasetDict({split: _standard_split(split, part, texts[split], task)
+                            for split, part in raw.items()})
     label = _pick_column(found, label_column, LABEL_COLUMNS, "label_column")
-    labels = {split: _labels_of(split, part, label) for split, part in raw.items()
-              if label in _column_names(part)}
-    apart = [split for split in raw if split != "train" and set(labels.get(split, ())) <= {None, -1}]
+    labels = {split: _labels_of(split, part, own) for split, part in raw.items()
+              if (own := _same_column(part, label))}
+    missing = {None} if -1 in labels["train"] else {None, -1}
+    apart = [split for split in raw if split != "train" and set(labels.get(split, ())) <= missing]
     kept = [split for split in raw if split not in apart]
     names, index = _classes(raw, label, {split: labels[split] for split in kept if split in labels})
     out = {}
     for split in kept:
         numbered = _numbered(split, labels[split], label, index, names)
-        out[split] = _standard_split(split, raw[split], text, task, numbered, names)
+        out[split] = _standard_split(split, raw[split], texts[split], task, numbered, names)
     for split in apart:
         warnings.warn(f"The {split} part has no labels: it is kept apart as 'unlabelled', and another "
                       f"{split} "
                       "part is cut from the training part.", stacklevel=4)
-    texts = [value for split in apart for value in _texts_of(split, raw[split], text)]
-    return DatasetDict({**out, **({"unlabelled": Dataset.from_dict({"text": texts})} if apart else {})})
+    rest = [value for split in apart for value in _texts_of(split, raw[split], texts[split])]
+    return DatasetDict({**out, **({"unlabelled": Dataset.from_dict({"text": rest})} if apart else {})})
 
 
 def _numbered(
@@ -367,10 +412,12 @@ def _texts_of(split: str, part: object, text: str) -> list[str]:
 
 def _ratings_of(split: str, part: object, task: str, rows: int) -> list[float]:
     "The ratings of a part; NaN where there is none, or where a column of that name holds something else"
-    values = checked_columns(part, ["rating"], split)["rating"] if "rating" in _column_names(part) else []
+    own = _same_column(part, "rating")
+    values = checked_columns(part, [own], split)[own] if own else [math.nan] * rows
     values = [math.nan if value is None or value is pd.NA else value for value in values]
     for row, value in enumerate(values):
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if number and (task != "regression" or value == value):
             continue
         if task == "regression":
             raise ValueError(f"Row {row} of {split!r} has the rating {value!r}, which is no number")
@@ -378,7 +425,7 @@ def _ratings_of(split: str, part: object, task: str, rows: int) -> list[float]:
                       "not "
                       "read.", stacklevel=5)
         return [math.nan] * rows
-    return list(map(float, values or [math.nan] * rows))
+    return list(map(float, values))
 
 
 def _standard_split(split: str, part: object, text: str, task: str, labels: Sequence[int] = (),
@@ -435,8 +482,14 @@ def _without_crossings(parts: DatasetDict, threshold: float) -> DatasetDict:
     for group, (split, row) in zip(groups.tolist(), where, strict=True):
         if last[group] != split:
             drop[split].add(row)
-    if drop:
-        said = " and ".join(f"{len(rows)} from {split}" for split, rows in sorted(drop.items()))
+    empty = [split for split in SPLITS if len(parts[split]) == len(drop[split])]
+    if empty:
+        raise ValueError(f"Nothing is left of the {' and '.join(empty)} part: its texts are near-duplicates "
+                         "of texts "
+                         "in a later part. Raise threshold, or look at the texts: there are too few "
+                         "different ones.")
+    if any(drop.values()):
+        said = " and ".join(f"{len(rows)} from {split}" for split, rows in sorted(drop.items()) if rows)
         warnings.warn(f"Removed near-duplicates of texts in a later split: {said}.", stacklevel=3)
     return DatasetDict(
         {
@@ -520,7 +573,7 @@ def checked_data(
 ) -> tuple[dict[str, list], torch.Tensor]:  # both columns as lists; class numbers or ratings (N,)
     """Texts and what a classifier shall predict of them; ValueError or TypeError where they cannot be used
 
-    A label is a class number, or the name of a class where it is a string."""
+    A label is a class number, or the name of a class where it is a string; True is the second of two."""
     columns = checked_columns(data, ["text", target], part)
     if not columns["text"]:
         raise ValueError(f"The {part} data is empty")
@@ -530,8 +583,8 @@ def checked_data(
     if target == "rating":
         targets = _checked_ratings(columns["rating"], list(labels), part)
     else:
-        names = getattr((getattr(data, "features", None) or {}).get("label"), "names", None)
-        targets = _checked_labels(columns["label"], names, list(labels), part)
+        check_class_names(data, labels, part)
+        targets = _checked_labels(columns["label"], list(labels), part)
     return {"text": list(map(well_formed, columns["text"])), target: targets.tolist()}, targets
 
 
@@ -559,21 +612,33 @@ def _checked_ratings(values: list, labels: list[str], part: str) -> torch.Tensor
     return ratings
 
 
-def _checked_labels(values: list, names: list[str] | None, labels: list[str], part: str) -> torch.Tensor:
-    if names is not None and list(names) != labels:
+def check_class_names(
+    data: object,  # that may know the names of its classes
+    labels: Sequence[str],  # the classifier's C labels
+    part: str = "given",  # what an error shall call the data
+):
+    "ValueError where the data name their classes otherwise, or in another order; case does not count"
+    names = class_names(data)
+    if names is not None and [str(name).casefold() for name in names] != [name.casefold() for name in labels]:
         raise ValueError(
             f"The labels of the {part} data are {', '.join(names)}; the classifier's are {', '.join(labels)}"
         )
-    known = {name: number for number, name in enumerate(labels)}
-    numbered = [known.get(label) if isinstance(label, str) else label for label in values]
-    for row, label in enumerate(numbered):
-        whole = isinstance(label, numbers.Real) and not isinstance(label, bool) and label == label // 1
-        if not whole or not 0 <= label < len(labels):
+
+
+def _checked_labels(values: list, labels: list[str], part: str) -> torch.Tensor:
+    known, numbered = {name.casefold(): number for number, name in enumerate(labels)}, []
+    for row, label in enumerate(values):
+        label = label.item() if hasattr(label, "item") else label
+        number = known.get(label.strip().casefold()) if isinstance(label, str) else label
+        number = int(number) if isinstance(number, bool) and len(labels) == 2 else number
+        whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number == number // 1
+        if not whole or not 0 <= number < len(labels):
             raise ValueError(
                 f"Row {row} of the {part} data has the label {values[row]!r}; "
                 f"the classifier's {len(labels)} labels are numbered from 0: {', '.join(labels)}"
             )
-    return torch.tensor([int(label) for label in numbered])
+        numbered.append(int(number))
+    return torch.tensor(numbered)
 
 # %% ../nbs/support/data.ipynb #15ff777c
 def as_dataset(
@@ -584,10 +649,21 @@ def as_dataset(
     "The data as a Dataset with all its columns; ValueError or TypeError where they are no table"
     if isinstance(data, Dataset):
         return data.with_format(None)
-    if not isinstance(data, Mapping) and not hasattr(data, "columns") and not hasattr(data, "column_names"):
+    table = isinstance(data, Mapping) or (
+        hasattr(data, "__len__") and (hasattr(data, "columns") or hasattr(data, "column_names")))
+    if table:
+        names = _column_names(data)
+    else:
         data = list(data) if isinstance(data, Iterable) and not isinstance(data, (str, bytes)) else data
         has_rows = isinstance(data, list) and data and isinstance(data[0], Mapping)
         names = list(data[0]) if has_rows else ["text"]
-    else:
-        names = _column_names(data)
-    return Dataset.from_dict(checked_columns(data, names, part))
+    columns = checked_columns(data, names, part)
+    for name, values in columns.items():
+        columns[name] = [well_formed(value) if isinstance(value, str) else value for value in values]
+        try:
+            pa.array(columns[name])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"The column {name!r} of the {part} data mixes kinds of values ({error}); "
+                             "remove it, "
+                             "or make all of them strings") from error
+    return Dataset.from_dict(columns)

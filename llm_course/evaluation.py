@@ -576,7 +576,7 @@ def _checked_slices(
     groups: object,  # (N,), anything hashable
 ) -> pd.Series:  # (N,)
     "The slice of each text; ValueError where there is not one for each"
-    if isinstance(groups, (str, bytes)):
+    if isinstance(groups, (str, bytes, set, frozenset)):
         raise ValueError(f"groups must be a list with the slice of each text, got {groups!r}")
     if hasattr(groups, "dtype"):
         values = as_array(groups)

@@ -38,7 +38,7 @@ from .models import MINILM_SHA256, TextClassifier, compiled_layers, file_sha256
 from .plots import BLUE, ORANGE, new_axes
 from .plots import in_notebook as in_notebook
 from .training.batches import Batches, Record, text_record
-from .training.loop import Listeners, Loop, run_to_the_end, scheduled
+from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end, scheduled
 from .training.memory import out_of_memory as out_of_memory
 from .training.objective import Backward, Batch, Objective, as_objective
 from .training.resume import Keeper, identity_of, resumed_from
@@ -316,7 +316,7 @@ def fine_tune(
         gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,
         chosen_precision(mixed_precision, classifier.device), evaluate_every, checkpoint_every, seed,
     ).checked()
-    make, loss = optimizer_named(optimizer), as_objective(objective)
+    make, loss, callbacks = optimizer_named(optimizer), as_objective(objective), checked_callbacks(callbacks)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     train, validation, targets = checked_parts(classifier, train, validation, loss.target)
     accelerator = seeded_accelerator(settings, classifier.device)

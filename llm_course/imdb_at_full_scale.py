@@ -109,7 +109,8 @@ class LongTextClassifier:
             read = self.classifier.as_read(texts)
             ids = read_tokens(self.classifier.tokenizer, read, add_special_tokens=False)["input_ids"]
         found = [(text, piece) for text, tokens in enumerate(ids) for piece in self.reading(tokens, room)]
-        return [[*before, *piece, *after] for _, piece in found], [text for text, _ in found]
+        [nothing] = read_tokens(self.classifier.tokenizer, [""])["input_ids"]  # GPT-2 has a token for that
+        return [[*before, *piece, *after] or nothing for _, piece in found], [text for text, _ in found]
 
     def logits(self, texts: Sequence[str], *, batch_size: int = 32, max_tokens: int = 16384) -> torch.Tensor:
         "The pooled logits of each text: (N, C), float32, on the CPU, in the order of the input"
@@ -146,7 +147,9 @@ def _piece_text(text: str, piece: list[int], places: list[tuple[int, int]], word
     "What a piece of token positions reads of a text"
     runs = [[position for _, position in run]
             for _, run in groupby(enumerate(piece), key=lambda pair: pair[1] - pair[0])]
-    runs = [run for run in (_whole_words(run, words) for run in runs) if run]
+    # Where words are not divided by spaces a piece may lie within one; it is then cut as the tokens are.
+    whole = [run for run in (_whole_words(run, words) for run in runs) if run]
+    runs = whole if len(whole) == len(runs) else runs
     return " ".join(text[places[run[0]][0] : places[run[-1]][1]].strip() for run in runs)
 
 
@@ -158,14 +161,34 @@ def read_dataset(
     "The texts as a reading reads them, each piece with the label of its text"
     room = classifier.max_length - sum(map(len, special_frame(classifier.tokenizer)))
     rows, data = {"text": [], "label": []}, as_dataset(data)
+    texts = classifier.as_read(data["text"])
     with quiet_loading():
-        found = token_spans(classifier.tokenizer, list(data["text"]), add_special_tokens=False)
-    for number, (text, label) in enumerate(zip(data["text"], data["label"], strict=True)):
+        found = token_spans(classifier.tokenizer, texts, add_special_tokens=False)
+    for number, (text, label) in enumerate(zip(texts, data["label"], strict=True)):
         places, words = found["offset_mapping"][number], found.word_ids(number)
         for piece in reading(list(range(len(places))), room):
-            rows["text"].append(_piece_text(text, piece, places, words))
+            rows["text"].append(_fitting(classifier, text, piece, places, words, room))
             rows["label"].append(label)
-    return Dataset.from_dict(rows, features=data.select_columns(["text", "label"]).features)
+    features = data.select_columns(["text", "label"]).features
+    return Dataset.from_dict(rows, features=features)
+
+
+def _fitting(
+    classifier: TextClassifier,
+    text: str,
+    piece: list[int],  # positions of tokens
+    places: list[tuple[int, int]],  # of all tokens of the text
+    words: list[int],  # the word that each token is of
+    room: int,  # most tokens
+) -> str:
+    "What a piece reads of a text; shorter where it has more tokens by itself than inside of the text"
+    while True:
+        read = _piece_text(text, piece, places, words)
+        with quiet_loading():
+            [ids] = read_tokens(classifier.tokenizer, [read], add_special_tokens=False)["input_ids"]
+        if len(ids) <= room or len(piece) < 2:
+            return read
+        piece = piece[: len(piece) - max(1, len(ids) - room)]
 
 # %% ../nbs/lessons/53_imdb_at_full_scale.ipynb #1f72a290
 class ReadingExplorer:

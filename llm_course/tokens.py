@@ -20,7 +20,12 @@ def load_tokenizer(
     source: str,  # a folder or a Hub name
 ) -> PreTrainedTokenizerBase:  # with a token for padding, where it has any to use
     "The tokenizer of a model; ValueError where its files are missing"
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the library raises for a file that is cut off
+        raise ValueError(f"The tokenizer in {source} cannot be read ({error}); copy it again") from error
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise ValueError(f"{source} holds no vocabulary of a tokenizer (tokenizer.json, vocab.txt or the "
                          "like). "
