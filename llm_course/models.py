@@ -634,8 +634,8 @@ def _check_place(folder: Path):
 
 
 OURS = re.compile(
-    r"(classifier|config|special_tokens_map|added_tokens|generation_config)\.json|.*\.safetensors|.*\.index\.json"
-    r"|tokenizer.*|vocab\..*|merges\.txt|.*\.model|chat_template.*"
+    r"(classifier|config|special_tokens_map|added_tokens|generation_config)\.json|.*\.safetensors"
+    r"|.*\.index\.json|tokenizer.*|vocab\..*|merges\.txt|.*\.model|chat_template.*"
 )
 
 
