@@ -274,7 +274,7 @@ def parts_of_the_course() -> set[str]:
 
 
 def test_a_new_process_imports_no_other_lesson():
-    assert run_processes(parts_of_the_course, 1) == [{f"llm_course.{name}" for name in ("core", "plots", "scaling")}]
+    assert run_processes(parts_of_the_course, 1) == [{f"llm_course.{name}" for name in ("checks", "core", "plots", "scaling")}]
 
 
 def test_a_process_that_fails_is_told_and_the_others_end():
