@@ -111,7 +111,7 @@ def _undecodable(path: Path, content: bytes, error: UnicodeDecodeError) -> str:
         except UnicodeDecodeError:
             continue
         first = next(i for i, character in enumerate(whole) if not character.isascii())
-        shown.append(f"encoding={name!r} reads {whole[first:].split()[0][:12]!r}")
+        shown.append(f"encoding={name!r} reads {whole[first:].splitlines()[0][:12]!r}")
     return (f"{path} is not {error.encoding}: byte {content[place]:#04x} at {place}. Name its encoding in "
             f"load_dataset(..., encoding=…): {'; '.join(shown) or 'none of the usual ones fits'}")
 

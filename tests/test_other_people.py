@@ -541,6 +541,9 @@ def test_an_error_shows_what_the_encodings_would_read(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label\n好看的电影,1\n".encode("gbk"))
     with pytest.raises(ValueError, match=r"encoding='gb18030' reads '好看的电影"):
         load_dataset(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_bytes(b"text,label\nfine,1\xa0")  # nothing but a blank that only some encodings have
+    with pytest.raises(ValueError, match=r"Name its encoding"):
+        load_dataset(tmp_path / "b.csv")
 
 
 def test_half_characters_and_broken_files(tmp_path):
