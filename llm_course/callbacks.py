@@ -14,13 +14,13 @@ import pandas as pd
 import psutil
 import torch
 from accelerate.state import PartialState, is_initialized
-from IPython.display import HTML, display
+from IPython.display import display
 from matplotlib.axes import Axes
-from tqdm import tqdm
 
 from .checks import checked_count
 from .models import TextClassifier
 from .plots import figure_html, in_notebook
+from .progress import Progress
 
 # %% auto #0
 __all__ = ['Run', 'Callback', 'Stop', 'is_first_process', 'memory_used', 'step_scalars', 'evaluation_scalars', 'TensorBoard',
@@ -186,40 +186,22 @@ class ProgressBar(Callback):
     "A progress bar that shows the loss: in a notebook HTML that stays readable, else a line of text"
 
     def __init__(self):
-        self.handle = self.bar = None
-        self.shown = -1.0
+        self.bar = None
+
+    def _update(self, run: Run):
+        self.bar = self.bar or Progress("Fine-tuning", "steps", run.total_steps)
+        loss = pd.Series([row["loss"] for row in run.steps[-20:]], dtype=float).mean()
+        speed = run.examples / run.seconds if run.seconds else 0.0
+        self.bar.update(len(run.steps), f"loss {loss:.3f} · {speed:.0f} examples per second")
 
     def on_step(self, run: Run):
         "Redraw at most five times a second"
-        now = time.monotonic()
-        if now - self.shown < 0.2 and len(run.steps) < run.total_steps:
-            return
-        self.shown = now
-        self._draw(run)
+        self._update(run)
 
     def on_end(self, run: Run):
         "Leave the final state"
-        self._draw(run)
-        if self.bar is not None:
-            self.bar.close()
-
-    def _draw(self, run: Run):
-        loss = pd.Series([row["loss"] for row in run.steps[-20:]], dtype=float).mean()
-        speed = run.examples / run.seconds if run.seconds else 0.0
-        text = f"loss {loss:.3f} · {speed:.0f} examples per second"
-        if not in_notebook():
-            self.bar = self.bar or tqdm(total=run.total_steps, desc="Fine-tuning", unit="step")
-            self.bar.n = len(run.steps)
-            self.bar.set_postfix_str(text)
-            return
-        drawn = HTML(
-            f'<progress value="{len(run.steps)}" max="{run.total_steps}"></progress> '
-            f"{len(run.steps)} of {run.total_steps} steps · {text}"
-        )
-        if self.handle is None:
-            self.handle = display(drawn, display_id=True)
-        else:
-            self.handle.update(drawn)
+        self._update(run)
+        self.bar.close()
 
 
 class LivePlot(Callback):

@@ -8,7 +8,7 @@ __all__ = ['BUNDLED_MODELS', 'MINILM_SHA256', 'FIRST_TOKEN_HEADS', 'OURS', 'UNFI
            'skip_unread_tokens', 'dropout_mask', 'QuickDropout', 'quick_dropout_attention', 'use_quick_dropout',
            'compiled_layers', 'TextClassifier', 'labels_of', 'order_of', 'model_window', 'from_pretrained', 'as_read',
            'tokenize', 'pad', 'padded', 'logits', 'predict_proba', 'predict', 'waiting_place', 'save', 'load',
-           'SentenceEncoder']
+           'SentenceEncoder', 'sentence_encoder']
 
 # %% ../nbs/support/models.ipynb #79d0521d
 import contextlib
@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -796,3 +797,9 @@ class SentenceEncoder:
             hidden, mask = self.model(**padded).last_hidden_state, padded["attention_mask"][..., None]
             out[batch] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).float().cpu()
         return out
+
+
+@lru_cache(1)
+def sentence_encoder() -> SentenceEncoder:
+    "The bundled encoder, loaded once"
+    return SentenceEncoder()

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NEGATIONS', 'STOP_WORDS', 'WORD', 'SENTENCE_END', 'TAGS_AFTER', 'CLEAR', 'split_words', 'starts_sentence',
            'may_change', 'match_case', 'replace_words', 'Reading', 'readings', 'words_with_synonyms', 'antonyms',
-           'reading_after', 'synonyms', 'likely_reading', 'suits_article', 'begins_with_vowel', 'random_order']
+           'reading_after', 'synonyms', 'word_before', 'likely_reading', 'suits_article', 'begins_with_vowel',
+           'random_order']
 
 # %% ../nbs/support/words.ipynb #1a6c7705
 import gzip
@@ -192,6 +193,14 @@ def synonyms(
     if reading is None:
         return ()
     return tuple(new for new in reading.synonyms if suits_article(new, previous))
+
+
+def word_before(
+    pieces: Sequence[str],  # as from split_words
+    place: int,  # of a word among them
+) -> str:  # in lower case; empty where anything but white space stands between
+    "The word before a word"
+    return pieces[place - 2].lower() if place > 1 and pieces[place - 1].isspace() else ""
 
 
 def likely_reading(
