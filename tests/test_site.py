@@ -23,7 +23,7 @@ import pytest
 import yaml
 from conftest import NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 
-from llm_course.course import PARTS, course_map, role_map
+from llm_course.course import PARTS, course_map, role_map, support_map
 
 sys.path.insert(0, str(ROOT / "tools"))
 import api_pages
@@ -325,12 +325,29 @@ def test_the_glossary_check_sees_planted_faults():
         assert glossary_faults(planted, lessons), planted
 
 
-def test_the_front_page_shows_the_lessons_as_they_are(monkeypatch):
+def missing_maps(texts: list[str]) -> list[str]:
+    "The derived tables that a page does not show as they are now, seen from the folder of the notebooks"
+    return [made.__name__ for made in (course_map, role_map, support_map) if made().data not in texts]
+
+
+def test_the_front_page_shows_the_course_as_it_is(monkeypatch):
     monkeypatch.chdir(NBS)
-    shown = shown_of(NBS / "index.ipynb")
-    assert course_map().data in shown and role_map().data in shown, "run: tools/run_notebooks.py nbs/index.ipynb"
-    linked = set(re.findall(r"\]\(support/(\w+)\.ipynb\)", "\n".join(shown)))
-    assert linked == {path.stem for path in NOTEBOOKS if path.parent.name == "support"}
+    assert not missing_maps(shown_of(NBS / "index.ipynb")), "run: tools/run_notebooks.py nbs/index.ipynb"
+    linked = set(re.findall(r"\]\(([\w/]+\.ipynb)\)", support_map().data))
+    assert linked == {name_of(path) for path in NOTEBOOKS if path.parent != NBS and path.parent.name != "lessons"}
+
+
+def test_the_check_of_the_front_page_sees_a_new_notebook(tmp_path, monkeypatch):
+    for path in NOTEBOOKS:
+        (tmp_path / name_of(path)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / name_of(path))
+    monkeypatch.chdir(tmp_path)
+    shown = [course_map().data, role_map().data, support_map().data]
+    assert not missing_maps(shown)
+    shutil.copy("support/core.ipynb", "support/later.ipynb")
+    assert missing_maps(shown) == ["support_map"]
+    shutil.copy("lessons/53_imdb_at_full_scale.ipynb", "lessons/64_later.ipynb")
+    assert missing_maps(shown) == ["course_map", "role_map", "support_map"]
 
 
 def test_a_reference_page_shows_every_public_name(tmp_path):
