@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['Value', 'CANNOT_SYNC', 'set_seed', 'seed_of', 'best_device', 'scale', 'by_scale', 'keep_freed_memory', 'cache_folder',
-           'assets_folder', 'sync_path', 'sync_folder']
+           'assets_folder', 'sync_path', 'sync_folder', 'needs']
 
 # %% ../nbs/support/core.ipynb #19fcd987
 import contextlib
 import ctypes
 import errno
+import importlib
 import os
 import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -134,3 +136,18 @@ def sync_folder(folder: Path):
     "Wait until all files below a folder, and their names, are on the disk"
     for path in [*folder.rglob("*"), folder]:
         sync_path(path)
+
+# %% ../nbs/support/core.ipynb #cc101a8c
+def needs(
+    name: str,  # the library as it is imported, such as "peft" or "captum.attr"
+    *,
+    extra: str,  # the extra of llm_course that installs it, such as "lessons"
+) -> ModuleType:
+    "A library that the package does without; where it is missing, the error says how to get it"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # it is here, and lacks something else
+            raise
+        raise ImportError(f"{error.name} is not installed, and this part of the course needs it. Install it with: "
+                          f'pip install "llm_course[{extra}]"', name=error.name) from error

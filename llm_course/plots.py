@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PURPLE', 'SKY', 'YELLOW', 'GREY', 'BLACK', 'COLOURS', 'use_style', 'new_axes',
-           'in_notebook', 'figure_html', 'show']
+           'in_notebook', 'figure_png', 'Picture', 'picture_of', 'figure_html', 'show']
 
 # %% ../nbs/support/plots.ipynb #9ffeadfd
 import base64
 import html
 import io
 
+from dataclasses import dataclass
+
 import matplotlib.pyplot as plt
 from IPython import get_ipython
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 # %% ../nbs/support/plots.ipynb #c626940f
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -50,25 +53,64 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
+def figure_png(
+    figure: Figure | Axes,  # what to draw; it is closed afterwards
+) -> bytes:
+    "A figure as a PNG file of at most 256 colours, without any note of what wrote it"
+    figure = figure.figure if isinstance(figure, Axes) else figure
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    plt.close(figure)
+    image = Image.open(drawn)
+    if image.getextrema()[-1] != (255, 255):  # something shines through, which a palette cannot keep
+        return drawn.getvalue()
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png")
+    return min(drawn.getvalue(), small.getvalue(), key=len)
+
+
+@dataclass(frozen=True, repr=False)
+class Picture:
+    "A drawn figure and what it shows, in every form that a notebook may ask for"
+
+    png: bytes  # the file
+    alt: str  # what it shows, for those who cannot see it
+
+    @property
+    def html(self) -> str:
+        "An HTML image with a text alternative"
+        image = base64.b64encode(self.png).decode()
+        description = html.escape(self.alt, quote=True)
+        return f'<img src="data:image/png;base64,{image}" alt="{description}" style="max-width: 100%;">'
+
+    def __repr__(self) -> str:
+        return self.alt
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {"text/plain": self.alt, "text/html": self.html,
+                "image/png": base64.b64encode(self.png).decode()}
+
+
+def picture_of(
+    figure: Figure | Axes,  # what to draw; it is closed afterwards
+    alt: str,  # what it shows, for those who cannot see it
+) -> Picture:
+    "A figure, drawn once, with its text alternative"
+    if not alt.strip():
+        raise ValueError(f"alt must describe the figure, got {alt!r}: say what one sees in it")
+    return Picture(figure_png(figure), alt)
+
+
 def figure_html(
     figure: Figure | Axes,  # what to draw; it is closed afterwards
     alt: str,  # what it shows, for those who cannot see it
 ) -> HTML:
-    "A figure as an HTML image with a text alternative"
-    if not alt.strip():
-        raise ValueError("alt must describe the figure")
-    figure = figure.figure if isinstance(figure, Axes) else figure
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
-    image = base64.b64encode(buffer.getvalue()).decode()
-    description = html.escape(alt, quote=True)
-    return HTML(f'<img src="data:image/png;base64,{image}" alt="{description}" style="max-width: 100%;">')
+    "A figure as an HTML image with a text alternative, for widgets and live displays"
+    return HTML(picture_of(figure, alt).html)
 
 
 def show(
     figure: Figure | Axes,  # what to show; it is closed afterwards
     alt: str,  # what it shows, for those who cannot see it
 ):
-    "Display a figure with its text alternative"
-    display(figure_html(figure, alt))
+    "Display a figure with its text alternative: as HTML, as an image, and as text"
+    display(picture_of(figure, alt))

@@ -4,9 +4,11 @@ import configparser
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,75 @@ def tiny_classifier(kind: str = "bert", labels: tuple[str, ...] = ("negative", "
     config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), num_labels=len(labels), pad_token_id=0, **sizes)
     torch.manual_seed(seed)
     return TextClassifier(AutoModelForSequenceClassification.from_config(config), tokenizer, labels, device="cpu")
+
+
+# --- shards: parts of the suite, for machines side by side
+
+SECONDS = ROOT / "tests/seconds.json"  # of each unit, as `--measure` found them; new units are estimated
+MEASURED = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser):
+    "`--shard 2/3` runs the second of three parts of about the same length"
+    parser.addoption("--shard", metavar="K/N", help="run the K-th of N parts: disjoint, and together everything")
+    parser.addoption("--measure", action="store_true", help=f"write to {SECONDS.name} how long each unit took")
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    "Which part, from 0, and of how many; a usage error where the text is none of K/N"
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    place, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= place <= count:
+        raise pytest.UsageError(f"--shard must be K/N with 1 <= K <= N, such as 2/3, got {text!r}")
+    return place - 1, count
+
+
+def unit_of(nodeid: str) -> str:
+    "What stays together: a file, whose tests share what they have made; each notebook's run is a unit of its own"
+    return nodeid if "::test_notebook_runs[" in nodeid else nodeid.partition("::")[0]
+
+
+def seconds_of(nodeid: str) -> float:
+    "An estimate of how long a test takes: the run of a lesson as long as the lesson says"
+    from llm_course.course import read_lesson
+    name = re.search(r"::test_notebook_runs\[(.+\.ipynb)\]", nodeid)
+    if not name or not name[1].startswith("lessons/"):
+        return 10 if name else 1
+    return int(re.search(r"\d+", read_lesson(NBS / name[1]).laptop)[0]) * 60
+
+
+def in_shards(nodeids: list[str], count: int) -> dict[str, int]:
+    "The part of each unit: the longest first, each to the part that has least to do; the same on every machine"
+    seconds = Counter()
+    for nodeid in nodeids:
+        seconds[unit_of(nodeid)] += seconds_of(nodeid)
+    known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
+    seconds |= {unit: known[unit] for unit in seconds if unit in known}
+    parts, loads = {}, [0.0] * count
+    for unit in sorted(seconds, key=lambda unit: (-seconds[unit], unit)):
+        parts[unit] = loads.index(min(loads))
+        loads[parts[unit]] += seconds[unit]
+    return parts
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    "Leave out what belongs to other parts"
+    if config.getoption("--shard"):
+        place, count = shard_of(config.getoption("--shard"))
+        parts = in_shards([item.nodeid for item in items], count)
+        others = [item for item in items if parts[unit_of(item.nodeid)] != place]
+        items[:] = [item for item in items if parts[unit_of(item.nodeid)] == place]
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport):
+    "Add up what each unit takes, fixtures included"
+    MEASURED[unit_of(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session):
+    "Write what was measured; units that did not run keep what was measured before"
+    if session.config.getoption("--measure"):
+        known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
+        known |= {unit: max(1, round(seconds)) for unit, seconds in MEASURED.items()}
+        SECONDS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ Headings have other addresses in JupyterLab (spaces become hyphens, capitals sta
 the lesson at its top. All other links lead to a notebook as a whole, which works everywhere.
 """
 
+import html
 import importlib
 import itertools
 import json
@@ -23,7 +24,8 @@ import pytest
 import yaml
 from conftest import NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 
-from llm_course.course import PARTS, course_map, role_map
+from llm_course.course import PARTS, course_map, role_map, support_map
+from llm_course.plots import new_axes, picture_of
 
 sys.path.insert(0, str(ROOT / "tools"))
 import api_pages
@@ -105,7 +107,8 @@ def image_faults(notebook: dict) -> list[str]:
         texts += ["".join(cell["source"])] if cell["cell_type"] == "markdown" else []
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            faults += [f"{kind} has no text: use plots.show" for kind in data if kind.startswith("image/")]
+            described = re.search(r"""\salt=("[^"]{10,}"|'[^']{10,}')""", "".join(data.get("text/html", "")))
+            faults += [f"{kind} has no text: use plots.show" for kind in data if kind.startswith("image/") and not described]
             texts += ["".join(data[kind]) for kind in ("text/html", "text/markdown") if kind in data]
     for text in texts:
         tags = re.findall(r"<img\b[^>]*>", text)
@@ -251,11 +254,51 @@ def test_the_image_check_sees_planted_faults():
                           {"cell_type": "code", "source": [], "outputs": [{"data": data}]}]}
     html = "text/html"
     for planted in (notebook("![](x.png)"), notebook("![x](x.png)"), notebook('<img src="x.png">'), notebook(**{"image/png": "AA"}),
-                    notebook(**{html: '<img src="x">'}), notebook(**{html: '<img alt="" src="x">'}),
+                    notebook(**{html: "<p>text</p>", "image/png": "AA"}), notebook(**{html: '<img src="x">'}), notebook(**{html: '<img alt="" src="x">'}),
                     notebook(**{html: '<img alt="short" src="a long source">'})):
         assert image_faults(planted), planted
-    fine = notebook("![A curve that falls](x.png)", **{html: '<img src="x" alt="A curve that falls, then rises">'})
-    assert not image_faults(fine)
+    described = {html: '<img src="x" alt="A curve that falls, then rises">'}
+    for fine in (notebook("![A curve that falls](x.png)", **described), notebook(**described, **{"image/png": "AA"})):
+        assert not image_faults(fine)
+
+
+FIGURE = r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"[^>]*>'  # as plots.figure_html writes it
+
+
+def figure_faults(notebook: dict) -> list[str]:
+    "A shown figure is a PNG, HTML and text at once, of one drawing; a live display, which is none, has HTML alone"
+    faults = []
+    for cell in notebook["cells"]:
+        live = re.search(r"\bLivePlot\(", "".join(cell["source"]))
+        for output in cell.get("outputs", []):
+            data = {kind: "".join(text) for kind, text in output.get("data", {}).items() if isinstance(text, str | list)}
+            found = re.fullmatch(FIGURE, data.get("text/html", "").strip())
+            if found and "image/png" not in data and not live:
+                faults.append(f"only HTML, run tools/run_notebooks.py: {found[2][:60]}")
+            elif found and "image/png" in data and data["image/png"].strip() != found[1]:
+                faults.append(f"two drawings: {found[2][:60]}")
+            elif found and "image/png" in data and data.get("text/plain") != html.unescape(found[2]):
+                faults.append(f"two descriptions: {found[2][:60]}")
+    return faults
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_every_figure_is_a_picture_for_plain_viewers_too(path):
+    assert not figure_faults(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_the_figure_check_sees_planted_faults():
+    alt = "A curve that falls & rises"
+    shown = picture_of(new_axes(), alt)._repr_mimebundle_()
+
+    def notebook(source: str = "show(ax, alt=alt)", **changed: str | None) -> dict:
+        data = {kind: text for kind, text in {**shown, **changed}.items() if text is not None}
+        return {"cells": [{"cell_type": "code", "source": [source], "outputs": [{"data": data}]}]}
+    assert not figure_faults(notebook()) and not image_faults(notebook())
+    for planted in (notebook(**{"image/png": None}), notebook(**{"image/png": "AA"}), notebook(**{"text/plain": "<Figure>"})):
+        assert len(figure_faults(planted)) == 1
+    assert not figure_faults(notebook("fine_tune(classifier, train, callbacks=[LivePlot()])", **{"image/png": None}))
+    assert not figure_faults(notebook(**{"image/png": None, "text/html": f"{shown['text/html']}<p>A widget's words</p>"}))
 
 
 def test_the_sidebar_is_derived_from_the_folders():
@@ -325,12 +368,29 @@ def test_the_glossary_check_sees_planted_faults():
         assert glossary_faults(planted, lessons), planted
 
 
-def test_the_front_page_shows_the_lessons_as_they_are(monkeypatch):
+def missing_maps(texts: list[str]) -> list[str]:
+    "The derived tables that a page does not show as they are now, seen from the folder of the notebooks"
+    return [made.__name__ for made in (course_map, role_map, support_map) if made().data not in texts]
+
+
+def test_the_front_page_shows_the_course_as_it_is(monkeypatch):
     monkeypatch.chdir(NBS)
-    shown = shown_of(NBS / "index.ipynb")
-    assert course_map().data in shown and role_map().data in shown, "run: tools/run_notebooks.py nbs/index.ipynb"
-    linked = set(re.findall(r"\]\(support/(\w+)\.ipynb\)", "\n".join(shown)))
-    assert linked == {path.stem for path in NOTEBOOKS if path.parent.name == "support"}
+    assert not missing_maps(shown_of(NBS / "index.ipynb")), "run: tools/run_notebooks.py nbs/index.ipynb"
+    linked = set(re.findall(r"\]\(([\w/]+\.ipynb)\)", support_map().data))
+    assert linked == {name_of(path) for path in NOTEBOOKS if path.parent != NBS and path.parent.name != "lessons"}
+
+
+def test_the_check_of_the_front_page_sees_a_new_notebook(tmp_path, monkeypatch):
+    for path in NOTEBOOKS:
+        (tmp_path / name_of(path)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / name_of(path))
+    monkeypatch.chdir(tmp_path)
+    shown = [course_map().data, role_map().data, support_map().data]
+    assert not missing_maps(shown)
+    shutil.copy("support/core.ipynb", "support/later.ipynb")
+    assert missing_maps(shown) == ["support_map"]
+    shutil.copy("lessons/53_imdb_at_full_scale.ipynb", "lessons/64_later.ipynb")
+    assert missing_maps(shown) == ["course_map", "role_map", "support_map"]
 
 
 def test_a_reference_page_shows_every_public_name(tmp_path):

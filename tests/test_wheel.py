@@ -22,8 +22,6 @@ from packaging.requirements import Requirement
 
 import llm_course
 
-MODULES = sorted(".".join(path.relative_to(ROOT / "llm_course").with_suffix("").parts)
-                 for path in (ROOT / "llm_course").rglob("*.py"))
 PYTHONS = ("3.11", "3.12", "3.13")
 LESSON = ROOT / "nbs/lessons/11_cross_entropy.ipynb"
 CLEAN = {name: value for name, value in os.environ.items()
@@ -110,10 +108,45 @@ def home(tmp_path) -> Path:
 
 # --- what is in it
 
-def test_wheel_holds_the_modules_the_assets_the_lessons_and_the_notices(wheel):
+TOP = ("lessons", "support")  # the folders of notebooks whose modules stand at the top of the package
+
+
+def modules_of(notebooks: Path) -> set[str]:
+    "The files of the package that the folders of notebooks ask for: a folder is a package, a notebook a module"
+    files = {"llm_course/__init__.py", "llm_course/__main__.py", "llm_course/_modidx.py"}
+    for path in notebooks.glob("[!._]*/[!._]*.ipynb"):
+        if path.parent.name in TOP:
+            files.add(f"llm_course/{re.sub(r'^[0-9]+_', '', path.stem)}.py")
+        elif path.parent.name != "api":  # made when the site is built
+            files |= {f"llm_course/{path.parent.name}/{name}.py" for name in ("__init__", path.stem)}
+    return files
+
+
+def test_wheel_holds_what_the_folders_of_notebooks_ask_for(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    found = {name for name in names if name.endswith(".py")}
+    assert modules_of(ROOT / "nbs") == found, modules_of(ROOT / "nbs") ^ found
+    assert found >= {"llm_course/training/__init__.py", "llm_course/answers/base.py", "llm_course/fine_tuning.py"}
+
+
+def test_a_folder_that_the_wheel_lacks_is_seen(wheel, tmp_path):
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*", "api"))
+    for name in ("shipping/server", "lessons/54_serving", "support/speed", "api/core"):
+        (tmp_path / "nbs" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "nbs" / f"{name}.ipynb").touch()
+    assert modules_of(tmp_path / "nbs") - set(zipfile.ZipFile(wheel).namelist()) == {
+        "llm_course/shipping/__init__.py", "llm_course/shipping/server.py", "llm_course/serving.py", "llm_course/speed.py"}
+
+
+def test_every_folder_of_modules_is_a_package():
+    """`find_packages` passes over a folder without `__init__.py`, and the wheel would lack it"""
+    from setuptools import find_packages
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "llm_course").rglob("*.py")}
+    assert folders == set(find_packages(str(ROOT), include=["llm_course", "llm_course.*"]))
+
+
+def test_wheel_holds_the_assets_the_lessons_and_the_notices(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for module in MODULES:
-        assert f"llm_course/{module.replace('.', '/')}.py" in names
     for asset in (ROOT / "llm_course/assets").iterdir():
         assert f"llm_course/assets/{asset.name}" in names
     for lesson in (ROOT / "nbs/lessons").glob("[!.]*.ipynb"):
@@ -138,7 +171,7 @@ def test_metadata_is_complete(wheel):
     assert {line.split(",")[0] for line in metadata.get_all("Project-URL")} >= {"Documentation", "Source", "Issues"}
     classifiers = metadata.get_all("Classifier")
     assert all(f"Programming Language :: Python :: {python}" in classifiers for python in PYTHONS)
-    assert set(metadata.get_all("Provides-Extra")) >= {"lab", "colab", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) >= {"lab", "colab", "dev", "lessons"}
     assert not re.search(r"\]\((?!https?:|#)", metadata.get_payload()), "a link of the README that needs the repository"
 
 
@@ -370,4 +403,4 @@ def test_environment_yml_agrees_with_the_settings():
     wanted = {Requirement(text).name: Requirement(text).specifier for text in settings()["dev_requirements"].split()}
     assert own["jupyterlab"] == wanted["jupyterlab"]
     assert set(map(str, own["python"])) == {f">={settings()['min_python']}", "<3.14"}
-    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert pip == ["-c constraints.txt", "-e .[dev,lessons]"]

@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 from llm_course.course import PARTS, read_lessons
-from llm_course.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, use_style
+from llm_course.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, use_style
 
 NBS = Path(__file__).parents[1] / "nbs"
 SIZE = (1200, 630)  # pixels: what sites that show a link's picture expect
-COLOURS = {0: GREY, 1: BLUE, 2: ORANGE, 3: PURPLE, 4: GREEN, 5: YELLOW}
+COLOURS = {0: GREY, 1: BLUE, 2: ORANGE, 3: PURPLE, 4: GREEN, 5: YELLOW, 6: SKY}
 
 
 def draw() -> plt.Figure:
