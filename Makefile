@@ -6,13 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-oldest dist docs quarto links bench notebooks clean
+.PHONY: help setup lab test test-slow test-oldest dist docs quarto links bench notebooks clean
 
 help:
 	@echo "make lab        open the course in JupyterLab"
-	@echo "make test       run every test, notebooks included"
+	@echo "make test       run every test, notebooks included (WORKERS=2 processes share the work)"
+	@echo "make test-slow  run the tests that cost most: fresh environments, many kills, all sizes"
 	@echo "make test-oldest  run tests with the lowest versions that settings.ini admits"
 	@echo "make dist       build the source distribution and the wheel into dist"
 	@echo "make setup      create .venv and install the course into it"
@@ -36,7 +38,11 @@ lab: $(STAMP)
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
+
+# What proves much and costs much: once a week, and before a release.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 OLDEST := .venv-oldest
 test-oldest: $(STAMP)

@@ -22,6 +22,8 @@ NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if path.parent.name != 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LLM_COURSE_SCALE", "laptop")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # they share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 os.environ["LLM_COURSE_PROGRESS"] = f"{tempfile.mkdtemp()}/progress.json"  # never the one of who runs the tests
 
 
@@ -83,7 +85,11 @@ def copy_of_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     "A cache that starts empty and is shared by all notebooks: a baseline is trained once in a run"
-    return str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all processes
+    (base / "cache").mkdir(exist_ok=True)
+    return str(base / "cache")
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +121,7 @@ def tiny_classifier(kind: str = "bert", labels: tuple[str, ...] = ("negative", "
     return TextClassifier(AutoModelForSequenceClassification.from_config(config), tokenizer, labels, device="cpu")
 
 
-# --- shards: parts of the suite, for machines side by side
+# --- parts of the suite: for processes side by side (`-n 2 --dist loadgroup`), and for machines (`--shard 2/3`)
 
 SECONDS = ROOT / "tests/seconds.json"  # of each unit, as `--measure` found them; new units are estimated
 MEASURED = Counter()
@@ -138,6 +144,7 @@ def shard_of(text: str) -> tuple[int, int]:
 
 def unit_of(nodeid: str) -> str:
     "What stays together: a file, whose tests share what they have made; each notebook's run is a unit of its own"
+    nodeid = nodeid.partition("@tests/")[0]  # where processes work side by side, the unit stands behind the name
     return nodeid if "::test_notebook_runs[" in nodeid else nodeid.partition("::")[0]
 
 
@@ -150,22 +157,32 @@ def seconds_of(nodeid: str) -> float:
     return int(re.search(r"\d+", read_lesson(NBS / name[1]).laptop)[0]) * 60
 
 
-def in_shards(nodeids: list[str], count: int) -> dict[str, int]:
-    "The part of each unit: the longest first, each to the part that has least to do; the same on every machine"
+def longest_first(nodeids: list[str]) -> dict[str, float]:
+    "How long each unit takes, as measured or estimated"
     seconds = Counter()
     for nodeid in nodeids:
         seconds[unit_of(nodeid)] += seconds_of(nodeid)
     known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
     seconds |= {unit: known[unit] for unit in seconds if unit in known}
-    parts, loads = {}, [0.0] * count
-    for unit in sorted(seconds, key=lambda unit: (-seconds[unit], unit)):
+    return dict(sorted(seconds.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def in_shards(nodeids: list[str], count: int) -> dict[str, int]:
+    "The part of each unit: the longest first, each to the part that has least to do; the same on every machine"
+    parts, loads, seconds = {}, [0.0] * count, longest_first(nodeids)
+    for unit in seconds:
         parts[unit] = loads.index(min(loads))
         loads[parts[unit]] += seconds[unit]
     return parts
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
-    "Leave out what belongs to other parts"
+    "Leave out what belongs to other parts; where processes share the work, each takes whole units, the longest first"
+    if hasattr(config, "workerinput"):
+        places = {unit: place for place, unit in enumerate(longest_first([item.nodeid for item in items]))}
+        items.sort(key=lambda item: places[unit_of(item.nodeid)])
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(unit_of(item.nodeid)))
     if config.getoption("--shard"):
         place, count = shard_of(config.getoption("--shard"))
         parts = in_shards([item.nodeid for item in items], count)
@@ -181,7 +198,7 @@ def pytest_runtest_logreport(report: pytest.TestReport):
 
 def pytest_sessionfinish(session: pytest.Session):
     "Write what was measured; units that did not run keep what was measured before"
-    if session.config.getoption("--measure"):
+    if session.config.getoption("--measure") and not hasattr(session.config, "workerinput"):
         known = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
         known |= {unit: max(1, round(seconds)) for unit, seconds in MEASURED.items()}
         SECONDS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
