@@ -149,5 +149,5 @@ def needs(
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # it is here, and lacks something else
             raise
-        raise ImportError(f"{error.name} is not installed, and this part of the course needs it. Install it with: "
-                          f'pip install "llm_course[{extra}]"', name=error.name) from error
+        said = f"{error.name} is not installed, and this part of the course needs it. Install it with: "
+        raise ImportError(f'{said}pip install "llm_course[{extra}]"', name=error.name) from error

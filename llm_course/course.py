@@ -86,8 +86,8 @@ def checked_lesson(
     "The lesson, or an error where it has no part, names an unknown role, or takes later for earlier"
     if lesson.number // 10 not in PARTS:
         parts = ", ".join(f"{part} {name}" for part, name in PARTS.items())
-        raise ValueError(f"{lesson.path} belongs to no part of the course: its number must begin with that of "
-                         f"a part ({parts})")
+        raise ValueError(f"{lesson.path} belongs to no part of the course: its number must begin with "
+                         f"that of a part ({parts})")
     if unknown := set(lesson.roles) - set(ROLES):
         raise ValueError(f"{lesson.path} names roles that the course does not have: {sorted(unknown)}; "
                          f"it has {', '.join(ROLES)}")
@@ -153,8 +153,8 @@ def part_table(
     for lesson in lessons:
         before, ahead = (", ".join(links.get(number, str(number)) for number in numbers)
                          for numbers in (lesson.needs, lesson.looks_ahead))
-        values = {"Laptop": lesson.laptop, "GPU": lesson.gpu, "Study": lesson.study, "Before": before or "none",
-                  "Ahead": ahead}
+        values = {"Laptop": lesson.laptop, "GPU": lesson.gpu, "Study": lesson.study,
+                  "Before": before or "none", "Ahead": ahead}
         rows.append(table_row((lesson.number, lesson.link, lesson.promise, *map(values.get, columns))))
     return "\n".join(rows)
 
@@ -226,7 +226,7 @@ def wings_of(
 
 
 def support_map(
-    folder: Path | str = ".",  # where the folders of notebooks lie, seen from the notebook that shows the table
+    folder: Path | str = ".",  # where the folders of notebooks lie, as `wings_of` takes it
 ) -> Markdown:
     "The notebooks beside the lessons by folder, each with its promise; the answers in one line"
     blocks = []
@@ -237,5 +237,6 @@ def support_map(
             blocks.append(f"**{name}**: what the checkers know. Read them last: {links}.")
         else:
             lines = [f"| [{title}]({path}) | {promise} |" for title, promise, path in rows]
-            blocks.append("\n".join([f"**{name}**\n", "| Notebook | What it promises |", "|---|---|", *lines]))
+            head = [f"**{name}**\n", "| Notebook | What it promises |", "|---|---|"]
+            blocks.append("\n".join([*head, *lines]))
     return Markdown("\n\n".join(blocks))

@@ -284,7 +284,8 @@ def figure_faults(notebook: dict) -> list[str]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_every_figure_is_a_picture_for_plain_viewers_too(path):
-    assert not figure_faults(json.loads(path.read_text(encoding="utf-8")))
+    faults = figure_faults(json.loads(path.read_text(encoding="utf-8")))
+    assert not faults, faults
 
 
 def test_the_figure_check_sees_planted_faults():
