@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['checked_count', 'checked_seed', 'checked_number', 'checked_fraction', 'checked_choice', 'well_formed', 'texts_of',
            'checked_texts', 'checked_text', 'checked_columns', 'rows_of', 'as_array', 'checked_classes',
-           'checked_scores', 'checked_probabilities', 'checked_lengths']
+           'checked_scores', 'checked_probabilities', 'checked_logits', 'checked_lengths', 'checked_answers',
+           'checked_confusion', 'checked_text_counts', 'checked_confidence', 'checked_curve', 'checked_slices']
 
 # %% ../nbs/support/checks.ipynb #1cc0dfcd
 import math
 import numbers
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -285,20 +286,44 @@ def checked_scores(
     return array.astype(float)
 
 
+def _for_each_class(
+    name: str,  # of the argument, for the error
+    values: object,  # (N, C)
+    source: str,  # the method that gives such numbers, for the error
+) -> np.ndarray:  # (N, C), float64
+    "The numbers, if each text has one for each of two classes or more; ValueError if not"
+    array = as_array(values)
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be of the shape (texts, classes) with at least two classes, as "
+                         f"{source} gives them, got {array.shape}")
+    return array.astype(float)
+
+
 def checked_probabilities(
     values: object,  # (N, C), rows sum to 1
 ) -> np.ndarray:  # (N, C), float64
     "The probabilities, if they are some; ValueError that names the first row that is not"
-    array = as_array(values)
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
-        raise ValueError("probabilities must be of the shape (texts, classes) with at least two classes, as "
-                         f"predict_proba gives them, got {array.shape}")
-    array = array.astype(float)
+    array = _for_each_class("probabilities", values, "predict_proba")
     wrong = ~(np.isfinite(array) & (array >= -1e-6)).all(1) | ~(np.abs(array.sum(1) - 1) < 1e-2)
     if wrong.any():
         index = int(wrong.argmax())
         raise ValueError(f"probabilities must be at least 0 and sum to 1 in each row; row {index} is "
                          f"{array[index].tolist()}. Are these logits? Use predict_proba.")
+    return array
+
+
+def checked_logits(
+    values: object,  # (N, C)
+) -> np.ndarray:  # (N, C), float64
+    "The logits, if they are some; ValueError that names the first row that is not"
+    array = _for_each_class("logits", values, "classifier.logits")
+    if not np.isfinite(array).all():
+        index = int((~np.isfinite(array)).any(1).argmax())
+        raise ValueError(f"logits must be numbers; row {index} is {array[index].tolist()}")
+    shares = (array >= 0).all() and (np.abs(array.sum(1) - 1) < 1e-3).all() and (array % 1).any()
+    if shares and len(array) > 1:  # one row that sums to 1 may be chance
+        raise ValueError("logits are numbers that sum to 1 in each row. Are these probabilities? Use "
+                         "classifier.logits.")
     return array
 
 
@@ -311,3 +336,80 @@ def checked_lengths(
         said = " and ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"There must be as many of each, and one at least; got {said}")
     return next(iter(sizes.values()))
+
+# %% ../nbs/support/checks.ipynb #0cca763f
+def checked_answers(
+    classes: int | None,  # C; None: not known
+    **answers: Sequence[int],  # by their names in an error: class numbers of the same N texts
+) -> list[np.ndarray]:  # each (N,)
+    "The class numbers; ValueError where one is none, or where there are more of some than of others"
+    found = {name: checked_classes(name, values, classes) for name, values in answers.items()}
+    if any(len(values) for values in found.values()):  # of no texts there is a matrix too, of zeros
+        checked_lengths(**found)
+    return list(found.values())
+
+
+def checked_confusion(
+    confusion: object,  # (..., C, C)
+) -> np.ndarray:  # (..., C, C)
+    "The matrix, or several of them, if it has a row and a column for each class and nothing below 0"
+    array = as_array(confusion)
+    if array.ndim < 2 or not array.shape[-1] == array.shape[-2] > 0 or array.dtype.kind not in "biuf":
+        raise ValueError(f"confusion must have one row and one column for each class, got the shape "
+                         f"{array.shape} and the type {array.dtype}; confusion_matrix makes one")
+    wrong = ~(np.isfinite(array) & (array >= 0))
+    if wrong.any():
+        raise ValueError(f"confusion must be counts of texts, 0 or more, got {array[wrong][0]!r}")
+    return array.astype(float if array.dtype.kind == "f" else np.int64)  # float16 could not hold the sums
+
+
+def checked_text_counts(
+    confusion: object,  # (C, C)
+) -> np.ndarray:  # (C, C), integers
+    "The confusion matrix of one classifier, if it counts whole texts, one at least; ValueError if not"
+    array = checked_confusion(confusion)
+    if array.ndim != 2 or (array != np.floor(array)).any() or array.sum() == 0:
+        raise ValueError("The bootstrap draws whole texts: confusion must be one matrix of whole numbers "
+                         f"that are not all 0, got {array.tolist()}")
+    return array.astype(np.int64)
+
+
+def checked_confidence(
+    confidence: float,
+) -> float:
+    "The share, if an interval of it has two ends: it lies between 0 and 1, and is neither"
+    if checked_fraction("confidence", confidence) in (0, 1):
+        raise ValueError(f"confidence must lie between 0 and 1, as 0.95 does, got {confidence!r}")
+    return float(confidence)
+
+# %% ../nbs/support/checks.ipynb #f0be0c05
+def checked_curve(
+    targets: Sequence[int],  # (N,), 0 or 1; at least one 1
+    scores: object,  # (N,), or (N, 2) probabilities
+) -> tuple[np.ndarray, np.ndarray]:  # both (N,)
+    "The labels and the scores of class 1; ValueError where no curve can be drawn of them"
+    targets, scores = checked_classes("targets", targets, 2), as_array(scores)
+    if scores.ndim == 2 and scores.shape[1] == 2:  # the second of two logits says nothing without the first
+        scores = checked_probabilities(scores)
+    scores = checked_scores("scores", scores)
+    checked_lengths(targets=targets, scores=scores)
+    if not targets.any():
+        raise ValueError(f"The curve needs a positive text, got 0 positive of {len(targets)} targets")
+    return targets, scores
+
+
+def checked_slices(
+    groups: object,  # (N,), anything hashable; None or NaN where it is missing
+) -> np.ndarray:  # (N,)
+    "The slice of each text; ValueError where there is not one for each"
+    if isinstance(groups, (str, bytes, set, frozenset)):
+        raise ValueError(f"groups must be a list with the slice of each text, got {groups!r}")
+    if hasattr(groups, "dtype"):
+        values = as_array(groups)
+    else:  # as_array would make texts of [1, "a", None], and a table of pairs
+        own = (value.item() if hasattr(value, "detach") else value for value in groups)
+        values = np.fromiter(own, dtype=object)
+    if values.ndim != 1 or not all(isinstance(value, Hashable) for value in values):
+        raise ValueError("groups must be one slice for each text, each a name, a number or a tuple, got "
+                         f"the shape {values.shape} and {values[:1].tolist()}")
+    return values

@@ -4,21 +4,19 @@
 
 # %% auto #0
 __all__ = ['softplus', 'binary_cross_entropy', 'binary_cross_entropy_gradient', 'log_softmax', 'cross_entropy',
-           'cross_entropy_gradient', 'SoftmaxExplorer', 'LossExplorer', 'perplexity', 'logistic_loss',
-           'logistic_descent', 'plot_descent', 'DescentExplorer', 'linear_cross_entropy']
+           'cross_entropy_gradient', 'perplexity', 'logistic_loss', 'logistic_descent', 'plot_descent',
+           'linear_cross_entropy']
 
 # %% ../nbs/lessons/11_cross_entropy.ipynb #e7404f37
 import math
 from collections.abc import Sequence
 
-import ipywidgets as widgets
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from torch.autograd.function import once_differentiable
 
 from .core import checked_count
-from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
+from .plots import BLUE, GREY, ORANGE, new_axes
 
 # %% ../nbs/lessons/11_cross_entropy.ipynb #789e2fcf
 def _wide(values: torch.Tensor) -> torch.Tensor:
@@ -227,113 +225,6 @@ def cross_entropy_gradient(
         gradient = gradient / total.where(total > 0, 1)
     return (gradient.movedim(-1, 1) if logits.ndim > 1 else gradient).to(logits.dtype)
 
-# %% ../nbs/lessons/11_cross_entropy.ipynb #d53123ba
-class _Explorer:
-    "Sliders above a figure and a sentence; a subclass has `plot` and `describe`"
-
-    def __init__(self, *sliders):
-        self.output = widgets.HTML()
-        for slider in sliders:
-            slider.observe(lambda change: self.draw(), names="value")
-        self.view = widgets.VBox([*sliders, self.output])
-        self.draw()
-
-    def draw(self):
-        "Show the figure and the sentence of where the sliders stand"
-        self.output.value = figure_html(self.plot(), self.describe()).data + f"<p>{self.describe()}</p>"
-
-
-class SoftmaxExplorer(_Explorer):
-    "Temperature and label smoothing against a three-class softmax"
-
-    def __init__(
-        self,
-        logits: Sequence[float] = (0.0, 1.0, 2.0),  # (C,)
-        target: int = 2,  # the label
-        names: Sequence[str] = ("negative", "neutral", "positive"),  # of the C classes
-    ):
-        self.logits, self.target, self.names = torch.tensor(logits, dtype=torch.float64), target, list(names)
-        self.temperature = widgets.FloatLogSlider(value=1, min=-1, max=1, step=0.05,
-                                                  description="temperature", continuous_update=False)
-        self.smoothing = widgets.FloatSlider(value=0, min=0, max=0.9, step=0.05, description="smoothing",
-                                             continuous_update=False)
-        super().__init__(self.temperature, self.smoothing)
-
-    @property
-    def probabilities(self) -> torch.Tensor:  # (C,)
-        "What the model answers"
-        return log_softmax(self.logits / self.temperature.value).exp()
-
-    @property
-    def labels(self) -> torch.Tensor:  # (C,)
-        "The smoothed label"
-        hard = torch.eye(len(self.logits), dtype=torch.float64)[self.target]
-        return (1 - self.smoothing.value) * hard + self.smoothing.value / len(hard)
-
-    @property
-    def loss(self) -> float:
-        "The cross-entropy of the answer and the smoothed label"
-        return cross_entropy(self.logits / self.temperature.value, self.labels).item()
-
-    def describe(self) -> str:
-        "Where the sliders stand, in a sentence"
-        answers = ", ".join(f"{name} {p:.2f}" for name, p in zip(self.names, self.probabilities, strict=True))
-        return (f"At temperature {self.temperature.value:.2f} and smoothing {self.smoothing.value:.2f} the "
-                f"model answers {answers}; its loss is {self.loss:.3f} nats.")
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        "The answer beside the label"
-        ax, places = new_axes(ax, figsize=(5.5, 3.5)), np.arange(len(self.names))
-        ax.bar(places - 0.2, self.probabilities, 0.4, color=BLUE, label="answer p")
-        ax.bar(places + 0.2, self.labels, 0.4, color=ORANGE, label="label y")
-        ax.set(xticks=places, xticklabels=self.names, ylim=(0, 1.05), ylabel="probability",
-               title=f"T = {self.temperature.value:.2f}, ε = {self.smoothing.value:.2f}: loss "
-                     f"{self.loss:.2f}")
-        ax.legend()
-        return ax
-
-# %% ../nbs/lessons/11_cross_entropy.ipynb #f4633c11
-class LossExplorer(_Explorer):
-    "Logit and label against loss and gradient"
-
-    def __init__(self):
-        self.logit = widgets.FloatSlider(value=2, min=-8, max=8, step=0.25, description="logit",
-                                         continuous_update=False)
-        self.label = widgets.FloatSlider(value=1, min=0, max=1, step=0.05, description="label",
-                                         continuous_update=False)
-        super().__init__(self.logit, self.label)
-
-    def curves(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        "The loss and the gradient of this label at some logits"
-        labels = torch.full_like(logits, self.label.value)
-        return (binary_cross_entropy(logits, labels, reduction="none"),
-                binary_cross_entropy_gradient(logits, labels, reduction="sum"))
-
-    @property
-    def here(self) -> tuple[float, float]:
-        "The loss and the gradient where the sliders stand"
-        loss, gradient = self.curves(torch.tensor(self.logit.value, dtype=torch.float64))
-        return loss.item(), gradient.item()
-
-    def describe(self) -> str:
-        "Where the sliders stand, in a sentence"
-        loss, gradient = self.here
-        p = 1 / (1 + math.exp(-self.logit.value))
-        return (f"Logit {self.logit.value:.2f} is a probability of {p:.3f}. With the label "
-                f"{self.label.value:.2f} the loss is {loss:.3f} nats and the gradient {gradient:+.3f}.")
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        "Both curves of this label, and this logit on them"
-        ax, grid = new_axes(ax, figsize=(5.5, 4)), torch.linspace(-8, 8, 161)
-        names = {"loss": BLUE, "gradient": ORANGE}.items()
-        for curve, value, (name, colour) in zip(self.curves(grid), self.here, names, strict=True):
-            ax.plot(grid, curve, color=colour, label=name)
-            ax.plot(self.logit.value, value, "o", color=colour, markersize=10)
-        ax.set(xlabel="logit z", ylim=(-1.3, 8.3), ylabel="nats (loss)",
-               title=f"y = {self.label.value:.2f}: loss {self.here[0]:.2f}, gradient {self.here[1]:+.2f}")
-        ax.legend(loc="upper center")
-        return ax
-
 # %% ../nbs/lessons/11_cross_entropy.ipynb #94185dff
 def perplexity(
     logits: torch.Tensor,  # (N, V) or (N, V, d1, …)
@@ -390,50 +281,21 @@ def plot_descent(
            title=f"Loss {logistic_loss(features, targets, path[-1]).item():.3f} after {len(path) - 1} steps")
     return ax
 
-# %% ../nbs/lessons/11_cross_entropy.ipynb #be8cc805
-class DescentExplorer(_Explorer):
-    "Gradient descent step by step, with a learning rate that can be too large"
-
-    def __init__(
-        self,
-        features: torch.Tensor,  # (N, 2)
-        targets: torch.Tensor,  # (N,), 0 to 1
-    ):
-        self.features, self.targets = features, targets
-        self.learning_rate = widgets.FloatLogSlider(value=1, min=-1, max=2.5, step=0.05,
-                                                    description="learning rate", continuous_update=False)
-        self.steps = widgets.IntSlider(value=5, min=0, max=60, description="steps", continuous_update=False)
-        self.button = widgets.Button(description="one step")
-        self.button.on_click(lambda button: self.step())
-        super().__init__(self.learning_rate, self.steps)
-        self.view.children = (*self.view.children[:-1], self.button, self.output)
-
-    def step(self):
-        "One step more, up to the end of the slider"
-        self.steps.value = min(self.steps.value + 1, self.steps.max)
-
-    @property
-    def path(self) -> torch.Tensor:  # (steps + 1, 2)
-        "The weights from the start on"
-        return logistic_descent(self.features, self.targets, learning_rate=self.learning_rate.value,
-                                steps=self.steps.value)
-
-    @property
-    def losses(self) -> torch.Tensor:  # (steps + 1,)
-        "The loss of each place of the path"
-        return logistic_loss(self.features, self.targets, self.path)
-
-    def describe(self) -> str:
-        "What the last step did, in a sentence"
-        losses, word = self.losses, "did nothing yet"
-        if len(losses) > 1:
-            word = "rose" if losses[-1] > losses[-2] else "fell"
-        return (f"At learning rate {self.learning_rate.value:.2f}, after {self.steps.value} steps, the loss "
-                f"is {losses[-1]:.3f}; in the last step it {word}. It started at {losses[0]:.3f}.")
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        "The path on the loss surface"
-        return plot_descent(self.features, self.targets, self.path, ax)
+# %% ../nbs/lessons/11_cross_entropy.ipynb #96652505
+def _chunk_loss(
+    logits: torch.Tensor,  # (n, V), of a chunk
+    targets: torch.Tensor,  # (n,), class numbers
+    label_smoothing: float,  # at least 0 and below 1
+) -> tuple[torch.Tensor, torch.Tensor]:  # a scalar, and (n, V)
+    "The sum of the losses of a chunk, and its gradient by the logits"
+    log_p, places = torch.log_softmax(logits, dim=-1), targets[:, None]
+    loss = -(1 - label_smoothing) * log_p.gather(-1, places).sum()
+    if label_smoothing:
+        loss -= label_smoothing * log_p.mean(-1).sum()
+    gradient = log_p.exp_()  # in place: p takes the room of ln p
+    if label_smoothing:
+        gradient -= label_smoothing / logits.shape[-1]
+    return loss, gradient.scatter_add_(-1, places, gradient.new_full(places.shape, label_smoothing - 1))
 
 # %% ../nbs/lessons/11_cross_entropy.ipynb #95493647
 def _check_chunks(chunk_size: int, label_smoothing: float, reduction: str):
@@ -461,18 +323,6 @@ def _check_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tenso
     _check_classes(targets, len(weight), ignore_index)
 
 # %% ../nbs/lessons/11_cross_entropy.ipynb #4cbe9e8b
-def _chunk_loss(logits, targets, label_smoothing):
-    "The sum of the losses of a chunk, and its gradient by the logits, (n, V)"
-    log_p, places = torch.log_softmax(logits, dim=-1), targets[:, None]
-    loss = -(1 - label_smoothing) * log_p.gather(-1, places).sum()
-    if label_smoothing:
-        loss -= label_smoothing * log_p.mean(-1).sum()
-    gradient = log_p.exp_()  # in place: p takes the room of ln p
-    if label_smoothing:
-        gradient -= label_smoothing / logits.shape[-1]
-    return loss, gradient.scatter_add_(-1, places, gradient.new_full(places.shape, label_smoothing - 1))
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     "The summed loss of a language model's head, with both gradients, chunk by chunk"
 

@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'confusion_matrix', 'scores_of', 'Estimate', 'bootstrap_scores', 'EvaluationReport', 'evaluate',
            'plot_confusion', 'Comparison', 'compare', 'calibration_table', 'expected_calibration_error',
            'calibration_error_of_chance', 'fit_temperature', 'plot_reliability', 'wilson_interval',
-           'precision_recall_curve', 'ThresholdSlider', 'ErrorReader', 'slice_accuracy', 'plot_slices']
+           'precision_recall_curve', 'slice_accuracy', 'plot_slices']
 
 # %% ../nbs/lessons/13_evaluation.ipynb #e75febb2
 import html
@@ -14,7 +14,6 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from datasets import Dataset
@@ -23,12 +22,12 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
 
-from .checks import as_array, checked_classes, checked_count, checked_fraction, checked_lengths
-from .checks import checked_probabilities, checked_scores, checked_seed
+from .checks import as_array, checked_answers, checked_classes, checked_confidence
+from .checks import checked_confusion, checked_count, checked_curve, checked_lengths, checked_logits
+from .checks import checked_probabilities, checked_seed, checked_slices, checked_text_counts
 from .data import checked_data
-from .data_preparation import rating_bars
 from .models import TextClassifier
-from .plots import BLUE, GREY, ORANGE, figure_html, new_axes
+from .plots import BLUE, GREY, new_axes
 
 # %% ../nbs/lessons/13_evaluation.ipynb #5ca5b214
 SCORES = ("accuracy", "precision", "recall", "f1")
@@ -41,7 +40,7 @@ def confusion_matrix(
 ) -> np.ndarray:  # (C, C): row = what it is, column = what was said
     "How often each class was taken for each class"
     classes = checked_count("classes", classes)
-    targets, predictions = _checked_answers(classes, targets=targets, predictions=predictions)
+    targets, predictions = checked_answers(classes, targets=targets, predictions=predictions)
     return np.bincount(targets * classes + predictions, minlength=classes**2).reshape(classes, classes)
 
 
@@ -49,7 +48,7 @@ def scores_of(
     confusion: np.ndarray,  # (..., C, C), counts or shares
 ) -> dict[str, np.ndarray]:  # name: (...), each from 0 to 1; a share of nothing is 0
     "Accuracy; precision, recall and F1 of the second of two classes, or the mean over more than two"
-    confusion = _checked_confusion(confusion)
+    confusion = checked_confusion(confusion)
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)  # (..., C)
     said, real = confusion.sum(-2), confusion.sum(-1)
     each = {
@@ -65,31 +64,6 @@ def scores_of(
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     "Part of the whole; of nothing it is 0, as the part is"
     return part / np.where(whole > 0, whole, 1)
-
-# %% ../nbs/lessons/13_evaluation.ipynb #2c95db18
-def _checked_answers(
-    classes: int | None,  # C; None: not known
-    **answers: Sequence[int],  # by their names in an error: class numbers of the same N texts
-) -> list[np.ndarray]:  # each (N,)
-    "The class numbers; ValueError where one is none, or where there are more of some than of others"
-    found = {name: checked_classes(name, values, classes) for name, values in answers.items()}
-    if any(len(values) for values in found.values()):  # of no texts there is a matrix too, of zeros
-        checked_lengths(**found)
-    return list(found.values())
-
-
-def _checked_confusion(
-    confusion: object,  # (..., C, C)
-) -> np.ndarray:  # (..., C, C)
-    "The matrix, or several of them, if it has a row and a column for each class and nothing below 0"
-    array = as_array(confusion)
-    if array.ndim < 2 or not array.shape[-1] == array.shape[-2] > 0 or array.dtype.kind not in "biuf":
-        raise ValueError(f"confusion must have one row and one column for each class, got the shape "
-                         f"{array.shape} and the type {array.dtype}; confusion_matrix makes one")
-    wrong = ~(np.isfinite(array) & (array >= 0))
-    if wrong.any():
-        raise ValueError(f"confusion must be counts of texts, 0 or more, got {array[wrong][0]!r}")
-    return array.astype(float if array.dtype.kind == "f" else np.int64)  # float16 could not hold the sums
 
 # %% ../nbs/lessons/13_evaluation.ipynb #c32ccc55
 @dataclass(frozen=True)
@@ -114,8 +88,8 @@ def bootstrap_scores(
     """The scores of a confusion matrix with their percentile bootstrap intervals (Efron 1979)
 
     A score of exactly 0 or 1 gets an interval of no width, which is too good: see `wilson_interval`."""
-    confusion, resamples = _checked_counts(confusion), checked_count("resamples", resamples)
-    confidence, seed = _checked_confidence(confidence), checked_seed(seed)
+    confusion, resamples = checked_text_counts(confusion), checked_count("resamples", resamples)
+    confidence, seed = checked_confidence(confidence), checked_seed(seed)
     total, cells = confusion.sum(), confusion.ravel()
     drawn = np.random.default_rng(seed).multinomial(
         total, cells / total, size=resamples
@@ -126,24 +100,6 @@ def bootstrap_scores(
         name: Estimate(float(value), *map(float, np.percentile(drawn_scores[name], tails)))
         for name, value in scores_of(confusion).items()
     }
-
-# %% ../nbs/lessons/13_evaluation.ipynb #0878a66c
-def _checked_counts(
-    confusion: object,  # (C, C)
-) -> np.ndarray:  # (C, C), integers
-    "The matrix of one classifier, if it counts whole texts, one at least"
-    array = _checked_confusion(confusion)
-    if array.ndim != 2 or (array != np.floor(array)).any() or array.sum() == 0:
-        raise ValueError("The bootstrap draws whole texts: confusion must be one matrix of whole numbers "
-                         f"that are not all 0, got {array.tolist()}")
-    return array.astype(np.int64)
-
-
-def _checked_confidence(confidence: float) -> float:
-    "The share, if an interval of it has two ends: it lies between 0 and 1, and is neither"
-    if checked_fraction("confidence", confidence) in (0, 1):
-        raise ValueError(f"confidence must lie between 0 and 1, as 0.95 does, got {confidence!r}")
-    return float(confidence)
 
 # %% ../nbs/lessons/13_evaluation.ipynb #21a86158
 @dataclass(frozen=True, eq=False, repr=False)
@@ -218,7 +174,7 @@ def evaluate(
     Raises ValueError or TypeError for data that do not fit the classifier, and for settings that cannot be,
     before it answers a text."""
     resamples, seed = checked_count("resamples", resamples), checked_seed(seed)
-    confidence = _checked_confidence(confidence)
+    confidence = checked_confidence(confidence)
     if len(classifier.labels) < 2:
         raise ValueError(f"evaluate needs a classifier with two labels or more, got {classifier.labels}")
     columns, targets = checked_data(data, classifier.labels, part="evaluation")
@@ -285,7 +241,7 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     "The paired difference of two accuracies, with a 95 % interval and McNemar's exact test (McNemar 1947)"
-    targets, first, second = _checked_answers(None, targets=targets, first=first, second=second)
+    targets, first, second = checked_answers(None, targets=targets, first=first, second=second)
     total, seed = checked_lengths(targets=targets), checked_seed(seed)
     resamples = checked_count("resamples", resamples)
     right_first, right_second = targets == first, targets == second
@@ -346,7 +302,7 @@ def fit_temperature(
     targets: Sequence[int],  # (N,)
 ) -> float:  # from 0.01 to 100
     "The temperature that makes the labels most probable (Guo et al. 2017)"
-    logits = _checked_logits(logits)
+    logits = checked_logits(logits)
     targets = checked_classes("targets", targets, logits.shape[1])
     rows = np.arange(checked_lengths(logits=logits, targets=targets))
 
@@ -355,25 +311,6 @@ def fit_temperature(
 
     bound = math.log(100)
     return math.exp(-minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)
-
-# %% ../nbs/lessons/13_evaluation.ipynb #2cac1217
-def _checked_logits(
-    logits: object,  # (N, C)
-) -> np.ndarray:  # (N, C), float64
-    "The logits, if they are some; ValueError that names the first row that is not"
-    array = as_array(logits)
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
-        raise ValueError("logits must be of the shape (texts, classes) with at least two classes, as "
-                         f"classifier.logits gives them, got {array.shape}")
-    array = array.astype(float)
-    if not np.isfinite(array).all():
-        index = int((~np.isfinite(array)).any(1).argmax())
-        raise ValueError(f"logits must be numbers; row {index} is {array[index].tolist()}")
-    shares = (array >= 0).all() and (np.abs(array.sum(1) - 1) < 1e-3).all() and (array % 1).any()
-    if shares and len(array) > 1:  # one row that sums to 1 may be chance
-        raise ValueError("logits are numbers that sum to 1 in each row. Are these probabilities? Use "
-                         "classifier.logits.")
-    return array
 
 # %% ../nbs/lessons/13_evaluation.ipynb #8f3e8b0e
 def plot_reliability(
@@ -416,7 +353,7 @@ def wilson_interval(
     correct, total = checked_count("correct", correct, least=0), checked_count("total", total)
     if correct > total:
         raise ValueError(f"correct must lie from 0 to total, got {correct} of {total}")
-    confidence = _checked_confidence(confidence)
+    confidence = checked_confidence(confidence)
     z, share = norm.ppf((1 + confidence) / 2), correct / total
     middle = share + z**2 / (2 * total)
     reach = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -429,112 +366,13 @@ def precision_recall_curve(
     scores: Sequence[float],  # (N,), higher for class 1; or (N, 2) probabilities
 ) -> pd.DataFrame:  # threshold (falling), precision, recall: one row for each different score
     "Precision and recall of saying class 1 where the score is at least the threshold"
-    targets, scores = _checked_curve(targets, scores)
+    targets, scores = checked_curve(targets, scores)
     order = np.argsort(-scores, kind="stable")
     TP = np.cumsum(targets[order])
     curve = pd.DataFrame(
         {"threshold": scores[order], "precision": TP / np.arange(1, len(TP) + 1), "recall": TP / TP[-1]}
     )
     return curve.drop_duplicates("threshold", keep="last", ignore_index=True)
-
-# %% ../nbs/lessons/13_evaluation.ipynb #ee8a993f
-def _checked_curve(
-    targets: Sequence[int],  # (N,), 0 or 1; at least one 1
-    scores: object,  # (N,), or (N, 2) probabilities
-) -> tuple[np.ndarray, np.ndarray]:  # both (N,)
-    "The labels and the scores of class 1; ValueError where no curve can be drawn of them"
-    targets, scores = checked_classes("targets", targets, 2), as_array(scores)
-    if scores.ndim == 2 and scores.shape[1] == 2:  # the second of two logits says nothing without the first
-        scores = checked_probabilities(scores)
-    scores = checked_scores("scores", scores)
-    checked_lengths(targets=targets, scores=scores)
-    if not targets.any():
-        raise ValueError(f"The curve needs a positive text, got 0 positive of {len(targets)} targets")
-    return targets, scores
-
-# %% ../nbs/lessons/13_evaluation.ipynb #b761f6c0
-class ThresholdSlider:
-    "A slider that moves precision against recall"
-
-    def __init__(
-        self,
-        targets: Sequence[int],  # (N,), 0 or 1
-        scores: Sequence[float],  # (N,), the probability of class 1; or (N, 2) probabilities
-    ):
-        self.targets, self.scores = _checked_curve(targets, scores)
-        if self.scores.min() < 0 or self.scores.max() > 1:
-            raise ValueError(f"scores must be probabilities, from 0 to 1, got {self.scores.min():.4g} to "
-                             f"{self.scores.max():.4g}. Are these logits? Use predict_proba.")
-        self.curve = precision_recall_curve(self.targets, self.scores)
-        self.output = widgets.HTML()
-        self.slider = widgets.FloatSlider(
-            value=0.5, min=0.01, max=0.99, step=0.01, description="threshold", continuous_update=False
-        )
-        self.slider.observe(lambda change: self.draw(), names="value")
-        self.view = widgets.VBox([self.slider, self.output])
-        self.draw()
-
-    @property
-    def confusion(self) -> np.ndarray:  # (2, 2)
-        "The confusion matrix at this threshold"
-        return confusion_matrix(self.targets, self.scores >= self.slider.value, 2)
-
-    def describe(self) -> str:
-        "What this threshold does, in a sentence"
-        (_, FP), (FN, TP) = self.confusion.tolist()
-        scores = scores_of(self.confusion)
-        return (
-            f"At {self.slider.value:.2f}: {TP + FP} texts are called positive, {FP} of them "
-            f"wrongly, and {FN} "
-            f"positive texts are missed. Precision {scores['precision']:.1%}, recall {scores['recall']:.1%}."
-        )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        "The curve, and where this threshold stands on it"
-        ax, scores = new_axes(ax, figsize=(5.5, 4.5)), scores_of(self.confusion)
-        ax.plot(self.curve["recall"], self.curve["precision"], color=BLUE)
-        ax.plot(scores["recall"], scores["precision"], "o", color=ORANGE, markersize=11)
-        lowest = min(scores["precision"], self.curve["precision"].min()) - 0.02
-        ax.set(
-            xlabel="recall",
-            ylabel="precision",
-            xlim=(0, 1.02),
-            ylim=(min(0.45, lowest), 1.02),
-            title=f"Precision {scores['precision']:.1%}, recall {scores['recall']:.1%}",
-        )
-        return ax
-
-    def draw(self):
-        "Show the plot and the sentence of this threshold"
-        self.output.value = figure_html(self.plot(), self.describe()).data + f"<p>{self.describe()}</p>"
-
-# %% ../nbs/lessons/13_evaluation.ipynb #42c7d80e
-class ErrorReader:
-    "Wrong answers one by one, with what each rater said"
-
-    def __init__(
-        self,
-        errors: pd.DataFrame,  # as from EvaluationReport.errors
-        ratings: dict[str, Sequence[float]],  # the raters' ratings of each text
-    ):
-        if errors.empty:
-            raise ValueError("There is no error to read")
-        self.errors, self.ratings, self.output = errors, ratings, widgets.HTML()
-        self.slider = widgets.IntSlider(
-            value=1, min=1, max=len(errors), description="error", continuous_update=False
-        )
-        self.slider.observe(lambda change: self.draw(), names="value")
-        self.view = widgets.VBox([self.slider, self.output])
-        self.draw()
-
-    def draw(self):
-        "Show the chosen error"
-        row = self.errors.iloc[self.slider.value - 1]
-        bars = rating_bars(self.ratings[row["text"]]) if row["text"] in self.ratings else "no ratings"
-        self.output.value = (
-            f"<p><b>{html.escape(row['text'])}</b></p><p>It is {row['label']}; the classifier said "
-            f"{row['said']} with {row['confidence']:.0%}. The raters said:</p><pre>{bars}</pre>"
-        )
 
 # %% ../nbs/lessons/13_evaluation.ipynb #b9458d3e
 def slice_accuracy(
@@ -544,9 +382,9 @@ def slice_accuracy(
     """Accuracy in each slice of a test set
 
     Texts whose group is missing, None or NaN, are a slice of their own, the last: all texts are counted."""
-    correct, slices = checked_classes("correct", correct, 2), _checked_slices(groups)
+    correct, slices = checked_classes("correct", correct, 2), checked_slices(groups)
     checked_lengths(texts=correct, slices=slices)
-    frame = pd.DataFrame({"slice": slices, "correct": correct})
+    frame = pd.DataFrame({"slice": pd.Series(slices).infer_objects(), "correct": correct})
     table = frame.groupby("slice", observed=True, dropna=False)["correct"].agg(texts="size", right="sum")
     bounds = [wilson_interval(row.right, row.texts) for row in table.itertuples()]
     low, high = zip(*bounds, strict=True)
@@ -570,20 +408,3 @@ def plot_slices(
     names = ["missing" if pd.isna(name) else name for name in table.index]
     ax.set_xticklabels([f"{name}\n{texts} texts" for name, texts in zip(names, table["texts"], strict=True)])
     return ax
-
-# %% ../nbs/lessons/13_evaluation.ipynb #7fb1f53c
-def _checked_slices(
-    groups: object,  # (N,), anything hashable
-) -> pd.Series:  # (N,)
-    "The slice of each text; ValueError where there is not one for each"
-    if isinstance(groups, (str, bytes, set, frozenset)):
-        raise ValueError(f"groups must be a list with the slice of each text, got {groups!r}")
-    if hasattr(groups, "dtype"):
-        values = as_array(groups)
-    else:  # as_array would make texts of [1, "a", None], and a table of pairs
-        own = (value.item() if hasattr(value, "detach") else value for value in groups)
-        values = np.fromiter(own, dtype=object)
-    if values.ndim != 1 or not all(isinstance(value, Hashable) for value in values):
-        raise ValueError("groups must be one slice for each text, each a name, a number or a tuple, got "
-                         f"the shape {values.shape} and {values[:1].tolist()}")
-    return pd.Series(values).infer_objects()

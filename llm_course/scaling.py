@@ -5,38 +5,28 @@
 # %% auto #0
 __all__ = ['FRACTION_BITS', 'PRECISIONS', 'OPTIMIZERS', 'SHARDING', 'SHAPES', 'best_seconds', 'matmul_intensity', 'roofline',
            'Machine', 'measure_roofline', 'bit_pattern', 'mean_loss', 'stochastic_round', 'all_reduce_mean',
-           'data_parallel_step', 'run_processes', 'shards_of', 'train_shards', 'state_bytes', 'in_turn',
-           'ring_all_reduce', 'all_reduce_seconds', 'ring_example', 'ShardedAdamW', 'TransformerShape', 'shape_of',
-           'count_parameters', 'Precision', 'activation_memory', 'MemoryEstimate', 'training_memory', 'LiveMemory',
-           'training_flops', 'model_flops_utilisation', 'training_seconds', 'scaling_efficiency', 'MemoryExplorer']
+           'data_parallel_step', 'shards_of', 'train_shards', 'state_bytes', 'in_turn', 'ring_all_reduce',
+           'all_reduce_seconds', 'ring_example', 'ShardedAdamW', 'TransformerShape', 'shape_of', 'count_parameters',
+           'Precision', 'activation_memory', 'MemoryEstimate', 'training_memory', 'LiveMemory', 'training_flops',
+           'model_flops_utilisation', 'training_seconds', 'scaling_efficiency']
 
 # %% ../nbs/lessons/42_scaling.ipynb #84fdac55
 import copy
-import os
-import signal
-import tempfile
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
-from pathlib import Path
 
-import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 import torch.nn.functional as F
-from matplotlib.axes import Axes
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.utils import parameters_to_vector
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .core import checked_choice, checked_count, checked_number
-from .plots import GREEN, GREY, ORANGE, PURPLE, SKY, figure_html, new_axes
+from .checks import checked_choice, checked_count, checked_number
+from .processes import run_processes as run_processes
 
 # %% ../nbs/lessons/42_scaling.ipynb #555e5038
 def best_seconds(
@@ -187,72 +177,6 @@ def data_parallel_step(
     all_reduce_mean([*(parameter.grad for parameter in trained), value], count)
     optimizer.step()
     return value.item()
-
-# %% ../nbs/lessons/42_scaling.ipynb #09e304fa
-def _process(rank: int, count: int, folder: str, threads: int, timeout: float):
-    "What each process does: meet the others, compute, leave its result or its error in a file"
-    log = os.open(f"{folder}/log{rank}", os.O_WRONLY | os.O_CREAT)  # gloo and torch are talkative
-    os.dup2(log, 1), os.dup2(log, 2)
-    torch.set_num_threads(threads)
-    store = dist.FileStore(f"{folder}/store", count)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count,
-                            timeout=timedelta(seconds=timeout))
-    try:
-        function, arguments = torch.load(f"{folder}/task", weights_only=False)
-        torch.save(function(*arguments), f"{folder}/result{rank}")
-        dist.barrier()
-    except BaseException:
-        Path(f"{folder}/error{rank}").write_text(traceback.format_exc(), encoding="utf-8")
-        raise
-    finally:
-        dist.destroy_process_group()
-
-
-def run_processes(
-    function: Callable,  # from a module: a new process cannot import a notebook
-    count: int,  # of processes, at least 1
-    *arguments: object,  # each process gets a copy
-    threads: int = 1,  # of each process
-    timeout: float = 600.0,  # seconds until all are stopped
-) -> list:  # what the function returned in each process
-    "Run a function in processes that can talk to each other by torch.distributed"
-    checked_count("count", count), checked_count("threads", threads)
-    checked_number("timeout", timeout, strict=True)
-    if getattr(function, "__module__", None) == "__main__":
-        raise ValueError(f"{function.__name__} is defined in the notebook; other processes cannot import it")
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save((function, arguments), f"{folder}/task")
-        task = (count, folder, threads, timeout)
-        running = torch.multiprocessing.spawn(_process, task, nprocs=count, join=False)
-        _wait_for(running, Path(folder), timeout)
-        return [torch.load(f"{folder}/result{rank}", weights_only=False) for rank in range(count)]
-
-# %% ../nbs/lessons/42_scaling.ipynb #073982fc
-def _wait_for(running: torch.multiprocessing.ProcessContext, folder: Path, timeout: float):
-    "Return when all processes are done; stop all of them where one fails or the time is over"
-    end = time.monotonic() + timeout
-    try:
-        while not running.join(timeout=max(0.0, min(1.0, end - time.monotonic()))):
-            if time.monotonic() > end:
-                raise TimeoutError(f"The processes were not done within {timeout:g} seconds and were stopped")
-    except (ProcessExitedException, ProcessRaisedException) as error:
-        raise RuntimeError(_cause(running.processes, folder) or str(error)) from None
-    finally:
-        for process in running.processes:
-            process.kill()
-            process.join()
-
-
-def _cause(processes: list, folder: Path) -> str:
-    "Which process failed first, and why"
-    told = sorted(folder.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
-    spoke = {int(path.name.removeprefix("error")) for path in told}
-    for rank, process in enumerate(processes):
-        if process.exitcode not in {None, 0, -signal.SIGTERM} and rank not in spoke:
-            return f"Process {rank} of {len(processes)} ended with exit code {process.exitcode}"
-    if not told:
-        return ""
-    return f"Process {told[0].name[5:]} of {len(processes)} failed:\n{told[0].read_text(encoding='utf-8')}"
 
 # %% ../nbs/lessons/42_scaling.ipynb #1b001b77
 def shards_of(
@@ -606,66 +530,3 @@ SHAPES = {
     "GPT-3 (6.7B)": TransformerShape(32, 4096, 16384, 32, 50257, 2048, language_model=True),
     "GPT-3 (175B)": TransformerShape(96, 12288, 49152, 96, 50257, 2048, language_model=True),
 }
-
-
-class MemoryExplorer:
-    "Controls for a training run, and the memory that each GPU needs for it"
-
-    def __init__(
-        self,
-        limit: float = 80e9,  # bytes of a GPU
-    ):
-        self.limit, self.output = limit, widgets.HTML()
-        powers = {name: [2**i for i in range(most + 1)] for name, most in (("batch", 8), ("GPUs", 10))}
-        self.controls = {
-            "shape": widgets.Dropdown(options=list(SHAPES), value="BERT-base (109M)", description="model"),
-            "sequence_length": widgets.SelectionSlider(options=[2**i for i in range(5, 12)], value=512,
-                                                       description="tokens"),
-            "batch_size": widgets.SelectionSlider(options=powers["batch"], value=32, description="batch"),
-            "precision": widgets.Dropdown(options=list(PRECISIONS), value="mixed", description="precision"),
-            "optimizer": widgets.Dropdown(options=list(OPTIMIZERS), value="adamw", description="optimiser"),
-            "processes": widgets.SelectionSlider(options=powers["GPUs"], value=1, description="GPUs"),
-            "sharding": widgets.Dropdown(options=list(SHARDING), description="sharding"),
-            "attention": widgets.Dropdown(options=["fused", "plain"], description="attention"),
-            "checkpointing": widgets.Checkbox(description="checkpointing"),
-        }
-        for control in self.controls.values():
-            control.observe(lambda change: self.draw(), names="value")
-        self.view = widgets.VBox([*self.controls.values(), self.output])
-        self.draw()
-
-    def choose(self, **values: object):
-        "Set several controls at once"
-        for name, value in values.items():
-            self.controls[name].value = value
-
-    def estimate(self) -> MemoryEstimate:
-        "The memory of each GPU; a text longer than the model's window is cut to it"
-        values = {name: control.value for name, control in self.controls.items()}
-        shape = SHAPES[values.pop("shape")]
-        values["sequence_length"] = min(values["sequence_length"], shape.positions)
-        return training_memory(shape, **values)
-
-    def describe(self) -> str:
-        "The verdict in a sentence"
-        values, found = {name: control.value for name, control in self.controls.items()}, self.estimate()
-        tokens = min(values["sequence_length"], SHAPES[values["shape"]].positions)
-        verdict = "fits into" if found.total <= self.limit else "does not fit into"
-        return (f"{values['shape']}, {values['batch_size']} × {tokens} tokens on each GPU of "
-                f"{values['processes']}: {found.total / 1e9:,.1f} GB, which {verdict} "
-                f"{self.limit / 1e9:.0f} GB.")
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        "The four parts as one bar, and the limit"
-        ax, left, found = new_axes(ax, figsize=(8, 2.4)), 0.0, self.estimate()
-        for (name, value), colour in zip(asdict(found).items(), (SKY, ORANGE, PURPLE, GREEN), strict=True):
-            ax.barh([0], [value / 1e9], left=left, color=colour, label=name, edgecolor="white")
-            left += value / 1e9
-        ax.axvline(self.limit / 1e9, color=GREY, linestyle="--", label=f"a GPU of {self.limit / 1e9:.0f} GB")
-        ax.set(xlabel="GB on each GPU", yticks=[], xlim=(0, 1.1 * max(left, self.limit / 1e9)))
-        ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=10)
-        return ax
-
-    def draw(self):
-        "Show the bar and the sentence of where the controls stand"
-        self.output.value = figure_html(self.plot(), self.describe()).data + f"<p>{self.describe()}</p>"

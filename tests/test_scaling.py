@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from llm_course import scaling
-from llm_course.scaling import (PRECISIONS, SHARDING, Machine, MemoryExplorer, ShardedAdamW, TransformerShape,
+from llm_course.scaling import (PRECISIONS, SHARDING, Machine, ShardedAdamW, TransformerShape,
                                 activation_memory, all_reduce_mean, all_reduce_seconds, best_seconds, bit_pattern,
                                 count_parameters, in_turn, matmul_intensity, mean_loss, measure_roofline,
                                 model_flops_utilisation, ring_all_reduce, roofline, run_processes,
@@ -274,7 +274,7 @@ def parts_of_the_course() -> set[str]:
 
 
 def test_a_new_process_imports_no_other_lesson():
-    assert run_processes(parts_of_the_course, 1) == [{f"llm_course.{name}" for name in ("checks", "core", "plots", "scaling")}]
+    assert run_processes(parts_of_the_course, 1) == [{f"llm_course.{name}" for name in ("checks", "processes", "scaling")}]
 
 
 def test_a_process_that_fails_is_told_and_the_others_end():
@@ -349,6 +349,7 @@ def test_the_state_of_an_optimizer_is_counted():
 
 
 def test_explorer_says_what_the_estimator_says():
+    from llm_course.widgets.scaling import MemoryExplorer  # here: new processes import this file, and need no widget
     explorer = MemoryExplorer(limit=24e9)
     explorer.choose(shape="BERT-large (335M)", batch_size=4, sequence_length=128, precision="bfloat16",
                     optimizer="momentum", processes=4, sharding="gradients", attention="plain", checkpointing=True)
