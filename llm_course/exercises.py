@@ -27,7 +27,7 @@ from IPython.display import display
 
 from .answers.base import EXERCISES, QUIZZES, Exercise, Unfinished, Wrong
 from .answers.base import answer_modules, load_answers
-from .core import sync_path
+from .folders import write_whole
 
 # %% ../nbs/support/exercises.ipynb #f7fc962a
 def progress_file() -> Path:
@@ -72,13 +72,6 @@ def read_progress() -> dict[str, dict]:  # "exercises": {name: True}, "quizzes":
     return found or empty
 
 
-def _write_whole(path: Path, text: str):
-    new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    new.write_text(text, encoding="utf-8")
-    sync_path(new)
-    os.replace(new, path)
-
-
 def record(
     kind: str,  # "exercises" or "quizzes"
     name: str,  # of the exercise, or the number of the lesson
@@ -94,7 +87,7 @@ def record(
                 warnings.warn(f"{path} is damaged. It is kept as {_set_aside(path).name}.", stacklevel=2)
                 done = {"exercises": {}, "quizzes": {}}
             done[kind][name] = max(value, done[kind].get(name, value))
-            _write_whole(path, json.dumps(done, indent=1, ensure_ascii=False))
+            write_whole(path, json.dumps(done, indent=1, ensure_ascii=False).encode())
     except OSError as error:  # a full disk, no permission, a lock that never opens
         warnings.warn(
             f"Your progress could not be kept in {path} ({error}). Set LLM_COURSE_PROGRESS to a file "

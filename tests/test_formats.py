@@ -138,16 +138,19 @@ def test_objectives_and_callbacks_that_users_wrote(tmp_path):
 
 
 def test_names_stay_importable_from_where_they_were():
-    from llm_course import checkpoints, core, data, fine_tuning, models
+    from llm_course import checkpoints, command_line, core, data, fine_tuning, models
 
     for module, names in {
         fine_tuning: "Batch Backward OPTIMIZERS CrossEntropy MeanAbsoluteError parameter_groups warmup_then_decay FineTuningRun "
                      "plot_run in_notebook ProgressBar EarlyStopping validation_scores step_parts fine_tune hardware_precision "
                      "out_of_memory LivePlot baseline_classifier Callback Stop",
-        core: "set_seed checked_count checked_number checked_fraction checked_choice best_device sync_folder",
+        core: "set_seed checked_count checked_number checked_fraction checked_choice best_device sync_path sync_folder",
         data: "word_set jaccard near_duplicates load_dataset checked_targets",
         checkpoints: "Checkpoint newest_checkpoint read_checkpoint write_checkpoint RunFolder random_state",
-        models: "TextClassifier SentenceEncoder model_window length_batches quiet_loading save load",
+        models: "TextClassifier SentenceEncoder model_window length_batches quiet_loading waiting_place UNFINISHED OURS "
+                "FIRST_TOKEN_HEADS skip_unread_tokens dropout_mask QuickDropout quick_dropout_attention use_quick_dropout "
+                "compiled_layers file_sha256",
+        command_line: "write_whole write_course read_ledger LEDGER",
     }.items():
         for name in names.split():
             assert hasattr(module, name), f"{module.__name__}.{name}"

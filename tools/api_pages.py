@@ -52,9 +52,14 @@ def groups_of(path: Path, names: list[str]) -> dict[str, list[str]]:
 
 
 def methods_of(thing: object) -> list[str]:
-    "The public methods that a class itself defines and describes"
-    return [name for name, value in vars(thing).items() if inspect.isclass(thing) and not name.startswith("_")
-            and isinstance(value, classmethod | staticmethod | type(methods_of)) and getattr(thing, name).__doc__]
+    "The public methods that a class defines and describes, itself or in private classes of its module that it is made of"
+    if not inspect.isclass(thing):
+        return []
+    parts = [part for part in reversed(thing.__mro__) if part is thing
+             or (part.__name__.startswith("_") and part.__module__ == thing.__module__)]
+    found = {name: value for part in parts for name, value in vars(part).items() if not name.startswith("_")}
+    return [name for name, value in found.items()
+            if isinstance(value, classmethod | staticmethod | type(methods_of)) and getattr(thing, name).__doc__]
 
 
 def shown(module: object, name: str) -> nbformat.NotebookNode:
@@ -62,7 +67,7 @@ def shown(module: object, name: str) -> nbformat.NotebookNode:
     thing = module
     for part in name.split("."):
         thing = getattr(thing, part)
-    text = show_doc(thing)._repr_markdown_()
+    text = show_doc(thing, name=name if "." in name else None)._repr_markdown_()
     text = re.sub(r"^---\s+(\[source\].*\n+)?", "", text)
     text = re.sub(r"(\]\([^)]*\))\{[^}]*\}", r"\1", text)  # a link's attributes
     text = re.sub(r"<(function|class) ([\w.]+)( at 0x\w+)?>", r"\2", text)  # an address differs in each run
