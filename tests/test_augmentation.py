@@ -1,28 +1,25 @@
 """Augmenters: one result for a text, its position and a seed; what stays; bad input; models from a folder."""
 
-import json
 import shutil
 import tempfile
 import time
-import warnings
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertForMaskedLM, MarianConfig, MarianMTModel, MarianTokenizer
+from families import model_folder, without_ends
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, T5Config
 
-from llm_course import augmentation
 from llm_course.augmentation import (
-    Apertium,
     BackTranslation,
     Compose,
     ContextualReplacement,
     Marian,
+    Mixup,
     NearSynonymReplacement,
     OneOf,
     RandomDeletion,
@@ -30,12 +27,12 @@ from llm_course.augmentation import (
     RandomSwap,
     SynonymReplacement,
     TypingNoise,
-    UnchangedTexts,
     augment_dataset,
     easy_data_augmentation,
 )
 from llm_course.data import load_dataset
-from llm_course.models import SentenceEncoder
+from llm_course.embeddings import input_embeddings
+from llm_course.models import SentenceEncoder, TextClassifier
 from llm_course.words import NEGATIONS, may_change, split_words
 
 ANY = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
@@ -44,6 +41,7 @@ ENGLISH = st.lists(st.sampled_from("""The film was not good , and never boring !
 TEXTS = st.lists(ANY | ENGLISH, max_size=8)
 SEEDS = st.integers(0, 2**40)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+LABELS = ("negative", "positive")
 WORD_KINDS = (SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion, TypingNoise)
 some = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 few = settings(some, max_examples=8)
@@ -142,27 +140,6 @@ def test_copies_differ_wherever_a_word_may_change(text, seed):
     assert (swapped != text) == (len({pieces[place].lower() for place in may}) > 1)
 
 
-@pytest.mark.parametrize("kind", WORD_KINDS)
-def test_texts_that_cannot_change_are_reported(kind):
-    texts = ["", "the", "🙂🙂", "!!", "3.5", "https://a.org"]
-    with pytest.warns(UnchangedTexts, match="6 of 6 texts could not be changed"):
-        assert kind(1.0).augment(texts) == [[text] for text in texts]
-
-
-@pytest.mark.parametrize("kind", WORD_KINDS)
-@pytest.mark.parametrize(("fraction", "said"), [(-0.1, "got -0.1"), (1.5, "got 1.5"), (float("nan"), "got nan"),
-                                                ("0.1", "got '0.1'"), (True, "got True")])
-def test_fractions_outside_are_refused(kind, fraction, said):
-    with pytest.raises(ValueError, match=said):
-        kind(fraction)
-
-
-@pytest.mark.parametrize("n", [0, -1, 1.5, True])
-def test_a_number_of_copies_below_one_is_refused(n):
-    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
-        SynonymReplacement().augment(["a film"], n=n)
-
-
 @pytest.mark.parametrize("kind", [SynonymReplacement, RandomDeletion])
 def test_one_text_of_ten_megabytes(kind):
     text = ("The gorgeous film was not boring, and we loved each minute of it. " * 160_000)[:10_000_000]
@@ -185,42 +162,11 @@ def test_a_stream_holds_one_batch_at_a_time():
     assert len(held) == 1000 and max(held) == 15
 
 
-def test_missing_apertium_says_the_package(monkeypatch):
-    augmentation._apertium_pairs.cache_clear()
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(FileNotFoundError, match="apt-get install apertium apertium-eng-spa"):
-        BackTranslation()
-
-
-@needs_apertium
-def test_apertium_keeps_what_shall_stay():
-    augmentation._apertium_pairs.cache_clear()
-    text = "See https://a.org/x?y=1 [sic] <b>4.5</b> stars @anna ^ $ \\ {x} ~ *\nSecond line"
-    spanish = Apertium("eng-spa")([text, "", "Thank you."], [0, 0, 0])
-    assert spanish[1] == "" and spanish[2].endswith(".") and "gracias" in spanish[2].lower()
-    for part in ("https://a.org/x?y=1", "[sic]", "<b>4.5</b>", "@anna", "^ $ \\ {x} ~ *\n"):
-        assert part in spanish[0], spanish[0]
-
-
 @pytest.mark.parametrize("make", [lambda: ContextualReplacement(model_name="no/model"),
                                   lambda: BackTranslation(Marian("no/model"), Marian("no/model"))])
 def test_hub_model_without_network(make):
     with pytest.raises(ConnectionError, match=r"no/model.*Check the name and the network"):
         make().augment(["A fine film"])
-
-
-def test_a_translator_that_loses_a_text_is_told_which():
-    def loses(texts, seeds):
-        return [text for text in texts if "bad" not in text]
-
-    with pytest.raises(ValueError, match=r"returned 2 texts for 3.*Text 1, 'a bad film', alone gives 0"):
-        BackTranslation(loses, loses).augment(["a good film", "a bad film", "a film"])
-
-    def only_on_lists(texts, seeds):
-        return texts[:1]
-
-    with pytest.raises(ValueError, match="fails on lists"):
-        BackTranslation(only_on_lists, only_on_lists).augment(["a", "b"])
 
 
 @pytest.fixture(scope="module")
@@ -239,42 +185,35 @@ def masked_model(encoder):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def translation_model():
-    "A tiny Marian model with random weights and a vocabulary of the reviews"
-    with tempfile.TemporaryDirectory() as folder:
-        reviews = load_dataset("movies")["test"]["text"]
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(reviews), model_prefix=f"{folder}/source",
-                                                 vocab_size=400, minloglevel=2)
-        pieces = sentencepiece.SentencePieceProcessor(f"{folder}/source.model")
-        vocabulary = {"</s>": 0, "<unk>": 1}
-        for i in range(len(pieces)):
-            vocabulary.setdefault(pieces.id_to_piece(i), len(vocabulary))
-        vocabulary["<pad>"] = len(vocabulary)
-        path = f"{folder}/vocab.json"
-        Path(path).write_text(json.dumps(vocabulary), encoding="utf-8")
-        tokenizer = MarianTokenizer(f"{folder}/source.model", f"{folder}/source.model", path)
-        torch.manual_seed(0)
-        size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
-                "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-        pad = vocabulary["<pad>"]
-        model = MarianMTModel(MarianConfig(vocab_size=len(vocabulary), pad_token_id=pad, decoder_start_token_id=pad,
-                                           eos_token_id=0, forced_eos_token_id=0, max_position_embeddings=64, **size))
-        model.save_pretrained(f"{folder}/model")
-        tokenizer.save_pretrained(f"{folder}/model")
-        yield f"{folder}/model"
+@pytest.mark.parametrize(("kind", "family"), [("bert", "WordPiece"), ("roberta", "byte-level"), ("electra", "WordPiece"),
+                                              ("gpt2", "byte-level"), ("llama", "sentencepiece"), ("opt", "byte-level")])
+def test_a_mixture_is_read_to_the_end_of_its_longer_text(kind, family, tmp_path):
+    """The loss of a batch of several lengths is that of its mixtures one by one, where nothing is padded"""
+    decoder = kind in ("gpt2", "llama", "opt")
+    more = {"ffn_dim": 16, "word_embed_proj_dim": 16} if kind == "opt" else {}
+    folder = model_folder(tmp_path, kind, family, names=LABELS, tokenizer=without_ends(family) if decoder else None, **more)
+    classifier = TextClassifier.from_pretrained(folder, labels=LABELS, device="cpu")
+    model, layer = classifier.model.eval(), input_embeddings(classifier.model)
+    token_ids, targets = classifier.tokenize(["Dull.", "A long and gorgeous film about people.", "Not a dull film."])[0], [0, 1, 1]
+    torch.manual_seed(1)
+    loss = Mixup(0.5)(model, {**classifier.pad(token_ids), "targets": torch.tensor(targets)}, lambda loss: loss.backward())
+    torch.manual_seed(1)
+    shares, alone = torch.distributions.Beta(0.5, 0.5).sample((3,)), []
+    others = torch.randperm(3).tolist()
+    assert others != [0, 1, 2] and layer.weight.grad.isfinite().all() and layer.weight.grad.any()
+    for row, (other, share) in enumerate(zip(others, shares.tolist(), strict=True)):
+        mixture = torch.zeros(1, max(len(token_ids[row]), len(token_ids[other])), layer.weight.shape[1])
+        for text, part in ((row, max(share, 1 - share)), (other, min(share, 1 - share))):
+            mixture[0, : len(token_ids[text])] += part * layer(torch.tensor(token_ids[text])).detach()
+        logits = model(inputs_embeds=mixture, attention_mask=torch.ones(mixture.shape[:2], dtype=torch.long)).logits
+        first, second = (F.cross_entropy(logits, torch.tensor([targets[text]])).item() for text in (row, other))
+        alone.append(max(share, 1 - share) * first + min(share, 1 - share) * second)
+    assert loss == pytest.approx(sum(alone) / 3, rel=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"beams": 2}, {"temperature": 1.0}])
-def test_marian_models_translate_in_batches(translation_model, options):
-    translator = Marian(translation_model, batch_size=3, max_length=12, **options)
-    texts = ["A fine film.", "", "Dull.", "An endless, endless film about nothing.", "Great!"]
-    found = translator(texts, [1, 2, 3, 4, 5])
-    assert len(found) == 5 and found[1] == "" and all(isinstance(text, str) for text in found)
-    assert [translator([text], [seed])[0] for text, seed in zip(texts, [1, 2, 3, 4, 5], strict=True)] == found
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnchangedTexts)
-        rows = BackTranslation(translator, translator).augment(texts, n=2)
-    assert len(rows) == 5 and all(len(row) == 2 for row in rows)
-    sampled = Marian(translation_model, max_length=12, temperature=1.0)
-    assert len({sampled(["A fine film."], [seed])[0] for seed in range(5)}) > 1  # seeds make samples differ
+def test_mixup_refuses_an_encoder_with_a_decoder():
+    model = AutoModelForSequenceClassification.from_config(T5Config(
+        vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0, num_labels=2))
+    batch = {"input_ids": torch.tensor([[5, 1]]), "attention_mask": torch.ones(1, 2), "targets": torch.tensor([0])}
+    with pytest.raises(TypeError, match="t5 has an encoder and a decoder"):
+        Mixup()(model, batch, lambda loss: None)

@@ -27,6 +27,7 @@ from llm_course.augmentation import ContextualReplacement, RandomSwap, TypingNoi
 from llm_course.data import load_dataset, near_duplicates
 from llm_course.evaluation import evaluate
 from llm_course.fine_tuning import fine_tune
+from llm_course.gaps import GapFiller
 from llm_course.imdb_at_full_scale import LongTextClassifier
 from llm_course.models import SentenceEncoder, TextClassifier, model_window, quiet_loading
 from llm_course.tokens import UnknownTokens, read_tokens
@@ -243,12 +244,12 @@ def test_masked_words_are_filled_from_their_own_masks(family, tmp_path):
     text = f"{name} means unknown: the gorgeous story moved slowly towards sadness."
     pieces, gaps = augmenter.masked(text, 0)
     seen = []
-    drawn = ContextualReplacement.drawn
+    drawn = GapFiller.drawn
     try:
-        ContextualReplacement.drawn = lambda self, *given: seen.append(given[:2]) or drawn(self, *given)
-        augmenter.fill([(list(pieces), gaps)], [0])
+        GapFiller.drawn = lambda self, *given: seen.append(given[:2]) or drawn(self, *given)
+        augmenter.filler.fill([(list(pieces), gaps)], [0])
     finally:
-        ContextualReplacement.drawn = drawn
+        GapFiller.drawn = drawn
     assert [word for word, _ in seen] == [gaps[place] for place in sorted(gaps)] and len(gaps) >= 3
     read = read_tokens(tokenizer, [text], return_offsets_mapping=True)
     [ids], [spans] = read["input_ids"], read["offset_mapping"]
@@ -264,7 +265,7 @@ def test_masked_words_are_filled_from_their_own_masks(family, tmp_path):
         else:
             hidden.append(token)
     with torch.no_grad():
-        logits = augmenter.parts[0](input_ids=torch.tensor([hidden])).logits[0]
+        logits = augmenter.filler.parts[0](input_ids=torch.tensor([hidden])).logits[0]
     for (_, found), place in zip(seen, sorted(gaps), strict=True):
         torch.testing.assert_close(found, logits[places[place]], rtol=1e-4, atol=1e-5)
     [[copy]] = augmenter.augment([text])
