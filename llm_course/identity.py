@@ -97,7 +97,7 @@ def fingerprint(classifier: TextClassifier) -> str:  # 16 hexadecimal digits
 
 def digest_of_weights(
     classifier: TextClassifier,  # or anything with labels, and perhaps a model
-    others: Sequence = (),  # what else decides its answers; nothing here is how version 0.1.0 knew a classifier
+    others: Sequence = (),  # what else decides its answers; version 0.1.0 knew of nothing else
 ) -> str:  # 16 hexadecimal digits
     "A digest of labels, window and weights"
     said = repr([*classifier.labels, getattr(classifier, "max_length", None)])
