@@ -15,10 +15,9 @@ import torch.nn.functional as F
 
 from .draft import Draft
 from .sources import Sources
+from .substitutions import promises, substitutables
 from ..embeddings import embedded, input_embeddings
 from ..models import TextClassifier
-from ..tokens import before_word, token_spans, tokens_at, word_tokens
-from ..words import split_words
 
 # %% ../../nbs/attacks/requests.ipynb #35e28bb0
 class Waiting(NamedTuple):
@@ -114,28 +113,17 @@ def promised(
     options: dict[int, list[str]],  # place -> words
 ) -> np.ndarray:  # one number for each word, in the order of the options
     "By how much the loss rises with each word, to first order (Ebrahimi et al. 2018)"
-    function, inputs, _ = embedded(classifier, [draft.current])
-    vectors = inputs.requires_grad_()
+    [read] = classifier.as_read([draft.current])
+    [[ids, known]] = substitutables(classifier, [read], [options]).items()
+    function, vectors, _ = embedded(classifier, [draft.current])
+    vectors.requires_grad_()
     with torch.enable_grad():
         loss = F.cross_entropy(function(vectors), torch.tensor([draft.label], device=vectors.device))
-        gradient = torch.autograd.grad(loss, vectors)[0][0]  # (T, D)
-    inputs = inputs.detach()
-    [read] = classifier.as_read([draft.current])
-    pieces, limits = split_words(read), {"truncation": True, "max_length": classifier.max_length}
-    places = tokens_at(pieces, token_spans(classifier.tokenizer, [read], **limits)["offset_mapping"][0])
-    weight, scores = input_embeddings(classifier.model).weight.detach(), []
-    for place, each in options.items():
-        at = places.get(place, [])
-        slope = gradient[at]  # (m, D): of the word's tokens; none where the text was cut before it
-        if not at:
-            scores += [0.0] * len(each)
-            continue
-        before = (slope * inputs[0, at]).sum()
-        for ids in word_tokens(classifier.tokenizer, classifier.as_read(each), before_word(pieces, place)):
-            new = weight[ids]  # (k, D)
-            new = new if len(new) == len(at) else new.mean(0, keepdim=True)
-            scores.append(((slope * new).sum() - before).item())
-    return np.array(scores)
+        slopes = torch.autograd.grad(loss, vectors)[0][0]  # (T, D)
+    weight = input_embeddings(classifier.model).weight.detach()
+    scores, ids = np.zeros(sum(map(len, options.values()))), torch.tensor(ids, device=slopes.device)
+    scores[known.numbers.numpy()] = promises(known, ids, slopes, weight).numpy()  # 0 for a word behind the end of the window
+    return scores
 
 
 class Promising(dict, Request):
