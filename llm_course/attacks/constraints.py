@@ -144,7 +144,9 @@ class AllOf(Constraint):
     ) -> Generator[Request, np.ndarray, dict[int, list[str]]]:
         "Those of the words with which the draft is an allowed text"
         pairs, left = [(place, word) for place, words in options.items() for word in words], {}
-        allowed = yield from self.allowed_texts(draft, [draft.with_word(place, word) for place, word in pairs])
+        allowed = yield from self.allowed_texts(
+            draft, [draft.with_word(place, word) for place, word in pairs]
+        )
         for i in np.flatnonzero(allowed):
             left.setdefault(pairs[i][0], []).append(pairs[i][1])
         return left

@@ -40,13 +40,11 @@ class Flight:
     def new(self) -> list:
         "What has to be found out before the search can go on, within the budget"
         needs = self.wanted.needs(self.draft) if self.open else []
-        return self.wanted.within([each for each in needs if each not in self.memory], self.budget - self.queries)
+        new = [each for each in needs if each not in self.memory]
+        return self.wanted.within(new, self.budget - self.queries)
 
-    def learn(
-        self,
-        found: dict,  # what was found out for the request
-    ):
-        "Remember, and count the queries"
+    def learn(self, found: dict):
+        "Remember what was found out for the request, and count the queries"
         self.memory.update(found)
         self.queries += self.wanted.cost * len(found)
 
@@ -55,13 +53,11 @@ class Flight:
         if self.draft.row is None:
             self.begin()
         while self.open and not self.new:
-            memory = self.memory
-            answer = self.wanted.told(self.draft, memory)
+            answer = self.wanted.told(self.draft, self.memory)
             if not self.wanted.kept:
-                memory.clear()
-            if answer is None:
-                self.open = False  # nothing is left of the budget
-            else:
+                self.memory.clear()
+            self.open = answer is not None  # else nothing is left of the budget
+            if self.open:
                 self.go_on(answer)
 
     def begin(self):
@@ -74,11 +70,8 @@ class Flight:
         if not self.open:
             self.status = "nothing to change"
 
-    def go_on(
-        self,
-        answer: np.ndarray | None = None,  # to the last request; None: the search begins
-    ):
-        "See what the search wants next"
+    def go_on(self, answer: np.ndarray | None = None):
+        "Answer the last request, if there was one, and see what the search wants next"
         try:
             wanted = self.steps.send(answer)
         except StopIteration:
@@ -88,12 +81,9 @@ class Flight:
             raise TypeError(f"A search yields a list of texts or a Request, got {type(wanted).__name__}")
         self.wanted = wanted if isinstance(wanted, Request) else Probabilities(wanted)
 
-    def result(
-        self,
-        similarity: float,  # of the text as it was left to the original, -1 to 1
-    ) -> AttackedText:
+    def result(self, similarity: float) -> AttackedText:
         "What became of the text; an attempt that failed is reported as it was left"
-        draft = self.draft
+        draft, changes = self.draft, tuple(self.draft.changes.items())
         status = "succeeded" if self.status == "failed" and draft.fooled else self.status
         return AttackedText(
             self.position,
@@ -101,7 +91,7 @@ class Flight:
             draft.label,
             status,
             draft.current,
-            tuple(draft.changes.items()),
+            changes,
             draft.words,
             self.queries,
             similarity,

@@ -82,17 +82,23 @@ class Journal:
             differs = [name for name in header if found[name] != header[name]
                        and not (name == "classifier" and found[name] in same)]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no file of an attack; choose another path or remove it") from error
+            raise ValueError(
+                f"{self.path} is no file of an attack; choose another path or remove it"
+            ) from error
         if differs:
             said = "; ".join(f"its {name} is {found[name]}, this one is {header[name]}" for name in differs)
-            raise ValueError(f"{self.path} is of another attack: {said}. Choose another path, or remove the file.")
+            raise ValueError(
+                f"{self.path} is of another attack: {said}. Choose another path, or remove the file."
+            )
 
     def _read(self, number: int, line: str) -> AttackedText:
         try:
             row = json.loads(line)
             return AttackedText(**{**row, "changes": tuple((i, new) for i, new in row["changes"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"Line {number} of {self.path} is damaged; remove it to attack its text again") from error
+            raise ValueError(
+                f"Line {number} of {self.path} is damaged; remove it to attack its text again"
+            ) from error
 
     def _write(self, row: dict):
         self.file.write(json.dumps(row, ensure_ascii=True) + "\n")
@@ -102,7 +108,9 @@ class Journal:
         "What an earlier call made of a text; ValueError where another text stood there"
         found = self.done.get(position)
         if found is not None and (found.text, found.label) != (text, label):
-            raise ValueError(f"Text {position} of the data is not the one in {self.path}; choose another path")
+            raise ValueError(
+                f"Text {position} of the data is not the one in {self.path}; choose another path"
+            )
         return found
 
     def add(self, results: Sequence[AttackedText]):

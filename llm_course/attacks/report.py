@@ -44,6 +44,21 @@ class Outcomes:
         return sum(values) / len(values) if values else math.nan
 
     @property
+    def changed_fraction(self) -> float:
+        "The mean share of words that were changed, of the texts that were turned"
+        return self.mean(lambda result: len(result.changes) / result.words, "succeeded")
+
+    @property
+    def similarity(self) -> float:
+        "The mean similarity of turned texts to their originals, from -1 to 1"
+        return self.mean(lambda result: result.similarity, "succeeded")
+
+    @property
+    def queries_per_text(self) -> float:
+        "The mean number of texts that the classifier was asked about, for each attacked text"
+        return self.mean(lambda result: result.queries, "succeeded", "failed", "nothing to change")
+
+    @property
     def texts_per_second(self) -> float:
         "Texts that this call attacked, for each second"
         return self.fresh / self.seconds if self.fresh else math.nan
@@ -58,6 +73,18 @@ class Outcomes:
             ],
             changed=[len(result.changes) for result in self.results],
         )
+
+    @property
+    def figures(self) -> dict[str, object]:
+        "What a notebook shows above the texts, by name"
+        return {
+            "texts per second": f"{self.texts_per_second:.2g}",
+            "misread before": self.count("misread"),
+            "nothing to change": self.count("nothing to change"),
+        }
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
 # %% ../../nbs/attacks/report.ipynb #3efdd25f
 def marked(
@@ -83,11 +110,10 @@ def side_by_side(result: AttackedText) -> str:
 
 def report_html(
     report: Outcomes,
-    figures: dict[str, object],  # what stands above the texts, by name
     shown: int = 8,  # turned texts at most
 ) -> str:
     "A table of figures, and one of texts that were turned"
-    rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in figures.items())
+    rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in report.figures.items())
     turned = [result for result in report.results if result.status == "succeeded"]
     texts = "".join(
         f"<tr><td>{html.escape(report.labels[r.label])}</td>{side_by_side(r)}</tr>" for r in turned[:shown]

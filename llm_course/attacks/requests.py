@@ -122,7 +122,10 @@ def promised(
         slopes = torch.autograd.grad(loss, vectors)[0][0]  # (T, D)
     weight = input_embeddings(classifier.model).weight.detach()
     scores, ids = np.zeros(sum(map(len, options.values()))), torch.tensor(ids, device=slopes.device)
-    scores[known.numbers.numpy()] = promises(known, ids, slopes, weight).numpy()  # 0 for a word behind the end of the window
+    found = promises(
+        known, ids, slopes, weight
+    )  # without the words behind the end of the window: they stay 0
+    scores[known.numbers.numpy()] = found.numpy()
     return scores
 
 
