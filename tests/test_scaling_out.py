@@ -401,8 +401,8 @@ class Stumble(Smart):
 
     def __call__(self, model, batch, backward):
         loss = super().__call__(model, batch, backward)
-        if len(batch["targets"]) == 8 and "before" in self.slow and not self.slow.get("stumbled"):
-            self.slow["stumbled"] = True
+        if len(batch["targets"]) == 8 and hasattr(self.slow, "before") and not hasattr(self.slow, "stumbled"):
+            self.slow.stumbled = True
             raise torch.OutOfMemoryError("out of memory")
         return loss
 
@@ -414,7 +414,7 @@ class Follow(Callback):
         self.objective, self.model, self.copy = objective, [], []
 
     def on_step(self, run):
-        self.objective.slow["before"] = True
+        self.objective.slow.before = True
         self.model.append([value.detach().clone() for value in run.classifier.model.parameters()])
         self.copy.append([value.detach().clone() for value in self.objective.state().values()])
 
