@@ -191,6 +191,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    "Let fixtures know, while they clean up, whether their test failed"
+    outcome = yield
+    if outcome.get_result().when == "call":
+        item.failed = outcome.get_result().failed
+
+
 def pytest_runtest_logreport(report: pytest.TestReport):
     "Add up what each unit takes, fixtures included"
     MEASURED[unit_of(report.nodeid)] += report.duration

@@ -240,12 +240,16 @@ def classifier(dropout: bool = True, seed: int = 0) -> TextClassifier:
     return TextClassifier(model, tokenizer, ["negative", "positive"], max_length=32, device="cpu")
 
 
-def objectives_for(mine: TextClassifier, reviews) -> dict:
-    "All of them, with synonyms and unlabelled texts of a classifier"
-    return {**{name: make(epsilon=0.1) for name, make in OBJECTIVES.items() if name != "hull"},
-            "hull": SynonymHull(synonym_table(mine, count=3)),
-            "worst synonyms": WorstSynonyms(Substitutions(mine, reviews["text"])),
-            "unlabelled": VirtualAdversarial(unlabelled=UnlabelledTexts(mine, reviews["text"], batch_size=4))}
+def objective_for(name: str, mine: TextClassifier, reviews):
+    "One of them, with synonyms or unlabelled texts of a classifier where it needs them"
+    return {"plain": CrossEntropy,
+            "hull": lambda: SynonymHull(synonym_table(mine, count=3)),
+            "worst synonyms": lambda: WorstSynonyms(Substitutions(mine, reviews["text"])),
+            "unlabelled": lambda: VirtualAdversarial(unlabelled=UnlabelledTexts(mine, reviews["text"], batch_size=4)),
+            }.get(name, lambda: OBJECTIVES[name](epsilon=0.1))()
+
+
+ALL = ["plain", *OBJECTIVES, "worst synonyms", "unlabelled"]
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -253,7 +257,7 @@ def objectives_for(mine: TextClassifier, reviews) -> dict:
 def test_every_objective_trains_with_accumulation_and_mixed_precision(reviews, name, precision):
     mine = classifier()
     before = {key: value.clone() for key, value in mine.model.state_dict().items()}
-    run = fine_tune(mine, reviews, objective=objectives_for(mine, reviews)[name], epochs=1, batch_size=6,
+    run = fine_tune(mine, reviews, objective=objective_for(name, mine, reviews), epochs=1, batch_size=6,
                     gradient_accumulation=2, mixed_precision=precision, learning_rate=1e-3, progress=False)
     assert len(run.steps) == 2 and all(math.isfinite(row["loss"]) for row in run.steps)
     assert any(not torch.equal(before[key], value) for key, value in mine.model.state_dict().items())
@@ -262,7 +266,7 @@ def test_every_objective_trains_with_accumulation_and_mixed_precision(reviews, n
     assert torch.equal(mine.logits(list(reviews["text"])), twin.logits(list(reviews["text"])))
 
 
-def in_one_of_two(rank: int, port: int, folder: str):
+def in_one_of_two(rank: int, port: int, folder: str, names: list[str]):
     "One of two processes: a step with each objective; the weights are written down"
     import os
 
@@ -271,21 +275,22 @@ def in_one_of_two(rank: int, port: int, folder: str):
     torch.set_num_threads(1)
     rows = load_dataset("movies")["train"].select(range(400))
     rows = rows.filter(lambda text: len(text.split()) < 12, input_columns="text").select(range(24))
-    names = ["plain", *objectives_for(classifier(), rows)]
     for name in names:
         mine = classifier(dropout=False)
-        objective = CrossEntropy() if name == "plain" else objectives_for(mine, rows)[name]
+        objective = objective_for(name, mine, rows)
         fine_tune(mine, rows, objective=objective, epochs=1, batch_size=6, learning_rate=1e-3, optimizer="sgd",
                   progress=False)
         save_file(mine.model.state_dict(), f"{folder}/{name}-{rank}.safetensors")
 
 
-def test_two_processes_train_one_model(reviews, tmp_path):
+@pytest.mark.parametrize("names", [pytest.param(["plain", "FGM", "worst synonyms"], id="some"),
+                                   pytest.param(ALL, id="all", marks=pytest.mark.slow)])
+def test_two_processes_train_one_model(reviews, tmp_path, names):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(in_one_of_two, (port, str(tmp_path)), nprocs=2)
-    for name in ["plain", *objectives_for(classifier(), reviews)]:
+    torch.multiprocessing.spawn(in_one_of_two, (port, str(tmp_path), names), nprocs=2)
+    for name in names:
         first, second = (load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in (0, 1))
         start = classifier(dropout=False).model.state_dict()
         assert any(not torch.equal(start[key], value) for key, value in first.items()), name

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import time
 from collections import Counter
 
 import pytest
@@ -143,10 +142,8 @@ def test_copies_differ_wherever_a_word_may_change(text, seed):
 @pytest.mark.parametrize("kind", [SynonymReplacement, RandomDeletion])
 def test_one_text_of_ten_megabytes(kind):
     text = ("The gorgeous film was not boring, and we loved each minute of it. " * 160_000)[:10_000_000]
-    start = time.perf_counter()
     copy = kind(0.1).augment([text])[0][0]
     assert copy != text and abs(len(copy) - len(text)) < 0.2 * len(text)
-    assert time.perf_counter() - start < 300  # it ends; how fast it is, a benchmark says
 
 
 def test_a_stream_holds_one_batch_at_a_time():

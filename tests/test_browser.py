@@ -1,4 +1,4 @@
-"""A learner's first hour, in a real browser: open a lesson, run all of it, move a slider."""
+"""A learner's first hour, in a real browser: open a lesson, run all of it, move its sliders; a failure leaves a picture."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     "Headless Chromium; skipped without one, unless LLM_COURSE_REQUIRE_BROWSER is set"
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None and not os.environ.get("LLM_COURSE_REQUIRE_BROWSER"):
@@ -73,9 +73,22 @@ def browser():
     assert path, "Chromium is missing: apt-get install chromium"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def browser(chromium, request, tmp_path_factory):
+    "A window of its own for a test; where the test fails, what its pages show is kept as pictures"
+    window = chromium.new_context()
+    yield window
+    if getattr(request.node, "failed", False):
+        folder = tmp_path_factory.mktemp("screens")
+        for number, page in enumerate(window.pages):
+            page.screenshot(path=folder / f"{number}.png")
+            print(f"What the browser showed: {folder / f'{number}.png'}")
+    window.close()
 
 
 def run_all(browser, lab: tuple[str, Path], lesson: str):
@@ -96,6 +109,14 @@ def run_all(browser, lab: tuple[str, Path], lesson: str):
     counts = [cell["execution_count"] for cell in wait_for(lambda: all_run(path), 60)]
     assert counts == list(range(1, len(counts) + 1))
     return page, json.loads(path.read_text(encoding="utf-8"))
+
+
+def written(lab: tuple[str, Path], name: str, source: str) -> str:
+    "The name of a new notebook of one cell, beside the lessons"
+    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel)
+    nbformat.write(notebook, lab[1] / f"lessons/{name}.ipynb")
+    return name
 
 
 def idle(url: str, kernel: str) -> bool:
@@ -134,6 +155,7 @@ def assert_clean(notebook: dict, page):
         assert page.locator(f'[data-mime-type="{mime}"]').count() == 0
 
 
+@pytest.mark.slow
 def test_lesson_12_runs_from_top_to_bottom(browser, lab):
     page, notebook = run_all(browser, lab, "12_fine_tuning")
     assert_clean(notebook, page)
@@ -147,8 +169,13 @@ def test_lesson_12_runs_from_top_to_bottom(browser, lab):
     page.close()
 
 
-def test_slider_of_lesson_13_moves_precision_against_recall(browser, lab):
-    page, notebook = run_all(browser, lab, "13_evaluation")
+THRESHOLDS = """from llm_course.widgets.evaluation import ThresholdSlider
+ThresholdSlider([number % 3 > 0 for number in range(90)], [(number * 37 % 90 + number % 3 * 30) / 150 for number in range(90)])"""
+
+
+@pytest.mark.parametrize("lesson", [pytest.param("", id="alone"), pytest.param("13_evaluation", marks=pytest.mark.slow)])
+def test_slider_of_lesson_13_moves_precision_against_recall(browser, lab, lesson):
+    page, notebook = run_all(browser, lab, lesson or written(lab, "threshold_trial", THRESHOLDS))
     assert_clean(notebook, page)
     slider = page.locator(".widget-hslider").filter(has_text="threshold")
     slider.scroll_into_view_if_needed()
@@ -184,10 +211,7 @@ def test_three_widgets_of_lesson_11_move(browser, lab):
 
 def test_a_quiz_is_answered_by_keyboard_alone(browser, lab):
     from llm_course.answers import QUIZZES
-    cell = nbformat.v4.new_code_cell("from llm_course.exercises import quiz\nquiz(10)")
-    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), lab[1] / "lessons/quiz_trial.ipynb")
-    page, notebook = run_all(browser, lab, "quiz_trial")
+    page, notebook = run_all(browser, lab, written(lab, "quiz_trial", "from llm_course.exercises import quiz\nquiz(10)"))
     assert_clean(notebook, page)
     question = QUIZZES[10][0]
     said = page.locator('[role="status"]').filter(has_text=question.choices[question.right][1])

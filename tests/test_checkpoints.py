@@ -115,12 +115,14 @@ def few():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-def test_killed_ten_times_and_resumed_the_weights_are_those_of_an_uninterrupted_run(few, tmp_path):
+@pytest.mark.parametrize("names", [pytest.param(["FGM", "unlabelled", "SMART"], id="thrice"),
+                                   pytest.param(KILLED, id="ten times", marks=pytest.mark.slow)])
+def test_killed_and_resumed_the_weights_are_those_of_an_uninterrupted_run(few, tmp_path, names):
     generator, (rows, seen) = random.Random(7), few
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for number, name in enumerate(KILLED):
+        for number, name in enumerate(names):
             whole = classifier()
             wanted = fine_tune(whole, rows, seen, objective=objective_named(name, whole, rows),
                                **{**RECIPE, "checkpoint_every": None})

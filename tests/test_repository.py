@@ -1,6 +1,7 @@
 """The package is what the notebooks export, imports point one way, and the wheel is whole."""
 
 import ast
+import json
 import re
 import runpy
 import subprocess
@@ -185,13 +186,11 @@ def test_public_functions_are_typed_and_described():
 
 
 def test_import_is_light():
-    """No torch, and within 0.2 s: the fastest of five, since other processes slow single ones"""
-    code = ("import sys, time; start = time.perf_counter(); import llm_course; "
-            "print(time.perf_counter() - start, 'torch' in sys.modules)")
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-            for _ in range(5)]
-    assert all(has_torch == "False" for _, has_torch in runs)
-    assert min(float(seconds) for seconds, _ in runs) < 0.2
+    """No library but the standard one: neither torch nor any other that takes its time"""
+    code = ("import sys; before = set(sys.modules); import llm_course; "
+            "print(*{name.partition('.')[0] for name in set(sys.modules) - before})")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(said.split()) <= {"llm_course", *sys.stdlib_module_names}, said
 
 
 def test_assets_are_small_and_described():
@@ -249,3 +248,44 @@ def test_the_check_of_sizes_sees_planted_faults(tmp_path):
     path = tmp_path / "large.py"
     path.write_text("def f():\n" + "    x = 1\n" * 31 + "class C:\n" + "    x = 1\n" * 80 + "def g():\n    'ok'\n    x = 1\n")
     assert too_large(path) == ["f", "C"]
+
+
+def code_cells(path: Path) -> list[tuple[bool, str]]:
+    "The code cells of a notebook: whether each is exported, and its source"
+    return [(source.startswith("#| export"), source) for source in cells_of(path)]
+
+
+def unchecked(path: Path) -> list[str]:
+    "Exported cells with a function or a class that neither of the next two code cells checks"
+    cells, found = code_cells(path), []
+    for place, (exported, source) in enumerate(cells):
+        if exported and re.search(r"^(def|class|@)", source, re.MULTILINE):
+            after = [text for is_export, text in cells[place + 1 : place + 3] if not is_export]
+            if not any(re.search(r"\bassert\b|assert_close|\bclaim\(", text) for text in after):
+                found.append(source.splitlines()[1])
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.parent.name == "lessons"], ids=name_of)
+def test_a_lesson_exports_what_it_teaches_and_checks_it_at_once(path):
+    assert not unchecked(path)
+    exported = sum(len(source.splitlines()) for is_export, source in code_cells(path) if is_export)
+    most = {"21_adversarial_examples": 600, "42_scaling": 550}.get(path.stem, 400)
+    assert exported <= most, f"{exported} lines: what a learner need not read belongs in a wing or in support"
+
+
+def test_only_widgets_and_the_quiz_import_ipywidgets():
+    found = {name for name, path in MODULES.items() if "ipywidgets" in path.read_text(encoding="utf-8")}
+    assert {name for name in found if not name.startswith("widgets.")} == {"exercises"}
+
+
+def test_the_check_of_lessons_sees_planted_faults(tmp_path):
+    def planted(*sources: str) -> list[str]:
+        cells = [{"cell_type": "code", "source": source} for source in sources]
+        (tmp_path / "10_planted.ipynb").write_text(json.dumps({"cells": cells}))
+        return unchecked(tmp_path / "10_planted.ipynb")
+
+    function, check = "#| exports\ndef f():\n    return 1", "assert f() == 1"
+    assert planted(function, check) == planted(function, "f()", check) == planted("#| export\nimport re", "re") == []
+    assert planted(function, "f()", "f()", check) == planted(function, "#| export\nassert f()", function, check) == ["def f():"]
+    assert planted("#| export\n@dataclass\nclass C:\n    x: int", "C(1)") == ["@dataclass"]

@@ -164,6 +164,7 @@ def test_accelerate_launch_trains_one_model_on_two_processes(few, tmp_path):
     check_what_two_processes_did(tmp_path, few)
 
 
+@pytest.mark.slow  # the launcher before it proves the same of the loop
 def test_notebook_launcher_trains_one_model_on_two_processes(few, tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text(textwrap.dedent(f"""

@@ -197,6 +197,7 @@ def test_every_requirement_has_a_binary_wheel(python):
     assert found >= {Requirement(text).name.lower() for text in requirements}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", PYTHONS)
 def test_other_pythons_install_it_and_write_the_lessons(python, wheel, tmp_path):
     found = [shutil.which(f"python{python}"), *Path.home().glob(f".pyenv/versions/{python}.*/bin/python")]
@@ -368,9 +369,11 @@ def execute(cells: list[str], python: Path, folder: Path, monkeypatch, **variabl
 VERSIONS = "import importlib.metadata as m; print(*sorted(f'{d.name} {d.version}' for d in m.distributions()))"
 
 
-def test_setup_cell_installs_what_is_missing_and_the_lesson_runs(colab, copy_of_repository, home, monkeypatch):
+@pytest.mark.parametrize("count", [pytest.param(10, id="begins"),
+                                   pytest.param(None, id="runs", marks=pytest.mark.slow)])
+def test_setup_cell_installs_what_is_missing_and_the_lesson(colab, copy_of_repository, home, monkeypatch, count):
     """The true cell and the true pip; git is told that the repository's address is the copy on this machine"""
-    cells = [cell for cell in cells_of(LESSON) if not cell.startswith("#| default_exp")]
+    cells = [cell for cell in cells_of(LESSON) if not cell.startswith("#| default_exp")][:count]
     assert cells[0] == cell_of_colab()
     said = execute([VERSIONS, *cells, VERSIONS], colab, home, monkeypatch, PIP_NO_BUILD_ISOLATION="0",
                    GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0=f"url.file://{copy_of_repository}.insteadOf",

@@ -36,9 +36,11 @@ def test_the_check_sees_a_planted_fault():
     assert not unknown_targets("run: make test", "test: x\n\tpytest\n")
 
 
-def test_the_three_workflows_are_there():
+def test_the_four_workflows_are_there():
     names = {path.stem for path in FILES if path.parent.name == "workflows"}
-    assert names == {"test", "docs", "release"}
+    assert names == {"test", "slow", "docs", "release"}
+    slow = yaml.safe_load((ROOT / ".github/workflows/slow.yml").read_text())
+    assert slow[True]["schedule"] and "make test-slow" in str(slow["jobs"])  # `on` is true in YAML
     release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
     assert release["jobs"]["publish"]["permissions"] == {"id-token": "write"}  # trusted publishing, and no more
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
