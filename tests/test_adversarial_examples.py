@@ -8,35 +8,24 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from itertools import product
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from llm_course.adversarial_examples import (
-    AttackReport,
-    Draft,
-    EpsilonSlider,
-    MeaningJudge,
     SynonymAttack,
     TextFoolerAttack,
     TypoAttack,
     embedded,
     fgsm,
-    fits_grammar,
-    hotflip,
     pgd,
-    project,
-    promised,
     stable_probabilities,
-    steepest,
 )
 from llm_course.data import load_dataset
 from llm_course.models import TextClassifier
@@ -83,81 +72,6 @@ def as_read(classifier, texts) -> dict:
 # Gradients
 
 
-@some
-@given(data=st.data(), norm=NORMS, per_token=st.booleans(), epsilon=st.floats(0, 100), size=st.floats(1e-6, 1e6))
-def test_projection_ends_inside_of_the_ball_and_moves_nothing_that_is_inside(data, norm, per_token, epsilon, size):
-    B, T, D = (data.draw(st.integers(1, 4)) for _ in range(3))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
-    outside = size * torch.randn(B, T, D, generator=generator)
-    axes = (2,) if per_token else (1, 2)
-    inside = project(outside, epsilon, norm, axes)
-    exact = inside.double()
-    reached = exact.abs() if norm == "linf" else torch.linalg.vector_norm(exact, dim=axes)
-    assert (reached <= epsilon * (1 + 1e-6)).all()
-    torch.testing.assert_close(project(inside, epsilon, norm, axes), inside, rtol=1e-6, atol=0)
-    small = outside * (0.99 * epsilon / (outside.norm() + 1e-30))
-    torch.testing.assert_close(project(small, epsilon, norm, axes), small, rtol=1e-6, atol=0)
-
-
-@some
-@given(norm=NORMS, seed=st.integers(0, 1000), epsilon=st.floats(0.01, 10))
-def test_projection_is_the_nearest_point(norm, seed, epsilon):
-    generator = torch.Generator().manual_seed(seed)
-    outside = 3 * epsilon * torch.randn(1, 2, 3, generator=generator, dtype=torch.float64)
-    nearest = project(outside, epsilon, norm, (1, 2))
-    others = project(outside + epsilon * torch.randn(200, 2, 3, generator=generator, dtype=torch.float64), epsilon,
-                     norm, (1, 2))
-    distances = torch.linalg.vector_norm(others - outside, dim=(1, 2))
-    assert (distances >= torch.linalg.vector_norm(nearest - outside) - 1e-9 * epsilon).all()
-
-
-@some
-@given(norm=NORMS, seed=st.integers(0, 10**6), epsilon=st.floats(0, 5), D=st.integers(1, 20))
-def test_linear_classifiers_are_attacked_exactly(norm, seed, epsilon, D):
-    generator = torch.Generator().manual_seed(seed)
-    w, b = torch.randn(D, generator=generator, dtype=torch.float64), torch.randn(1, generator=generator).double()
-    points = torch.randn(7, D, generator=generator, dtype=torch.float64)
-    labels = torch.randint(2, (7,), generator=generator)
-
-    def linear(x):
-        return torch.stack([torch.zeros(len(x), dtype=x.dtype), x @ w + b], -1)
-
-    worst = (2 * labels - 1) * (points @ w + b) - epsilon * torch.linalg.vector_norm(w, 1 if norm == "linf" else 2)
-    attacked = [fgsm(linear, points, labels, epsilon=epsilon, norm=norm)]
-    if epsilon > 0:
-        attacked.append(pgd(linear, points, labels, epsilon=epsilon, norm=norm, steps=60, step_size=epsilon))
-    for found in attacked:
-        torch.testing.assert_close((2 * labels - 1) * found.after[:, 1], worst, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(found.losses[-1], F.softplus(-worst), rtol=1e-6, atol=1e-6)
-
-
-def test_a_vanishing_gradient_still_has_a_direction():
-    for size, norm in product((1e-40, 1e-25, 1.0, 1e25), ("linf", "l2")):
-        direction = steepest(size * torch.ones(1, 3, 4), norm, (1, 2))
-        expected = torch.ones(1, 3, 4) / (1.0 if norm == "linf" else math.sqrt(12))
-        torch.testing.assert_close(direction, expected, rtol=1e-5, atol=0)
-        assert not steepest(torch.zeros(1, 3, 4), norm, (1, 2)).any()
-
-
-def test_pgd_on_a_network_is_the_loop_of_its_definition():
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
-    inputs, targets = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
-    for norm in ("linf", "l2"):
-        delta = torch.zeros_like(inputs)
-        for _ in range(7):
-            moved = (inputs + delta).requires_grad_()
-            gradient, = torch.autograd.grad(F.cross_entropy(network(moved), targets, reduction="sum"), moved)
-            if norm == "linf":
-                delta = (delta + 0.05 * gradient.sign()).clamp(-0.2, 0.2)
-            else:
-                delta = delta + 0.05 * gradient / gradient.norm(dim=1, keepdim=True)
-                delta = delta * (0.2 / delta.norm(dim=1, keepdim=True)).clamp(max=1)
-        found = pgd(network, inputs, targets, epsilon=0.2, steps=7, step_size=0.05, norm=norm, random_start=False)
-        torch.testing.assert_close(found.perturbation, delta, rtol=1e-9, atol=1e-9)
-        assert all(parameter.grad is None for parameter in network.parameters())
-
-
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(norm=NORMS, per_token=st.booleans(), start=st.booleans(), words=st.lists(st.integers(0, 9), min_size=2, max_size=4))
 def test_padding_is_never_moved_and_changes_nothing(classifier, norm, per_token, start, words):
@@ -197,25 +111,6 @@ def test_embeddings_of_a_decoder_give_the_logits_of_the_text(side):
     torch.testing.assert_close(function(embeddings).detach(), decoder.logits(texts), rtol=1e-4, atol=1e-5)
     found = pgd(decoder, texts, [0, 1, 0], epsilon=0.5, steps=2, norm="l2")
     assert not found.perturbation[~mask].any() and found.losses[-1].mean() > found.losses[0].mean()
-
-
-def test_same_seed_same_perturbation(classifier, reviews):
-    texts = list(reviews["text"][:3])
-    first, again, other = (pgd(classifier, texts, [1, 1, 1], epsilon=0.3, steps=1, seed=seed).perturbation
-                           for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-def test_hotflip_predicts_with_the_gradient(classifier):
-    table = hotflip(classifier, "A dull film.", 1, count=4)
-    function, embeddings, _ = embedded(classifier, ["A dull film."])
-    moved = embeddings.requires_grad_()
-    gradient, = torch.autograd.grad(F.cross_entropy(function(moved), torch.tensor([1])), moved)
-    ids = classifier.tokenizer.convert_tokens_to_ids
-    weight, row = classifier.model.get_input_embeddings().weight.detach(), table.iloc[0]
-    place = classifier.tokenize(["A dull film."])[0][0].index(ids(row["token"]))
-    predicted = gradient[0, place] @ (weight[ids(row["replacement"])] - weight[ids(row["token"])])
-    assert math.isclose(row["predicted"], predicted.item(), rel_tol=1e-3)
 
 
 @pytest.mark.parametrize("options, words", [
@@ -293,47 +188,12 @@ def test_pwws_is_the_published_algorithm_whatever_the_window(data, classes, wind
             and stable_probabilities(classifier, [result.perturbed])[0].argmax() != classes - 1)
 
 
-def test_the_first_choice_stays_without_reconsidering():
-    classifier = AddsUp({"fine": 1.0, "good": 1.0, "bad": -0.4, "dull": -0.3})
-    table = {"fine": ["bad"], "good": ["dull"]}
-    for reconsider in (True, False):
-        report = SynonymAttack(candidates=lambda w: table.get(w, ()), reconsider=reconsider).attack(
-            classifier, {"text": ["fine good"], "label": [1]}, progress=False)
-        assert report.results[0].perturbed == "bad dull"
-
-
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
 def test_batches_and_windows_do_not_change_the_result(classifier, reviews, attack):
     rows = as_read(classifier, reviews["text"])
     reports = [attack.attack(classifier, rows, batch_size=batch_size, window=window, progress=False)
                for batch_size, window in ((32, 32), (7, 2), (1, 5))]
     assert reports[0].results == reports[1].results == reports[2].results
-
-
-def test_shortlists_follow_the_gradient_and_end_when_all_synonyms_were_tried():
-    attack, text = SynonymAttack(shortlist=2), "A dull film, and an awful story of boring people."
-    draft, sure = Draft(text, 1), np.array([0.1, 0.9])
-    draft.row = sure  # no answer is better than this one, so nothing is ever replaced
-    options, generator = attack.options(draft, Random(0)), np.random.default_rng(0)
-    left = {(place, word) for place, words in options.items() for word in words}
-    assert len(left) > 20
-    search, size, question = attack.search(draft, Random(0)), 2, None
-    question = next(search)
-    while left:
-        pairs = [(place, word) for place, words in question.items() for word in words]
-        assert set(pairs) == left
-        promises = generator.normal(size=len(pairs))
-        expected = [pairs[i] for i in np.argsort(-promises)[:size]]
-        places = list(dict.fromkeys(place for place, _ in expected))
-        question = search.send(promises)
-        for place in places:
-            assert question == [draft.with_word(place, word) for at, word in expected if at == place]
-            try:
-                question = search.send(np.array([sure] * len(question)))
-            except StopIteration:
-                assert left == set(expected) and place == places[-1]
-        left, size = left - set(expected), 2 * size
-    assert not draft.changes
 
 
 def test_a_shortlist_asks_less_and_turns_as_many(classifier, reviews):
@@ -343,69 +203,11 @@ def test_a_shortlist_asks_less_and_turns_as_many(classifier, reviews):
     assert listed.count("succeeded") >= whole.count("succeeded") - 1
 
 
-def test_promises_are_the_first_order_change_of_the_loss(classifier):
-    draft = Draft("A dull film, and unbelievably long.", 1)
-    options = {3: ["bright", "boring"], 5: ["movie", "pictures"], 9: ["interminably"]}
-    found = promised(classifier, draft, options)
-    function, embeddings, _ = embedded(classifier, [draft.text])
-    moved = embeddings.requires_grad_()
-    gradient, = torch.autograd.grad(F.cross_entropy(function(moved), torch.tensor([1])), moved)
-    weight = classifier.model.get_input_embeddings().weight.detach()
-    tokens = classifier.tokenizer.convert_ids_to_tokens(classifier.tokenize([draft.text])[0][0])
-    for place, word, score in zip((3, 3, 5, 5), ("bright", "boring", "movie", "pictures"), found, strict=False):
-        at = tokens.index(draft.pieces[place])
-        new = weight[classifier.tokenizer.convert_tokens_to_ids(word)]
-        assert math.isclose(score, (gradient[0, at] @ (new - moved[0, at])).item(), rel_tol=1e-4, abs_tol=1e-7)
-    assert found[4] != 0
-    cut = Draft("good " * 100 + "film", 1)
-    assert promised(classifier, cut, {201: ["movie"]}).tolist() == [0.0]  # beyond the window nothing matters
-
-
 def test_a_shortlist_needs_a_model():
     with pytest.raises(TypeError, match="only probabilities"):
         SynonymAttack(shortlist=3).attack(AddsUp({}), {"text": ["a"], "label": [0]})
     with pytest.raises(ValueError, match="shortlist"):
         SynonymAttack(shortlist=0)
-
-
-def test_grammar_is_judged_by_the_word_and_its_article():
-    def report(text, table):
-        return SynonymAttack(candidates=lambda word: table.get(word, ())).attack(
-            AddsUp({word: 1.0 for word in table}), {"text": [text], "label": [1]}, progress=False).results[0]
-
-    assert fits_grammar(report("the good film", {"good": ["great"]})) == 1
-    assert fits_grammar(report("the good film", {"good": ["greatly"]})) == 0
-    assert fits_grammar(report("a film", {"film": ["movie"]})) == 1
-    assert fits_grammar(report("a film", {"film": ["image"]})) == 0  # a image
-    assert math.isnan(fits_grammar(SynonymAttack().attack(AddsUp({}), {"text": ["the"], "label": [0]},
-                                                          progress=False).results[0]))
-
-
-def test_probabilities_are_a_function_of_the_text_alone(classifier, reviews):
-    texts = list(reviews["text"])
-    whole = stable_probabilities(classifier, texts)
-    for batch_size in (1, 2, 7):
-        assert (stable_probabilities(classifier, texts[::-1], batch_size)[::-1] == whole).all()
-    np.testing.assert_allclose(whole, classifier.predict_proba(texts).numpy(), rtol=2e-3)
-    assert (whole.argmax(1) == classifier.logits(texts).argmax(1).numpy()).all()
-
-
-def test_each_text_is_asked_once_and_queries_are_counted():
-    classifier = AddsUp({"good": 5.0, "film": 0.2}, bias=0.3)
-    report = SynonymAttack().attack(classifier, {"text": ["good film"] * 3, "label": [1] * 3}, progress=False)
-    for result in report.results:
-        assert result.queries == report.results[0].queries > 5
-    repeats = len(classifier.asked) - len(set(classifier.asked))
-    assert len(set(classifier.asked)) == report.results[0].queries and repeats <= 2  # on the edge of rounding
-
-
-@pytest.mark.parametrize("budget", [1, 2, 5, 20])
-@pytest.mark.parametrize("kind", [SynonymAttack, TextFoolerAttack, TypoAttack])
-def test_the_budget_holds(kind, budget):
-    classifier = AddsUp({"good": 3.0, "great": 2.0, "funny": 2.0})
-    rows = {"text": ["A good and great and funny film with many pleasant scenes."] * 2, "label": [1, 1]}
-    report = kind(query_budget=budget).attack(classifier, rows, progress=False)
-    assert all(1 <= result.queries <= budget for result in report.results)
 
 
 def test_constraints_of_textfooler():
@@ -427,72 +229,7 @@ def test_constraints_of_textfooler():
     assert none.count("nothing to change") == none.attacked and none.queries_per_text == 1
 
 
-def test_typos_are_one_mistake_each_and_seeded():
-    classifier = AddsUp({"wonderful": 1.0, "charming": 1.0, "a": 0.1, "bad": 1.0})
-    rows = {"text": ["A wonderful, charming BAD film."] * 3, "label": [1] * 3}
-    report = TypoAttack(seed=1).attack(classifier, rows, progress=False)
-    for result in report.results:
-        for place, new in result.changes:
-            old = split_words(result.text)[place]
-            assert len(old) >= 4 and abs(len(old) - len(new)) <= 1 and new != old
-    assert report.results == TypoAttack(seed=1).attack(classifier, rows, progress=False).results
-    everything = [TypoAttack(seed=seed).attack(classifier, rows, progress=False).to_pandas()["perturbed"].tolist()
-                  for seed in range(4)]
-    assert len({tuple(texts) for texts in everything}) > 1
-
-
-# The report
-
-
-def hostile_report() -> AttackReport:
-    "A report of texts that look like HTML"
-    classifier = AddsUp({"fine": 2.0}, labels=["<neg>", "<b>pos</b>"])
-    rows = {"text": ["<script>alert(1)</script> fine & \"quoted\"", "dull", "fine"], "label": [1, 1, 1]}
-    return SynonymAttack(candidates=lambda word: ["<i>x</i>"] if word == "fine" else []).attack(
-        classifier, rows, progress=False)
-
-
-def test_the_report_escapes_and_counts():
-    report = hostile_report()
-    shown = report._repr_html_() + MeaningJudge(report)._repr_html_() + MeaningJudge(report).pair.value
-    for raw in ("<script", "<i>x", "<b>pos", "<neg>"):
-        assert raw not in shown
-    assert "&lt;script&gt;" in shown and "&lt;i&gt;x&lt;/i&gt;" in shown
-    assert report.count("misread") == 1 and report.attacked == 2
-    assert report.success_rate == 1 and report.accuracy_before == 2 / 3 and report.accuracy_under_attack == 0
-    low, high = report.interval("accuracy_before").low, report.interval("accuracy_before").high
-    assert 0 < low < 2 / 3 < high < 1
-    table = report.to_pandas()
-    assert table["status"].tolist() == ["succeeded", "misread", "succeeded"] and table["changed"].tolist() == [1, 0, 1]
-    assert table["label"].tolist() == ["<b>pos</b>"] * 3 and report.texts_per_second > 0
-
-
-def test_all_misread_is_a_report_and_no_division_by_zero():
-    report = SynonymAttack().attack(AddsUp({}, bias=-1.0), {"text": ["a", "b"], "label": [1, 1]}, progress=False)
-    assert report.accuracy_before == report.accuracy_under_attack == 0 and math.isnan(report.success_rate)
-    assert report.queries_per_text != report.queries_per_text and "nan" in repr(report) and report._repr_html_()
-    assert report.interval("success_rate").high == 1.0
-    with pytest.raises(ValueError, match="no turned text"):
-        MeaningJudge(report)
-
-
-def test_verdicts_correct_the_accuracy():
-    judge = MeaningJudge(hostile_report(), count=2)
-    judge.judge("same label")
-    judge.judge("label changed")
-    assert math.isclose(judge.corrected_accuracy, 1 / 3) and judge.kept.value == 0.5
-    judge.judge("same label")  # the last one once more
-    assert judge.kept.value == 1 and judge.corrected_accuracy == 0
-
-
-def test_slider_shows_where_it_stands():
-    slider = EpsilonSlider()
-    counts = []
-    for epsilon in (0.0, 0.3, 1.0):
-        slider.epsilon.value = epsilon
-        counts.append(int(slider.attacked().fooled.sum()))
-        assert f"radius {epsilon:.2f}" in slider.output.value and "alt=" in slider.output.value
-    assert counts[0] == 0 and counts == sorted(counts) and counts[-1] > counts[0]
+# Bad input
 
 
 BAD_DATA = [

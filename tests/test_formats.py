@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from llm_course.adversarial_examples import TypoAttack
+from llm_course.adversarial_examples import Attack, Promising, Similar, TextFoolerAttack, TypoAttack
 from llm_course.command_line import write_course
 from llm_course.exercises import progress, read_progress
 from llm_course.fine_tuning import Callback, fine_tune
@@ -137,10 +137,66 @@ def test_objectives_and_callbacks_that_users_wrote(tmp_path):
     assert again.steps == 27
 
 
+@dataclass(frozen=True)
+class NearestFirst(Attack):
+    "An attack as users wrote it: words and requests of its own, plain lists for probabilities"
+    least: float = 0.3
+
+    def replacements(self, pieces, place, generator):
+        return [*super().replacements(pieces, place, generator), "plot", "gorgeous"]
+
+    def search(self, draft, generator):
+        options = self.options(draft, generator)
+        promises = yield Promising(options)
+        assert len(promises) == sum(map(len, options.values()))
+        for place in (yield from self.by_importance(draft, options))[: self.most(draft)]:
+            texts = [draft.with_word(place, word) for word in options[place]]
+            alike = yield Similar(texts)
+            order = [i for i in (-alike).argsort(kind="stable") if alike[i] >= self.least]
+            if order:
+                draft.take_best(place, [options[place][i] for i in order], (yield [texts[i] for i in order]))
+            if draft.fooled:
+                return
+
+
+class AnyWord(TextFoolerAttack):
+    "One that replaced the words of a published attack, and with them what these had to fulfil"
+
+    def replacements(self, pieces, place, generator):
+        return ["not", "witty", "plot"]
+
+
+NEAREST = [("the movie is good , very ripe !", 30), ("the gorgeous is witty , very ripe !", 30),
+           ("the cinema is gorgeous , very adept !", 30), ("the film is regretful , very good !", 30),
+           ("the film is wearisome , very good !", 30), ("the film is decelerate , very good !", 30)]
+ANY = [("the witty is witty , very witty !", 12 if number == 1 else 13) for number in range(6)]
+
+
+def test_attacks_that_users_wrote():
+    """The figures are those of version 0.1.0"""
+    classifier = TextClassifier.load(FILES / "classifier", device="cpu")
+    classifier.model.classifier.weight.data *= 500  # it learned little: now words matter
+    texts = MADE["TEXTS"][::6]
+    data = {"text": texts, "label": [classifier.labels.index(answer) for answer in classifier.predict(texts)]}
+    for attack, expected in ((NearestFirst(query_budget=30, max_fraction=0.5), NEAREST), (AnyWord(max_fraction=1.0, min_similarity=0.1), ANY)):
+        reports = [attack.attack(classifier, data, batch_size=size, window=size, progress=False) for size in (1, 32)]
+        assert reports[0].results == reports[1].results
+        assert [(result.perturbed, result.queries) for result in reports[0].results] == expected
+    assert NearestFirst().settings()["least"] == 0.3 and str(AnyWord(seed=1)) == "AnyWord(seed=1)"
+
+
 def test_names_stay_importable_from_where_they_were():
+<<<<<<< HEAD
     from llm_course import checkpoints, command_line, core, data, fine_tuning, models
+=======
+    from llm_course import adversarial_examples, checkpoints, core, data, fine_tuning, models
+>>>>>>> l21
 
     for module, names in {
+        adversarial_examples: "NORMS QUANTUM EDGE Search steepest project loss_and_gradient Perturbed fgsm pgd hotflip promised "
+                              "stable_probabilities Similar Promising Draft AttackedText Engine fits_grammar AttackReport "
+                              "all_synonyms Attack attack SynonymAttack TextFoolerAttack TypoAttack embedded fingerprint "
+                              "sentence_encoder",
         fine_tuning: "Batch Backward OPTIMIZERS CrossEntropy MeanAbsoluteError parameter_groups warmup_then_decay FineTuningRun "
                      "plot_run in_notebook ProgressBar EarlyStopping validation_scores step_parts fine_tune hardware_precision "
                      "out_of_memory LivePlot baseline_classifier Callback Stop",
