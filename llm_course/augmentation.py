@@ -73,7 +73,9 @@ class WordAugmenter(Augmenter):
         pieces = split_words(text)
         words = len(pieces) // 2
         wanted = self.enough(words)
-        for place in random_order(words if wanted > 0 else 0, generator):
+        if wanted <= 0:
+            return text
+        for place in random_order(words, generator):
             wanted -= self.change(pieces, 2 * place + 1, generator)
             if wanted <= 0:
                 break
