@@ -186,11 +186,7 @@ def test_attacks_that_users_wrote():
 
 
 def test_names_stay_importable_from_where_they_were():
-<<<<<<< HEAD
-    from llm_course import checkpoints, command_line, core, data, fine_tuning, models
-=======
-    from llm_course import adversarial_examples, checkpoints, core, data, fine_tuning, models
->>>>>>> l21
+    from llm_course import adversarial_examples, checkpoints, command_line, core, data, fine_tuning, models
 
     for module, names in {
         adversarial_examples: "NORMS QUANTUM EDGE Search steepest project loss_and_gradient Perturbed fgsm pgd hotflip promised "
