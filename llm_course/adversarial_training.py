@@ -28,6 +28,7 @@ from .checks import checked_choice, checked_count, checked_fraction, checked_num
 from .data import checked_data, class_names
 from .embeddings import at_rest, checked_gradient, input_embeddings, logits_at
 from .embeddings import perturbed as perturbed
+from .embeddings import slope as slope
 from .mixing import check_alike, checked_shares
 from .models import TextClassifier
 from .training.objective import Backward, Batch
