@@ -89,7 +89,8 @@ class BoundaryExplorer(Explorer):
     def plot(self, ax: Axes | None = None) -> Axes:
         "The points and the probability of the second class"
         ax, radius = new_axes(ax, figsize=(5.5, 4.5)), self.slider.value
-        across, up = torch.meshgrid(torch.linspace(-1.8, 1.8, 90), torch.linspace(-1.6, 1.4, 90), indexing="xy")
+        sides = torch.linspace(-1.8, 1.8, 90), torch.linspace(-1.6, 1.4, 90)
+        across, up = torch.meshgrid(*sides, indexing="xy")
         with torch.no_grad():
             share = self.networks[radius](torch.stack([across, up], -1)).softmax(-1)[..., 1]
         ax.contourf(across, up, share, levels=10, cmap="coolwarm", alpha=0.5, vmin=0, vmax=1)
@@ -102,5 +103,6 @@ class BoundaryExplorer(Explorer):
     def describe(self) -> str:
         "What training at this radius reached, in a sentence"
         radius = self.slider.value
-        return (f"Trained within a radius of {radius:.2f}: {self.accuracy(radius, 0):.0%} of points are right, "
-                f"and {self.accuracy(radius, 0.2):.0%} of their worst neighbours within 0.20.")
+        right, left = self.accuracy(radius, 0), self.accuracy(radius, 0.2)
+        return (f"Trained within a radius of {radius:.2f}: {right:.0%} of points are right, "
+                f"and {left:.0%} of their worst neighbours within 0.20.")
