@@ -50,7 +50,7 @@ def climb(
     model: torch.nn.Module,  # that computes the loss
     place: torch.Tensor,  # where to begin
     loss: Callable[[torch.Tensor], torch.Tensor],  # at a place, a number
-    onwards: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],  # a step from a place, with the slope there
+    onwards: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],  # a step, from place and slope
     again: Callable[[], None],  # sets the random generators back
     steps: int = 1,
 ) -> torch.Tensor:  # of the shape of the place
