@@ -9,7 +9,6 @@ __all__ = ['NORMS', 'steepest', 'project', 'loss_and_gradient', 'Perturbed', 'fg
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #d98b6a91
 import math
-import numbers
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -413,7 +412,7 @@ class Attack(Moves):
     changeable: Callable[..., bool] = may_change  # (pieces, place, protected): which words may change
     protected_words: Sequence[str] = ()  # words that stay, in any case
     max_fraction: float = 1.0  # of the words of a text that may change, 0 to 1
-    query_budget: int | None = None  # texts asked for each text, itself included, at least 1; None: no bound
+    query_budget: int | None = None  # texts and gradients asked for each text, itself included; None: no bound
     seed: int = 0  # decides all random choices, at least 0
 
     def __post_init__(self):
@@ -468,7 +467,7 @@ def attack(
     dataset: Dataset | dict | Iterable[dict],  # columns text and label; or rows, read as they are needed
     *,
     batch_size: int = 32,  # texts that the classifier reads at once, at least 1; the result is the same
-    window: int = 32,  # texts that are attacked at the same time, at least 1; here too
+    window: int = 32,  # texts that are attacked at the same time, at least 1; the result is the same
     resume_from: str | Path | None = None,  # a file of finished texts, to go on with and to add to
     progress: bool = True,  # show how many texts are done
 ) -> AttackReport:
@@ -568,8 +567,7 @@ class TextFoolerAttack(Attack):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.min_similarity, numbers.Real) or not -1 <= self.min_similarity <= 1:
-            raise ValueError(f"min_similarity must be a number from -1 to 1, got {self.min_similarity!r}")
+        MinSimilarity(self.min_similarity)  # refuses what is no cosine
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:

@@ -6,6 +6,7 @@
 __all__ = ['Constraint', 'ChangeableWords', 'MaxFraction', 'SamePartOfSpeech', 'MinSimilarity', 'AllOf']
 
 # %% ../../nbs/attacks/constraints.ipynb #cee21f9f
+import numbers
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
@@ -98,6 +99,10 @@ class MinSimilarity(Constraint):
 
     least: float = 0.8  # cosine of the vectors of text and original, -1 to 1
 
+    def __post_init__(self):
+        if not isinstance(self.least, numbers.Real) or not -1 <= self.least <= 1:
+            raise ValueError(f"min_similarity must be a number from -1 to 1, got {self.least!r}")
+
     def allowed_texts(
         self, draft: Draft, texts: Sequence[str]
     ) -> Generator[Request, np.ndarray, Sequence[bool]]:
@@ -144,9 +149,8 @@ class AllOf(Constraint):
     ) -> Generator[Request, np.ndarray, dict[int, list[str]]]:
         "Those of the words with which the draft is an allowed text"
         pairs, left = [(place, word) for place, words in options.items() for word in words], {}
-        allowed = yield from self.allowed_texts(
-            draft, [draft.with_word(place, word) for place, word in pairs]
-        )
+        texts = [draft.with_word(place, word) for place, word in pairs]
+        allowed = yield from self.allowed_texts(draft, texts)
         for i in np.flatnonzero(allowed):
             left.setdefault(pairs[i][0], []).append(pairs[i][1])
         return left

@@ -55,7 +55,7 @@ class Outcomes:
 
     @property
     def queries_per_text(self) -> float:
-        "The mean number of texts that the classifier was asked about, for each attacked text"
+        "The mean number of queries, texts and gradients, for each attacked text"
         return self.mean(lambda result: result.queries, "succeeded", "failed", "nothing to change")
 
     @property

@@ -122,10 +122,8 @@ def promised(
         slopes = torch.autograd.grad(loss, vectors)[0][0]  # (T, D)
     weight = input_embeddings(classifier.model).weight.detach()
     scores, ids = np.zeros(sum(map(len, options.values()))), torch.tensor(ids, device=slopes.device)
-    found = promises(
-        known, ids, slopes, weight
-    )  # without the words behind the end of the window: they stay 0
-    scores[known.numbers.numpy()] = found.numpy()
+    found = promises(known, ids, slopes, weight)
+    scores[known.numbers.numpy()] = found.numpy()  # words behind the end of the window stay 0
     return scores
 
 
@@ -138,12 +136,16 @@ class Promising(dict, Request):
         "The text at which the gradient is taken"
         return [draft.current]
 
+    def within(self, new: list[str], left: float) -> list[str]:
+        "The gradient, if the budget has a query left"
+        return new if left >= 1 else []
+
     @classmethod
     def found(cls, waiting: Sequence[Waiting], sources: Sources) -> list[dict[str, np.ndarray]]:
         "A number for each word, one text after the other"
         return [{text: promised(sources.classifier, each.draft, each.request) for text in each.new}
                 for each in waiting]
 
-    def told(self, draft: Draft, known: dict[str, np.ndarray]) -> np.ndarray:  # one number for each word
-        "What the gradient promises, in the order of the options"
-        return known[draft.current]
+    def told(self, draft: Draft, known: dict[str, np.ndarray]) -> np.ndarray | None:  # (words,)
+        "What the gradient promises, in the order of the options; None where the budget is spent"
+        return known.get(draft.current)
