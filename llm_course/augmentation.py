@@ -8,6 +8,7 @@ __all__ = ['WordAugmenter', 'SynonymReplacement', 'RandomInsertion', 'RandomSwap
            'compare_copies', 'plot_gains']
 
 # %% ../nbs/lessons/20_augmentation.ipynb #5c3d89bc
+# "X as X" keeps a name that has moved importable from this module.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
