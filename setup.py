@@ -1,7 +1,7 @@
 """Package metadata, read from settings.ini: the one place where it stands. The notebooks go into the wheel."""
 import re
-import runpy
 import shutil
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -29,7 +29,10 @@ class BuildWithCourse(build_py):
 
     def course(self) -> dict[str, Path]:
         "Where each file of the course goes"
-        names = runpy.run_path(str(here / "llm_course/command_line.py"))["course_files"](here)
+        sys.path.insert(0, str(here))  # these two modules need nothing but Python's own library
+        from llm_course.command_line import course_files
+
+        names = course_files(here)
         return {name: Path(self.build_lib) / "llm_course/course" / name for name in names}
 
     def run(self):

@@ -412,7 +412,7 @@ class Attack(Moves):
     changeable: Callable[..., bool] = may_change  # (pieces, place, protected): which words may change
     protected_words: Sequence[str] = ()  # words that stay, in any case
     max_fraction: float = 1.0  # of the words of a text that may change, 0 to 1
-    query_budget: int | None = None  # texts and gradients asked for each text, itself included; None: no bound
+    query_budget: int | None = None  # texts and gradients to ask for a text, itself included; None: no bound
     seed: int = 0  # decides all random choices, at least 0
 
     def __post_init__(self):

@@ -8,7 +8,6 @@ __all__ = ['InBall', 'clean_and_worse', 'FGM', 'ManySteps', 'PGD', 'FreeLB', 'Vi
            'frequent_synonyms', 'averaged', 'robustness_curve']
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #0d0b096a
-# "X as X" keeps a name that has moved importable from this module.
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +27,7 @@ from .attacks.substitutions import KnownTexts, token_table
 from .checks import checked_choice, checked_count, checked_fraction, checked_number, checked_texts
 from .data import checked_data, class_names
 from .embeddings import at_rest, checked_gradient, input_embeddings, logits_at
-from .embeddings import perturbed as perturbed
-from .embeddings import slope as slope
+from .embeddings import perturbed as perturbed, slope as slope
 from .averaging import check_alike, checked_shares
 from .models import TextClassifier
 from .training.objective import Backward, Batch

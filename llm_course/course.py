@@ -187,11 +187,11 @@ def role_map(
 def titles_of(
     path: Path,  # a notebook that opens with its title and its promise
 ) -> tuple[str, str]:
-    "A notebook's title and promise"
+    "A notebook's title and promise, without links"
     found = re.match(r"# (.+)\n\n> (.+)", next(iter(cells_of(path, "markdown")), ""))
     if not found:
         raise ValueError(f"{path} must open with a cell of '# Title' and '> promise'")
-    return found[1], found[2]
+    return found[1], re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found[2])  # links lead elsewhere from another folder
 
 
 def imports_within(

@@ -176,6 +176,7 @@ def in_shards(nodeids: list[str], count: int) -> dict[str, int]:
     return parts
 
 
+@pytest.hookimpl(tryfirst=True)  # before the unit is written behind the names
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
     "Leave out what belongs to other parts; where processes share the work, each takes whole units, the longest first"
     if hasattr(config, "workerinput"):

@@ -81,7 +81,7 @@ def chromium():
 @pytest.fixture
 def browser(chromium, request, tmp_path_factory):
     "A window of its own for a test; where the test fails, what its pages show is kept as pictures"
-    window = chromium.new_context()
+    window = chromium.new_context(viewport={"width": 1280, "height": 900})
     yield window
     if getattr(request.node, "failed", False):
         folder = tmp_path_factory.mktemp("screens")
@@ -95,7 +95,7 @@ def run_all(browser, lab: tuple[str, Path], lesson: str):
     "Open a lesson, choose Run All, wait until the kernel is done and save; the page and the saved notebook"
     url, folder = lab
     before = {kernel["id"] for kernel in get(f"{url}/api/kernels")}
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page()
     page.goto(f"{url}/lab/tree/lessons/{lesson}.ipynb?reset", wait_until="domcontentloaded")
     page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=MINUTES)
     kernel = wait_for(lambda: next((k for k in get(f"{url}/api/kernels") if k["id"] not in before), None), 60)["id"]

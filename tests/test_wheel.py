@@ -406,4 +406,4 @@ def test_environment_yml_agrees_with_the_settings():
     wanted = {Requirement(text).name: Requirement(text).specifier for text in settings()["dev_requirements"].split()}
     assert own["jupyterlab"] == wanted["jupyterlab"]
     assert set(map(str, own["python"])) == {f">={settings()['min_python']}", "<3.14"}
-    assert pip == ["-c constraints.txt", "-e .[dev,lessons]"]
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
