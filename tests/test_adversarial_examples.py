@@ -210,13 +210,14 @@ def test_a_shortlist_needs_a_model():
         SynonymAttack(shortlist=0)
 
 
-def test_constraints_of_textfooler():
-    rows = load_dataset("movies")["test"].select(range(40))
-    rows = {"text": rows["text"], "label": [1] * 40}
+@pytest.mark.parametrize("count", [16, pytest.param(40, marks=pytest.mark.slow)])
+def test_constraints_of_textfooler(count):
+    rows = load_dataset("movies")["test"].select(range(count))
+    rows = {"text": rows["text"], "label": [1] * count}
     classifier = AddsUp({word: 0.3 for text in rows["text"] for word in split_words(text.lower())[1::2]})
     report = TextFoolerAttack(max_fraction=0.2, min_similarity=0.9).attack(classifier, rows, progress=False)
     changed = [(result, dict(result.changes)) for result in report.results if result.changes]
-    assert len(changed) > 20
+    assert len(changed) > count // 2
     for result, changes in changed:
         pieces = split_words(result.text)
         assert len(changes) <= 0.2 * result.words and result.similarity >= 0.9

@@ -19,6 +19,7 @@ def small(*arguments: str) -> dict:
     return json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_small_run_measures_every_part_and_writes_nothing():
     before = RESULT.read_bytes() if RESULT.exists() else None
     parts = small()

@@ -6,11 +6,13 @@ import sys
 from conftest import ROOT, run_tool
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import pytest
 import two_processes
 
 RESULT = ROOT / "benchmarks/results/two_processes.json"
 
 
+@pytest.mark.slow
 def test_small_run_measures_all_three_and_writes_nothing():
     before = RESULT.read_bytes() if RESULT.exists() else None
     output = run_tool(sys.executable, ROOT / "benchmarks/two_processes.py", "--small",

@@ -131,11 +131,11 @@ def test_wheel_holds_what_the_folders_of_notebooks_ask_for(wheel):
 
 def test_a_folder_that_the_wheel_lacks_is_seen(wheel, tmp_path):
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*", "api"))
-    for name in ("shipping/server", "lessons/54_serving", "support/speed", "api/core"):
+    for name in ("shipping/server", "lessons/54_serving", "support/planted", "api/core"):
         (tmp_path / "nbs" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "nbs" / f"{name}.ipynb").touch()
     assert modules_of(tmp_path / "nbs") - set(zipfile.ZipFile(wheel).namelist()) == {
-        "llm_course/shipping/__init__.py", "llm_course/shipping/server.py", "llm_course/serving.py", "llm_course/speed.py"}
+        "llm_course/shipping/__init__.py", "llm_course/shipping/server.py", "llm_course/serving.py", "llm_course/planted.py"}
 
 
 def test_every_folder_of_modules_is_a_package():
