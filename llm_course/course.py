@@ -191,7 +191,8 @@ def titles_of(
     found = re.match(r"# (.+)\n\n> (.+)", next(iter(cells_of(path, "markdown")), ""))
     if not found:
         raise ValueError(f"{path} must open with a cell of '# Title' and '> promise'")
-    return found[1], re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found[2])  # links lead elsewhere from another folder
+    # A link would lead elsewhere from another folder.
+    return found[1], re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found[2])
 
 
 def imports_within(
