@@ -46,15 +46,8 @@ from .models import TextClassifier
 from .models import sentence_encoder as sentence_encoder
 from .progress import Progress
 from .tokens import unknown_word, whole_words
-from llm_course.words import (
-    likely_reading,
-    match_case,
-    may_change,
-    readings,
-    split_words,
-    suits_article,
-    word_before,
-)
+from .words import can_be, likely_reading, match_case, may_change, readings, split_words
+from .words import suits_article, word_before
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #844f2173
 NORMS = ("linf", "l2")
@@ -293,7 +286,7 @@ def fits_grammar(result: AttackedText) -> float:  # 0 to 1; NaN where nothing wa
         was = likely_reading(pieces[place].lower(), before)
         fits.append(
             was is not None
-            and any(reading.tag == was.tag for reading in readings(new.lower()))
+            and can_be(new.lower(), was.tag)
             and suits_article(new.lower(), before)
         )
     return sum(fits) / len(fits) if fits else math.nan

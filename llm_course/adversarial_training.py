@@ -8,7 +8,6 @@ __all__ = ['InBall', 'clean_and_worse', 'FGM', 'ManySteps', 'PGD', 'FreeLB', 'Vi
            'frequent_synonyms', 'averaged', 'robustness_curve']
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #0d0b096a
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +30,8 @@ from .embeddings import perturbed as perturbed, slope as slope
 from .averaging import check_alike, checked_shares
 from .models import TextClassifier
 from .training.objective import Backward, Batch
-from .training.passes import Limited, UnlabelledTexts, WithSlowCopy, above_zero, allowed
-from .training.passes import checked_kind, climb, divergence, or_none, repeatable
+from .training.objective import Limited, above_zero, allowed, checked_kind, or_none
+from .training.passes import UnlabelledTexts, WithSlowCopy, climb, divergence, repeatable
 from .training.passes import symmetric_divergence, unsynchronised
 from .words import STOP_WORDS, split_words, words_with_synonyms
 
@@ -391,13 +390,14 @@ def averaged(
     "A classifier whose weights are the mean of others' (Wortsman et al. 2022); ValueError if they do not fit"
     check_alike(classifiers)
     shares, first = checked_shares(shares, len(classifiers)), classifiers[0]
-    model, weights = copy.deepcopy(first.model), [each.model.state_dict() for each in classifiers]
-    for name, mean in model.state_dict().items():
+    weights = [each.model.state_dict() for each in classifiers]
+    new = TextClassifier(first.model, first.tokenizer, first.labels, max_length=first.max_length,
+                         device=first.device, word_map=first.word_map)  # with a copy of the model
+    for name, mean in new.model.state_dict().items():
         if mean.is_floating_point():
             parts = zip(shares, (each[name].to(mean.device, torch.float64) for each in weights), strict=True)
             mean.copy_(sum(share * values for share, values in parts))
-    return TextClassifier(model, first.tokenizer, first.labels, max_length=first.max_length,
-                          device=first.device, word_map=first.word_map)
+    return new
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #95de5e99
 def robustness_curve(

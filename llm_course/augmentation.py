@@ -21,18 +21,19 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from .augmenters import Augmenter, OneOf, UnchangedTexts, choice
+from .augmenters import Augmenter, OneOf, UnchangedTexts
 from .augmenters import Compose as Compose
 from .augmenters import augment_dataset as augment_dataset
 from .augmenters import checked_augmenters as checked_augmenters
-from .checks import checked_count, checked_fraction, checked_number, checked_texts
+from .checks import checked_count, checked_fraction, checked_texts
+from .core import choice
 from .core import seed_of as seed_of
 from .embeddings import input_embeddings
 from .gaps import GapFiller
 from .mixtures import logits_of_vectors
 from .models import SentenceEncoder, TextClassifier, length_batches, sentence_encoder
 from .plots import COLOURS, GREY, new_axes
-from .training.objective import Backward, Batch, Objective
+from .training.objective import Backward, Batch, Limited, above_zero, allowed
 from .translators import Apertium, Translator, all_translated
 from .translators import GumbelNoise as GumbelNoise
 from .translators import Marian as Marian
@@ -299,14 +300,11 @@ def easy_data_augmentation(
 
 # %% ../nbs/lessons/20_augmentation.ipynb #57098edc
 @dataclass(frozen=True)
-class Mixup(Objective):
+class Mixup(Limited):
     "Cross-entropy on mixtures of two texts' word embeddings and of their labels (Guo et al. 2019)"
 
     alpha: float = 0.2  # of the Beta distribution of the shares, above 0; small values mix little
-    target = "label"
-
-    def __post_init__(self):
-        checked_number("alpha", self.alpha, strict=True)
+    limits = allowed(alpha=above_zero)
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"

@@ -14,12 +14,11 @@ import pandas as pd
 import psutil
 import torch
 from accelerate.state import PartialState, is_initialized
-from IPython.display import display
 from matplotlib.axes import Axes
 
 from .checks import checked_count
 from .models import TextClassifier
-from .plots import figure_html, in_notebook
+from .plots import figure_html, in_notebook, redrawn
 from .progress import Progress
 
 # %% auto #0
@@ -225,10 +224,7 @@ class LivePlot(Callback):
         self.drawn = time.monotonic()
         done = f"{len(run.steps)} of {run.total_steps} steps; the last loss is {run.steps[-1]['loss']:.2f}"
         picture = figure_html(run.plot(), alt=f"The loss falls over {done}")
-        if self.handle is None:
-            self.handle = display(picture, display_id=True)
-        else:
-            self.handle.update(picture)
+        self.handle = redrawn(self.handle, picture)
 
 
 class EarlyStopping(Callback):

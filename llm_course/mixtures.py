@@ -10,7 +10,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from .embeddings import input_embeddings
+from .embeddings import replaced
 
 # %% ../nbs/support/mixtures.ipynb #ba96ccff
 def reads_the_last_token(
@@ -36,9 +36,5 @@ def logits_of_vectors(
                         "it sees cannot be replaced in one place. Choose an encoder or a decoder.")
     if not reads_the_last_token(model):
         return model(inputs_embeds=vectors, attention_mask=attention_mask).logits.float()
-    layer = input_embeddings(model)
-    hook = layer.register_forward_hook(lambda layer, inputs, output: vectors.to(output.dtype))
-    try:
+    with replaced(model, vectors):
         return model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
-    finally:
-        hook.remove()

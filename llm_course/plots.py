@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PURPLE', 'SKY', 'YELLOW', 'GREY', 'BLACK', 'COLOURS', 'use_style', 'new_axes',
-           'in_notebook', 'figure_png', 'Picture', 'picture_of', 'figure_html', 'show']
+           'in_notebook', 'redrawn', 'figure_png', 'Picture', 'picture_of', 'figure_html', 'show']
 
 # %% ../nbs/support/plots.ipynb #9ffeadfd
 import base64
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
-from IPython.display import HTML, display
+from IPython.display import HTML, DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -51,6 +51,17 @@ def in_notebook() -> bool:
     "Whether a Jupyter kernel runs this"
     shell = get_ipython()
     return shell is not None and hasattr(shell, "kernel")
+
+
+def redrawn(
+    handle: DisplayHandle | None,  # of what this function showed before; None: nothing yet
+    content: object,
+) -> DisplayHandle:
+    "Show something in a notebook, in the place of what was shown there before"
+    if handle is None:
+        return display(content, display_id=True)
+    handle.update(content)
+    return handle
 
 
 def figure_png(

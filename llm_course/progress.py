@@ -8,10 +8,10 @@ __all__ = ['Progress']
 # %% ../nbs/support/progress.ipynb #595393fe
 import time
 
-from IPython.display import HTML, display
+from IPython.display import HTML
 from tqdm import tqdm
 
-from .plots import in_notebook
+from .plots import in_notebook, redrawn
 
 # %% ../nbs/support/progress.ipynb #b0760eb8
 class Progress:
@@ -58,10 +58,7 @@ class Progress:
         of = f" of {self.total}" if self.total else ""
         bar = f'<progress value="{done}" max="{self.total or max(1, done)}"></progress>'
         drawn = HTML(f"{bar} {done}{of} {self.unit}{' · ' if said else ''}{said}")
-        if self.handle is None:
-            self.handle = display(drawn, display_id=True)
-        else:
-            self.handle.update(drawn)
+        self.handle = redrawn(self.handle, drawn)
 
     def close(self):
         "Leave the final state"

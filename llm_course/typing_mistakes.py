@@ -8,7 +8,7 @@ __all__ = ['ROWS', 'NEIGHBOURS', 'keyboard_neighbours', 'neighbour_typo', 'swap_
 # %% ../nbs/support/typing_mistakes.ipynb #906a1436
 from random import Random
 
-from .augmenters import choice
+from .core import choice
 from .words import match_case
 
 # %% ../nbs/support/typing_mistakes.ipynb #f03e2bcc

@@ -12,7 +12,7 @@ import torch
 
 from .models import SentenceEncoder
 from .tokens import whole_words
-from .words import STOP_WORDS, antonyms, readings
+from .words import STOP_WORDS, antonyms, can_be, readings
 
 # %% ../nbs/support/word_neighbours.ipynb #e6f32c29
 @lru_cache(2)
@@ -41,6 +41,6 @@ def near_words(
         if near != word
         and near not in antonyms(word)
         and word not in antonyms(near)
-        and any(reading.tag == tag for reading in readings(near))
+        and can_be(near, tag)
     ]
     return tuple(fits[:count])

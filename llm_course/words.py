@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEGATIONS', 'STOP_WORDS', 'WORD', 'SENTENCE_END', 'TAGS_AFTER', 'CLEAR', 'split_words', 'starts_sentence',
            'may_change', 'match_case', 'replace_words', 'Reading', 'readings', 'words_with_synonyms', 'antonyms',
-           'reading_after', 'synonyms', 'word_before', 'likely_reading', 'suits_article', 'begins_with_vowel',
+           'reading_after', 'synonyms', 'word_before', 'likely_reading', 'can_be', 'suits_article', 'begins_with_vowel',
            'random_order']
 
 # %% ../nbs/support/words.ipynb #1a6c7705
@@ -209,6 +209,14 @@ def likely_reading(
 ) -> Reading | None:
     "The reading that the left neighbour suggests, or else the most frequent one; None for an unknown word"
     return reading_after(word, previous) or next(iter(readings(word)), None)
+
+
+def can_be(
+    word: str,  # in lower case
+    tag: str,  # part of speech and inflection, such as ns
+) -> bool:
+    "Whether a word can have a part of speech and an inflection"
+    return any(reading.tag == tag for reading in readings(word))
 
 
 def suits_article(

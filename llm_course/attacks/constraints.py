@@ -15,7 +15,7 @@ import numpy as np
 from .draft import Draft
 from .requests import Request, Similar
 from ..checks import checked_fraction
-from ..words import likely_reading, may_change, readings, word_before
+from ..words import can_be, likely_reading, may_change, word_before
 
 # %% ../../nbs/attacks/constraints.ipynb #8949cc7d
 class Constraint:
@@ -90,7 +90,7 @@ class SamePartOfSpeech(Constraint):
         reading = likely_reading(pieces[place].lower(), word_before(pieces, place))
         if reading is None:
             return []
-        return [new for new in words if any(other.tag == reading.tag for other in readings(new.lower()))]
+        return [new for new in words if can_be(new.lower(), reading.tag)]
 
 
 @dataclass(frozen=True)

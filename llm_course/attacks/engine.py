@@ -85,17 +85,8 @@ class Flight:
         "What became of the text; an attempt that failed is reported as it was left"
         draft, changes = self.draft, tuple(self.draft.changes.items())
         status = "succeeded" if self.status == "failed" and draft.fooled else self.status
-        return AttackedText(
-            self.position,
-            draft.text,
-            draft.label,
-            status,
-            draft.current,
-            changes,
-            draft.words,
-            self.queries,
-            similarity,
-        )
+        return AttackedText(self.position, draft.text, draft.label, status, draft.current, changes,
+                            draft.words, self.queries, similarity)
 
 # %% ../../nbs/attacks/engine.ipynb #da439d3c
 class Engine:
@@ -107,8 +98,7 @@ class Engine:
         batch_size: int,  # texts that are read at once, at least 1
         window: int,  # flights that are in the air at once, at least 1
     ):
-        self.classifier, self.window = classifier, window
-        self.sources = Sources(classifier, batch_size)
+        self.sources, self.window = Sources(classifier, batch_size), window
 
     def run(
         self,

@@ -28,7 +28,6 @@ def title_of(
 ) -> str:
     "The name of an attack, with the settings that are not as usual"
     usual = {part.name: _plain(part.default) for part in fields(attack)} | {"name": type(attack).__name__}
-    usual |= {name: [] for name in usual if name == "protected_words"}
     other = {name: value for name, value in settings_of(attack).items() if value != usual[name]}
     return f"{type(attack).__name__}({', '.join(f'{name}={value}' for name, value in other.items())})"
 
