@@ -278,10 +278,13 @@ class Quiz:
         items = ""
         for question in self.questions:
             choices = "".join(f"<li>{html.escape(choice)}</li>" for choice, _ in question.choices)
-            choice, why = question.choices[question.right]
+            reasons = "".join(
+                f"<li>{'✓' if index == question.right else '✗'} {html.escape(choice)} <em>{html.escape(why)}</em></li>"
+                for index, (choice, why) in enumerate(question.choices)
+            )
             items += (
-                f"<li><p>{html.escape(question.text)}</p><ul>{choices}</ul><details><summary>Answer</summary>"
-                f"<p>{html.escape(choice)} {html.escape(why)}</p></details></li>"
+                f'<li><p>{html.escape(question.text)}</p><ol type="a">{choices}</ol>'
+                f'<details><summary>Answers, with reasons</summary><ol type="a">{reasons}</ol></details></li>'
             )
         return f"<ol>{items}</ol>"
 

@@ -32,6 +32,7 @@ def use_style():
         "figure.figsize": (7, 4), "figure.dpi": 110, "figure.constrained_layout.use": True,
         "font.size": 12, "axes.titlesize": 13, "axes.titlelocation": "left",
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.axisbelow": True,
         "axes.prop_cycle": plt.cycler(color=COLOURS), "legend.frameon": False,
     })
 

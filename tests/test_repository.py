@@ -289,3 +289,10 @@ def test_the_check_of_lessons_sees_planted_faults(tmp_path):
     assert planted(function, check) == planted(function, "f()", check) == planted("#| export\nimport re", "re") == []
     assert planted(function, "f()", "f()", check) == planted(function, "#| export\nassert f()", function, check) == ["def f():"]
     assert planted("#| export\n@dataclass\nclass C:\n    x: int", "C(1)") == ["@dataclass"]
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.parent.name == "lessons"], ids=name_of)
+def test_what_a_learner_has_done_is_not_in_the_committed_notebook(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    own = [cell for cell in cells if "".join(cell["source"]).strip() == "progress()"]
+    assert len(own) == 1 and not own[0]["outputs"]

@@ -103,28 +103,37 @@ QUIZZES[LESSON] = (
                 "Little: the moved vectors belong to no text that anybody could send.",
                 "Yes. It measures how steep the model is; for the service, attack with words.",
             ),
-            ("Its accuracy under attack is near 0.", "Nobody can send a vector to it."),
-            ("It was trained badly.", "Nearly every plainly trained model shows this."),
+            ("Much: whoever can send it texts will turn nearly all of its answers.", "Nobody can send a vector to it."),
+            ("Its training failed: a well-trained model keeps most of its answers.", "Nearly every plainly trained model shows this."),
         ),
         0,
     ),
     Question(
         "Why does the cube of radius ε do more harm than the ball of radius ε?",
         (
-            ("The sign is quicker to compute.", "Speed does not move a point."),
+            (
+                "The sign of a gradient is known more exactly than its length, so the step goes further.",
+                "A step of radius ε goes as far as ε allows, however well it is known.",
+            ),
             (
                 "The ball lies inside of the cube; in the cube all coordinates may move by ε at once.",
                 "Yes: the loss rises by ε times the sum of absolute values, not their root of squares.",
             ),
-            ("FGSM is more exact than PGD.", "Both take either norm."),
+            (
+                "FGSM works in the cube and PGD in the ball, and one large step beats many small ones.",
+                "Both work with either norm.",
+            ),
         ),
         1,
     ),
     Question(
         "An attack reports a success rate of 95 % with a mean similarity of 0.9. What do you ask for first?",
         (
-            ("A higher similarity threshold.", "Vectors of antonyms lie close: no threshold sees meaning."),
-            ("More queries.", "More queries make the number larger, not more honest."),
+            (
+                "A run with a higher threshold, so that meaning is sure to stay.",
+                "Vectors of antonyms lie close: no threshold sees meaning.",
+            ),
+            ("A run with more queries, to see how far the rate can rise.", "More queries make the number larger, not more honest."),
             (
                 "A sample of the texts, to judge whether they keep their label.",
                 "Yes: only those are adversarial examples.",

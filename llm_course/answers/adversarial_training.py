@@ -92,20 +92,26 @@ QUIZZES[LESSON] = (
     Question(
         "Danskin's theorem lets us forget how the worst perturbation was found. What does it ask in return?",
         (
-            ("That the perturbation is small.", "Nothing in it says small; the set must be compact."),
+            ("That it is small against the text's vectors.", "Nothing in it says small; the set must be compact."),
             (
-                "That it is the maximiser.",
+                "That it is the maximiser of the loss there.",
                 "Yes: at a weaker perturbation the step lowers a loss that the attacker can still raise.",
             ),
-            ("That the model is linear.", "Differentiable is enough."),
+            ("That the model is linear near the text.", "Differentiable is enough."),
         ),
         1,
     ),
     Question(
         "PGD finds no perturbation that turns an answer; random synonyms turn a third. What do you think?",
         (
-            ("It is robust to PGD, so synonyms are the harder threat.", "Ask first whether PGD could see."),
-            ("The synonyms change the labels.", "Perhaps some; that does not explain why PGD finds nothing."),
+            (
+                "It is robust to small perturbations, so synonyms are the harder threat.",
+                "Ask first whether PGD could see.",
+            ),
+            (
+                "The synonyms change the labels: judge the turned texts before anything else.",
+                "Perhaps some; that does not explain why PGD finds nothing.",
+            ),
             (
                 "The gradient is masked: test with transferred perturbations and more steps.",
                 "Yes: an attack without gradients should not beat one with.",
@@ -120,8 +126,14 @@ QUIZZES[LESSON] = (
                 "The divergence is smallest where nothing is moved: its gradient is zero there.",
                 "Yes: only the second order tells the direction, and power iteration starts anywhere else.",
             ),
-            ("Because it has no labels.", "The answer of the model takes their place."),
-            ("To make dropout differ.", "Both passes share their dropout masks."),
+            (
+                "Without labels there is no loss, so there is no gradient to begin with.",
+                "The answer of the model takes the labels' place.",
+            ),
+            (
+                "Two passes would see the same dropout mask, and the answers could not differ.",
+                "Both passes share their dropout masks, on purpose.",
+            ),
         ),
         0,
     ),

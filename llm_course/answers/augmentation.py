@@ -136,9 +136,9 @@ QUIZZES[LESSON] = (
         "which. Which probability of "
         "“positive” is best for them?",
         (
-            ("1, for that is the label they carry.", "The tenth that is wrong then costs infinitely much."),
-            ("0.9", "Yes: the loss is least at one minus the share of flipped labels."),
-            ("0.5", "That would be right if half of the labels were wrong."),
+            ("1, for that is the label that all of them carry.", "The tenth that is wrong then costs infinitely much."),
+            ("0.9, for that is the share that still reads so.", "Yes: the loss is least at one minus the share of flipped labels."),
+            ("0.5, for nobody can tell which ones turned.", "That would be right if half of the labels were wrong."),
         ),
         1,
     ),
@@ -146,15 +146,15 @@ QUIZZES[LESSON] = (
         "You have 1,000 labelled reviews and want four copies of each. When do you make them?",
         (
             (
-                "Before the split, so that all parts have the same kind of texts.",
+                "Before the split, so that all parts are of the same kind.",
                 "A test review would have its copies in training: a leak.",
             ),
             (
-                "After the split, for all parts.",
+                "After the split, for all parts, so that test and training agree.",
                 "A test on copies measures the augmenter too, and repeats each review.",
             ),
             (
-                "After the split, for training alone.",
+                "After the split, and for the training part alone.",
                 "Yes: validation and test stay as the world wrote them.",
             ),
         ),
@@ -165,12 +165,12 @@ QUIZZES[LESSON] = (
         "both for one epoch. What have you "
         "shown?",
         (
-            ("That augmentation helps.", "The augmented run made five times as many steps."),
+            ("That copies of reviews help: nothing else was changed.", "The augmented run made five times as many steps."),
             (
                 "Little: repeat each review five times for the comparison.",
                 "Yes: then only the copies differ.",
             ),
-            ("That more epochs do not help.", "Nobody tried more epochs."),
+            ("That four copies are enough, and more epochs do not help.", "Nobody tried more epochs."),
         ),
         1,
     ),

@@ -223,3 +223,8 @@ def prove_quiz(lesson: int):  # its number
             )
         if not all(choice and why.endswith(".") for choice, why in question.choices):
             raise AssertionError(f"{question.text!r} has a choice without a reason that is a sentence.")
+        lengths = [len(choice) for choice, _ in question.choices]
+        right = lengths.pop(question.right)
+        if right > 1.25 * max(lengths) or right > 2 * min(lengths) or 1.25 * right < min(lengths):
+            raise AssertionError(f"{question.text!r} gives its answer away by length: the right choice has {right} "
+                                 f"characters, the others {lengths}.")

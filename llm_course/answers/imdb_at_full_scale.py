@@ -87,20 +87,26 @@ QUIZZES[LESSON] = (
     Question(
         "You average the logits of all windows of a review. What is that in probabilities?",
         (
-            ("Their arithmetic mean.", "That is another pooling: there each window has one bounded vote."),
+            ("Their arithmetic mean, which sums to one already.", "That is another pooling: there each window has one bounded vote."),
             (
                 "Their geometric mean, scaled to sum to one.",
                 "Yes: logits are logarithms of probabilities up to a constant of each window.",
             ),
-            ("The vote of the majority.", "One very sure window can overrule several doubtful ones."),
+            ("The vote of the majority, weighted by length.", "One very sure window can overrule several doubtful ones."),
         ),
         1,
     ),
     Question(
         "The sum of the logits and their mean give the same accuracy. What differs?",
         (
-            ("Precision and recall.", "Both follow from the same answers."),
-            ("Nothing.", "The largest class is the same, its probability is not."),
+            (
+                "Precision and recall: the sum favours the class with more windows.",
+                "Both follow from the answers, and these are the same.",
+            ),
+            (
+                "Nothing: they differ by a factor, which the softmax takes out again.",
+                "The softmax takes out what is added, not what is multiplied.",
+            ),
             (
                 "The confidence: the sum treats overlapping windows as independent news.",
                 "Yes, so it grows with the length of the review.",
@@ -116,8 +122,14 @@ QUIZZES[LESSON] = (
                 "the paired answers could tell more.",
                 "Yes: each is good to about 0.3 points, and nobody published the answers.",
             ),
-            ("… head and tail is better.", "Perhaps. One run of each on one draw does not show it."),
-            ("… the tail holds no information.", "The figures say nothing of the kind."),
+            (
+                "… head and tail is better: on so many reviews even two tenths of a point are beyond chance.",
+                "Perhaps. One run of each on one draw does not show it.",
+            ),
+            (
+                "… the tail holds no information: otherwise reading it would have gained more than that.",
+                "The figures say nothing of the kind.",
+            ),
         ),
         0,
     ),

@@ -135,19 +135,19 @@ QUIZZES[LESSON] = (
         "A layer norm takes a tenth of a step. You buy a GPU with twice the FLOPs and the same memory "
         "bandwidth. The layer norm then takes …",
         (
-            ("… half as long.", "It has about one FLOP per byte: the arithmetic was never its limit."),
+            ("… half as long as before.", "It has about one FLOP per byte: the arithmetic was never its limit."),
             (
                 "… as long as before.",
                 "Yes: it lies left of the ridge, where the memory decides. Fuse it with its neighbours.",
             ),
-            ("… twice as long.", "Nothing became slower."),
+            ("… twice as long as before.", "Nothing became slower."),
         ),
         1,
     ),
     Question(
         "With weights and updates in bfloat16 the loss stops falling early. What do you try first?",
         (
-            ("Loss scaling.", "It saves small gradients in float16; here the range is not what is missing."),
+            ("Loss scaling by 1,024.", "It saves small gradients in float16; here the range is not what is missing."),
             ("A smaller learning rate.", "Smaller updates are lost even more often."),
             (
                 "Master weights in float32.",
@@ -161,14 +161,14 @@ QUIZZES[LESSON] = (
         "Four GPUs with 8 texts each, instead of one GPU with 8 texts. What is the same?",
         (
             (
-                "The gradient of a step, but for rounding.",
+                "The gradient of each step, except for rounding.",
                 "It is the mean over 32 texts now: another batch, another learning rate.",
             ),
             (
-                "The memory of each GPU, as long as nothing is sharded.",
+                "The memory of each GPU, if nothing is sharded.",
                 "Yes: each holds all weights, gradients and states, and the activations of 8 texts.",
             ),
-            ("The number of steps in an epoch.", "There are a quarter as many."),
+            ("The number of steps that one epoch takes.", "There are a quarter as many."),
         ),
         1,
     ),
@@ -180,8 +180,14 @@ QUIZZES[LESSON] = (
                 "Checkpointing, fused attention, or a smaller batch with accumulation.",
                 "Yes: activations grow with the tokens of a step, and these three are about them.",
             ),
-            ("Sharding the optimiser's states.", "That part is small here."),
-            ("An optimiser that remembers less.", "That part is small here too."),
+            (
+                "Sharding the states of the optimiser over all GPUs that you have.",
+                "That part is small here.",
+            ),
+            (
+                "An optimiser that remembers less, such as SGD without momentum.",
+                "That part is small here too.",
+            ),
         ),
         0,
     ),
