@@ -38,6 +38,7 @@ ANY = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
 ENGLISH = st.lists(st.sampled_from("""The film was not good , and never boring ! I LOVED it: 3.5 stars https://a.org @anna <br/> &amp;
  a an Great acting naïve don't café 好 🙂 actors stopped begins wonderful""".split()), max_size=25).map(" ".join)
 TEXTS = st.lists(ANY | ENGLISH, max_size=8)
+A_FEW = st.lists(ANY | ENGLISH, min_size=2, max_size=4)  # for what takes a model or a process
 SEEDS = st.integers(0, 2**40)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 LABELS = ("negative", "positive")
@@ -71,7 +72,7 @@ def test_combinations_depend_on_text_position_and_seed(texts, seed, cut, batch_s
 
 
 @few
-@given(texts=TEXTS, seed=SEEDS, cut=st.integers(0, 8), batch_size=st.integers(1, 5))
+@given(texts=A_FEW, seed=SEEDS, cut=st.integers(0, 4), batch_size=st.integers(1, 3))
 def test_near_synonyms_depend_on_text_position_and_seed(encoder, texts, seed, cut, batch_size):
     assert_same_in_any_batches(NearSynonymReplacement(0.3, encoder=encoder), texts, seed, cut, batch_size)
 
@@ -87,7 +88,7 @@ needs_apertium = pytest.mark.skipif(shutil.which("apertium") is None, reason="Ap
 
 @needs_apertium
 @few
-@given(texts=TEXTS, cut=st.integers(0, 8), batch_size=st.integers(1, 5))
+@given(texts=A_FEW, cut=st.integers(0, 4), batch_size=st.integers(1, 3))
 def test_apertium_translates_each_text_alike_in_any_batch(texts, cut, batch_size):
     assert_same_in_any_batches(BackTranslation(), texts, 0, cut, batch_size)
 

@@ -277,6 +277,7 @@ def test_a_new_process_imports_no_other_lesson():
     assert run_processes(parts_of_the_course, 1) == [{f"llm_course.{name}" for name in ("checks", "processes", "scaling")}]
 
 
+@pytest.mark.slow  # the notebook of processes fails, dies and never ends in the same three ways, one call each
 def test_a_process_that_fails_is_told_and_the_others_end():
     with pytest.raises(RuntimeError, match=r"Process 1 of 2 failed(.|\n)*a planted fault"):
         run_processes(fails_in_one, 2, 1)

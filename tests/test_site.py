@@ -24,7 +24,7 @@ import pytest
 import yaml
 from conftest import NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
 
-from llm_course.course import PARTS, course_map, role_map, support_map
+from llm_course.course import PARTS, course_map, read_lesson, role_map, support_map
 from llm_course.plots import new_axes, picture_of
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -367,6 +367,89 @@ def test_the_glossary_check_sees_planted_faults():
     for planted in (fine[::-1], [*fine, fine[-1]], fine[:2], [*fine, row("token")], [*fine, row("token", anchor="nowhere")],
                     [*fine, row("token", lesson="11_b.ipynb", anchor="else")], [*fine, row("token", "token", anchor="else")]):
         assert glossary_faults(planted, lessons), planted
+
+
+ORDINARY = r"output projection|full precision|double precision|no kernel runs|kernel runs|the kernel|kernel of its own|without a kernel"  # no terms here
+
+
+def without_headings(texts: list[str]) -> str:
+    "What is read below the opening: no headings, no code, no mathematics, and ordinary uses of a term's word left out"
+    text = re.sub(r"^#{1,6} .*$", lambda found: " " * len(found[0]), without_code("\n\n".join(texts[2:])), flags=re.MULTILINE)
+    return re.sub(ORDINARY, lambda found: " " * len(found[0]), text, flags=re.IGNORECASE)
+
+
+def marked(text: str) -> list[tuple[int, int]]:
+    "Where links and emphasised words stand: a link leads to an explanation, an emphasised word is explained there"
+    return [found.span() for pattern in (r"\[[^\]]+\]\([^)]+\)", r"\*\*[^*]+\*\*", r"(?<!\*)\*[^*\n]+\*(?!\*)")
+            for found in re.finditer(pattern, text)]
+
+
+def first_places(text: str, terms: list[str]) -> dict[str, int]:
+    "Where each term is first used; within a longer term it is not used, nor with a capital where the term has none"
+    places = {}
+    for term in sorted(terms, key=len, reverse=True):
+        ending = r"(?:s|es)?(?![\w-])" if term[-1].isalnum() else ""
+        start = rf"[{term[0].upper()}{term[0]}]" if term[0].isalpha() and term[1:].islower() else re.escape(term[0])
+        for found in re.finditer(rf"(?<![\w-]){start}{re.escape(term[1:])}{ending}", text):
+            places.setdefault(term, found.start())
+        text = re.sub(rf"(?<![\w-]){start}{re.escape(term[1:])}{ending}", lambda found: " " * len(found[0]), text)
+    return places
+
+
+def explained_from(texts: list[str], anchor: str) -> int:
+    "Where the section of an anchor begins in the text without headings"
+    lines = without_code("\n\n".join(texts[2:])).splitlines(keepends=True)
+    for place, line in enumerate(lines):
+        if line.startswith("#") and anchors_of(["# x", line])[:1] == [re.sub(r"-\d$", "", anchor)]:
+            return sum(map(len, lines[:place]))
+    return 0
+
+
+def unexplained(lesson: str, texts: list[str], rows: list[tuple[str, str, str, str]], known: set[str]) -> list[str]:
+    "Terms that a lesson uses before it, or a lesson that it needs, has explained them, and without a link"
+    text, faults = without_headings(texts), []
+    spans, homes = marked(text), {term: (home, anchor) for term, _, home, anchor in rows}
+    for term, place in first_places(text, list(homes)).items():
+        home, anchor = homes[term]
+        if home in known or (home == lesson and place >= explained_from(texts, anchor)):
+            continue
+        if not any(start <= place < end for start, end in spans):
+            faults.append(f"{term}: …{text[max(0, place - 40):place + 40]}…".replace("\n", " "))
+    return faults
+
+
+def needed_by(lesson: Path) -> set[str]:
+    "The file names of all lessons that a lesson needs, and that these need"
+    numbered = {path.name[:2]: path for path in LESSONS}
+    known, waiting = set(), [lesson]
+    while waiting:
+        for number in read_lesson(waiting.pop()).needs:
+            if numbered[f"{number:02}"].name not in known:
+                known.add(numbered[f"{number:02}"].name), waiting.append(numbered[f"{number:02}"])
+    return known
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name_of)
+def test_terms_are_explained_or_linked_before_they_are_used(path):
+    rows = terms_of(cells_of(GLOSSARY, "markdown"))
+    assert not unexplained(path.name, cells_of(path, "markdown"), rows, needed_by(path))
+
+
+def test_the_check_of_terms_sees_planted_faults():
+    rows = [("batch", "词", "10_a.ipynb", "padding"), ("mixed precision", "词", "12_c.ipynb", "x"),
+            ("precision", "词", "13_d.ipynb", "x"), ("token budget", "词", "10_a.ipynb", "padding"),
+            ("token", "词", "10_a.ipynb", "padding"), ("Adam", "词", "12_c.ipynb", "x")]
+
+    def faults(text: str, lesson: str = "11_b.ipynb", known: tuple[str, ...] = ()) -> list[str]:
+        return [fault.partition(":")[0] for fault in unexplained(lesson, ["# T", "o", *text.split("§")], rows, set(known))]
+
+    assert faults("A batch. Then a *batch*.") == ["batch"] and faults("Batches.") == ["batch"]
+    assert not faults("A [batch](../glossary.ipynb). A batch.") and not faults("A *batch of texts* is so. A batch.")
+    assert not faults("A batch.", known=("10_a.ipynb",)) and not faults("`batch` and $batch$ and one-batch.\n\n## Batch")
+    assert faults("Two token budgets") == ["token budget"] and faults("Mixed precision.", known=("13_d.ipynb",)) == ["mixed precision"]
+    assert not faults("In full precision; no kernel runs.") and not faults("An atom. Adamant.") and faults("By Adam") == ["Adam"]
+    assert faults("A batch.§## Padding§Tokens.", "10_a.ipynb") == ["batch"]
+    assert not faults("## Padding\n\nA batch.§Tokens.", "10_a.ipynb")
 
 
 def missing_maps(texts: list[str]) -> list[str]:
