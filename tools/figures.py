@@ -1,0 +1,216 @@
+"""Write benchmarks/README.md, the page of all figures, from the result files: no figure on it is typed by hand.
+
+    python tools/figures.py
+
+A result file has a section here, or this ends with an error. What a section says in words must hold whatever the
+figures are; where it compares, the words are chosen by the figures.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+HEAD = """# Figures
+
+What the project says of quality and speed, as it was measured: each section names the script that measured it and the
+file that the script wrote, with the machine, the versions and the single runs. Rivals ran in the same rounds, in turn.
+This page is written from those files by `tools/figures.py`.
+"""
+
+
+def number(value: float | None) -> str:
+    "A figure with three digits, or all digits before the point"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    "A share in percent"
+    return f"{100 * value:.{digits}f} %"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    "A table in Markdown; numbers are rounded"
+    head = list(head)
+    lines = [head, ["---"] * len(head)]
+    lines += [[number(cell) if isinstance(cell, (int, float)) or cell is None else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def by_contestant(medians: dict[str, dict], **columns: str) -> str:
+    "The medians of each contestant: a column for each figure, by its name in the file"
+    return table(["", *columns.values()], [[f"`{name}`", *(row.get(key) for key in columns)] for name, row in medians.items()])
+
+
+def spread(values: Iterable[float]) -> str:
+    "The lowest and the highest of some shares"
+    values = list(values)
+    return f"{percent(min(values))} to {percent(max(values))}"
+
+
+def times(ratios: dict[str, float], what: str) -> str:
+    "A sentence of ratios"
+    return f"{what}: " + ", ".join(f"{number(ratio)} times {name}" for name, ratio in ratios.items()) + "."
+
+
+def training_speed(found: dict) -> str:
+    accuracies = [f"`{name}` {spread(run['test_accuracy'] for run in runs)}" for name, runs in found["runs"].items()]
+    return "\n\n".join([
+        f"{found['data']}; medians of {len(found['runs']['fine_tune'])} rounds.",
+        by_contestant(found["medians"], examples_per_second="texts per second", peak_memory_mib="peak memory in MiB",
+                      test_accuracy="test accuracy"),
+        times(found["fine_tune_times_faster_than"], "`fine_tune`, in the same round"),
+        f"So few runs of one epoch say nothing of who learns better: their accuracies reach from {', '.join(accuracies)}."])
+
+
+def inference_speed(found: dict) -> str:
+    return "\n\n".join([
+        f"{found['data']}; medians.",
+        by_contestant(found["medians"], texts_per_second="texts per second", peak_memory_mib="peak memory in MiB"),
+        times(found["predict_proba_times_faster_than"], "`predict_proba`, in the same round")])
+
+
+def accuracy(found: dict) -> str:
+    rows = [[name, runs[0]["reviews"], found["settings"][name]["epochs"], spread(run["accuracy"] for run in runs),
+             max(run["training_seconds"] for run in runs)] for name, runs in found["runs"].items()]
+    return f"{found['data']}; one row is {len(found['runs']['all data'])} seeds.\n\n" + table(
+        ["", "training reviews", "epochs", "test accuracy", "seconds, at most"], rows)
+
+
+def two_processes(found: dict) -> str:
+    return "\n\n".join([
+        f"{found['data']}; medians.", by_contestant(found["medians"], texts_per_second="texts per second"),
+        times(found["two_processes_times_as_fast_as"], "Two processes with a thread each")])
+
+
+def linear_cross_entropy(found: dict) -> str:
+    names = list(found["memory_as_share_of"])
+    shares = [f"{percent(found['memory_as_share_of'][name])} of the memory and {percent(found['time_as_share_of'][name])} of the "
+              f"time of {name}" for name in names]
+    return "\n\n".join([
+        f"{found['data']}; medians.",
+        by_contestant(found["medians"], peak_memory_mb="peak memory in MB", seconds="seconds"),
+        "`linear_cross_entropy` takes " + ", and ".join(shares) + "."])
+
+
+def near_duplicates(found: dict) -> str:
+    rows = [[threshold, name, row["seconds"], row["processor_seconds"]]
+            for threshold, each in found["times"].items() for name, row in each["medians"].items()]
+    recalls = [run["recall"] for each in found["recall"].values() for run in each["hashing"]]
+    return "\n\n".join([
+        f"`near_duplicate_groups` among {found['texts']:,} texts of {found['words_per_text']:.0f} words, on one core; "
+        "*rare words* is the exact way.",
+        table(["threshold", "way", "seconds", "of which the processor worked"], rows),
+        f"Reviews with planted near-duplicates, and tweets, at several thresholds and with several seeds ({len(recalls)} runs): "
+        f"hashing found {percent(min(recalls))} of the pairs at least."])
+
+
+def augmentation(found: dict) -> str:
+    rows = [row for row in found["summary"] if row["method"] != "none"]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    above = sum(row["gain"][0] > row["gain"][1] for row in rows)
+    below = sum(-row["gain"][0] > row["gain"][1] for row in rows)
+    gains = {(row["method"], row["size"]): f"{100 * row['gain'][0]:+.1f} ± {100 * row['gain'][1]:.1f}" for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    return "\n\n".join([
+        f"Points of accuracy gained over as many steps without copies, with the half-width of the 95 % interval over "
+        f"{rows[0]['seeds']} seeds, by the number of labelled reviews.",
+        table(["", *map(str, sizes)], [[name, *(gains[name, size] for size in sizes)] for name in methods]),
+        f"Of {len(rows)} mean gains, {above} lie above zero by more than the interval, and {below} below."])
+
+
+def augmentation_speed(found: dict) -> str:
+    names = list(dict.fromkeys(name for each in found["results"].values() for name in each["medians"]))
+    rows = [[task, *(each["medians"].get(name, {}).get("texts_per_second") for name in names)]
+            for task, each in found["results"].items()]
+    return (f"Texts per second, with {percent(found['share_of_words'], 0)} of the words changed; medians of interleaved rounds. "
+            "nlpaug's tagger was replaced by one that costs nothing.\n\n" + table(["", *names], rows))
+
+
+def adversarial_examples(found: dict) -> str:
+    parts = ["PWWS on the same victim, the same WordNet and the same reviews, each of which the victim answers rightly."]
+    for name in ("27 words", "200 words"):
+        rows = [[who, percent(row["turned"], 0), row["texts_per_second"], row["queries"], row["changed_words"]]
+                for who, row in found[name]["totals"].items()]
+        parts.append(table([f"{found[name]['texts']} reviews of {found[name]['words']:.0f} words", "turned", "texts per second",
+                            "queries per text", "changed words per text"], rows))
+        parts.append(times(found[name]["ratios"]["llm_course"], "`SynonymAttack`, in the same round, has the speed of"))
+    many = found["thousand_reviews"]
+    return "\n\n".join([*parts, f"TextAttack pads every text to 512 tokens; padded to the batch it does the same work. "
+                        f"`TypoAttack` on {many['texts']:,} reviews took {many['seconds']:.0f} s, in at most "
+                        f"{number(max(many['mib_after'].values()))} MiB."])
+
+
+def with_interval(row: dict, key: str) -> str:
+    "A share with the half-width of its interval, in percent"
+    return f"{100 * row[key]:.1f} ± {100 * row[f'{key} ±']:.1f}" if key in row else ""
+
+
+def adversarial_training(found: dict) -> str:
+    columns = {"clean": "clean", "synonyms": "synonyms", "typos": "typing errors", "PGD 0.03": "PGD 0.03"}
+    parts, plain = [], found["cost"]["medians"]["plain"]
+    for key, name in (("summary", "test"), ("summary of all reviews", "all")):
+        rows = [[who, *(with_interval(row, column) for column in columns)] for who, row in found[key].items()]
+        how = found["settings"][name]
+        parts += [f"Trained on {how['reviews']:,} reviews for {how['epochs']} epochs; accuracy in percent on the test reviews, "
+                  f"and on {how['attacked']} of them under attack; means over three seeds with 95 % intervals.",
+                  table(["", *columns.values()], rows)]
+    costs = {who: row["seconds"] / plain["seconds"] for who, row in found["cost"]["medians"].items() if who != "plain"}
+    told = ", ".join(f"{who} {number(cost)}" for who, cost in costs.items())
+    return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
+
+
+def gradient_attacks(found: dict) -> str:
+    return (f"Largest difference from torchattacks {found['torchattacks']} on {found['networks']} small networks: " + ", ".join(
+        f"{name} {difference:.1e}" for name, difference in found["largest_difference"].items()) + ".")
+
+
+def before_after(found: dict) -> str:
+    rows = [[name, task["after_by_before"], task["by_the_clock"], "yes" if task["same_answers"] else "no"]
+            for name, task in found["tasks"].items()]
+    return (f"Commit {found['commits']['before']} (version 0.1.0) and commit {found['commits']['after']}, in turn: the speed after by "
+            "that before, medians.\n\n" + table(["", "in processor time", "by the clock", "same answers"], rows))
+
+
+SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
+    "training_speed": ("Speed of training", training_speed),
+    "inference_speed": ("Speed of answers", inference_speed),
+    "accuracy": ("Accuracy of fine-tuning", accuracy),
+    "two_processes": ("Two processes", two_processes),
+    "linear_cross_entropy": ("The loss of a large vocabulary", linear_cross_entropy),
+    "near_duplicates": ("Near-duplicates", near_duplicates),
+    "augmentation": ("Does augmentation help?", augmentation),
+    "augmentation_speed": ("Speed of augmentation", augmentation_speed),
+    "adversarial_examples": ("Adversarial examples", adversarial_examples),
+    "adversarial_training": ("Adversarial training", adversarial_training),
+    "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
+    "before_after": ("Before and after the package was taken apart", before_after),
+}
+
+
+def machine_of(found: dict) -> str:
+    "A sentence about the machine"
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"On {machine['cores']} cores of an {machine['processor']}, {machine['device']}; Python {machine['python']}, {versions}."
+
+
+def page(folder: Path = FOLDER) -> str:
+    "The whole page; ValueError where a result file has no section"
+    names = {path.stem for path in (folder / "results").glob("*.json")}
+    if unknown := sorted(names - set(SECTIONS)):
+        raise ValueError(f"{', '.join(unknown)}: write a section for it in tools/figures.py")
+    parts = [HEAD.strip()]
+    for name, (title, written) in SECTIONS.items():
+        if name in names:
+            found = json.loads((folder / f"results/{name}.json").read_text(encoding="utf-8"))
+            parts += [f"## {title}", written(found), f"{machine_of(found)} [Result](results/{name}.json) · [script]({name}.py)"]
+    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "__init__"}
+    waiting = ", ".join(f"[{name}]({name}.py)" for name in sorted(measured))
+    return "\n\n".join([*parts, "## Not measured yet", f"Ready, and tested at small size: {waiting}." if waiting else "Nothing."]) + "\n"
+
+
+if __name__ == "__main__":
+    (FOLDER / "README.md").write_text(page(), encoding="utf-8")
