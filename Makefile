@@ -9,13 +9,14 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-slow test-oldest dist docs quarto links bench notebooks clean
+.PHONY: help setup lab test test-slow test-oldest test-newest dist docs quarto links bench notebooks clean
 
 help:
 	@echo "make lab        open the course in JupyterLab"
 	@echo "make test       run every test, notebooks included (WORKERS=2 processes share the work)"
 	@echo "make test-slow  run the tests that cost most: fresh environments, many kills, all sizes"
 	@echo "make test-oldest  run tests with the lowest versions that settings.ini admits"
+	@echo "make test-newest  run the tests with the newest versions that there are, without constraints.txt"
 	@echo "make dist       build the source distribution and the wheel into dist"
 	@echo "make setup      create .venv and install the course into it"
 	@echo "make notebooks  export the package, run all notebooks in place and clean them"
@@ -52,6 +53,13 @@ test-oldest: $(STAMP)
 	$(OLDEST)/bin/python -m pytest $(or $(ARGS),tests/test_bad_input.py tests/test_exercises.py \
 	  tests/test_cross_entropy.py tests/test_augmentation.py tests/test_checkpoints.py)
 
+NEWEST := .venv-newest
+test-newest:
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e ".[dev]"
+	$(NEWEST)/bin/python -m pip list
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
+
 dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
@@ -86,4 +94,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/adversarial_training.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build-oldest.txt build dist *.egg-info _proc _docs nbs/api .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build-oldest.txt build dist *.egg-info _proc _docs nbs/api .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,10 @@ from pathlib import Path
 import conftest
 import pytest
 import yaml
-from conftest import NOTEBOOKS, ROOT, in_shards, name_of, run_tool, shard_of, unit_of
+from conftest import NOTEBOOKS, ROOT, in_shards, name_of, run_tool, settings, shard_of, unit_of
+
+sys.path.insert(0, str(ROOT / "tools"))
+import release_tag
 
 FILES = sorted((ROOT / ".github").rglob("*.yml"))
 MAKE = re.compile(r"\bmake ([a-z-]+)")
@@ -44,6 +47,23 @@ def test_the_four_workflows_are_there():
     release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
     assert release["jobs"]["publish"]["permissions"] == {"id-token": "write"}  # trusted publishing, and no more
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
+    assert "make test-newest" in str(slow["jobs"])
+    assert release["jobs"]["build"]["needs"] == "test" and release["jobs"]["publish"]["needs"] == "build"
+    assert "release_tag.py" in str(release["jobs"]["test"]) and "make test" in str(release["jobs"]["test"])
+    for path in FILES:
+        if path.parent.name == "workflows":
+            text = path.read_text(encoding="utf-8")
+            assert text.count("cache: pip") == text.count("setup-python@"), path.name
+
+
+def test_a_tag_is_the_version():
+    version = settings()["version"]
+    assert not release_tag.refusal(f"v{version}")
+    for planted in (version, f"v{version}.1", "main", ""):
+        assert f"expected 'v{version}'" in release_tag.refusal(planted)
+    run_tool(sys.executable, "tools/release_tag.py", f"v{version}")
+    with pytest.raises(AssertionError, match="expected 'v"):
+        run_tool(sys.executable, "tools/release_tag.py", "v9.9.9")
 
 
 def shard_faults(shards: list[str]) -> list[str]:
@@ -107,7 +127,7 @@ def test_a_run_can_be_measured(tmp_path):
     for name in ("conftest.py", "test_workflows.py"):
         (tmp_path / "tests").mkdir(exist_ok=True)
         (tmp_path / "tests" / name).write_bytes((ROOT / "tests" / name).read_bytes())
-    for name in (".github", "Makefile"):
+    for name in (".github", "Makefile", "tools"):
         (tmp_path / name).symlink_to(ROOT / name)
     run_tool(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--measure", "tests", "-k", "refused",
              cwd=tmp_path, PYTHONPATH=str(ROOT))
