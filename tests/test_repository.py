@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import BIN, NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool, settings
 
+sys.path.insert(0, str(ROOT / "tools"))
+import figures
+
 PACKAGE = ROOT / "llm_course"
 TOP = ("lessons", "support")  # the folders of notebooks whose modules stand at the top of the package
 
@@ -296,3 +299,11 @@ def test_what_a_learner_has_done_is_not_in_the_committed_notebook(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     own = [cell for cell in cells if "".join(cell["source"]).strip() == "progress()"]
     assert len(own) == 1 and not own[0]["outputs"]
+
+
+def test_the_page_of_figures_is_what_the_results_say(tmp_path):
+    assert (ROOT / "benchmarks/README.md").read_text(encoding="utf-8") == figures.page()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/new.json").write_text("{}")
+    with pytest.raises(ValueError, match="new: write a section"):
+        figures.page(tmp_path)
