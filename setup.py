@@ -71,7 +71,8 @@ setup(
     python_requires=f">={settings['min_python']},<3.{int(pythons[-1].split('.')[1]) + 1}",
     install_requires=settings["requirements"].split(),
     extras_require=extras,
-    entry_points={"nbdev": ["llm_course=llm_course._modidx:d"]},
+    entry_points={"nbdev": ["llm_course=llm_course._modidx:d"],
+                  "console_scripts": ["llm-course=llm_course.command_line:main"]},
     cmdclass={"build_py": BuildWithCourse},
     zip_safe=False,
 )

@@ -222,6 +222,13 @@ def test_self_check(installed, home):
     assert str(home) in said, "the cache is not in the home folder"
 
 
+def test_the_console_command_is_the_module(installed, home):
+    for arguments in (["--version"], ["--help"]):
+        by_name = run(installed.with_name("llm-course"), *arguments, cwd=home)
+        assert by_name == run(installed, "-m", "llm_course", *arguments, cwd=home)
+    assert "llm-course start my-course" in by_name
+
+
 def test_self_check_names_a_damaged_asset(installed, home):
     [asset] = installed.parents[1].glob("lib/python*/site-packages/llm_course/assets/tweets.jsonl.gz")
     whole = asset.read_bytes()
