@@ -206,9 +206,12 @@ def test_right_and_wrong_do_not_depend_on_who_holds_the_numbers(exercise, conver
     ("bootstrap interval", lambda *given: np.ones((2, 2)), "two numbers"),
     ("bootstrap interval", lambda *given: torch.ones(3), "two numbers"),
     ("bootstrap interval", lambda *given: ("0.7", "0.9"), "two numbers"),
-    ("mixtures", lambda *given: (given[0], "labels"), "a pair of tensors"),
-    ("mixtures", lambda *given: given[0], "the shapes"),
-    ("mixtures", lambda *given: {}, "a pair of tensors")])
+    ("best of ten", lambda: ["1.5", 0.3], "a list of 2 numbers"),
+    ("best of ten", lambda: (1.5,), "a list of 2 numbers"),
+    ("best of ten", lambda: {}, "a list of 2 numbers"),
+    ("two attacks", lambda *given: [0.5], "a dictionary"),
+    ("two attacks", lambda texts, *given: {texts[0][0]: "0.5"}, "'0.5', which is no number"),
+    ("gentle copies", lambda words, *given: " ".join(words), "a list of 3 words")])
 def test_a_value_of_another_meaning_stays_wrong(name, answer, words):
     outcome = outcome_of(name, answer)
     assert outcome.status == "wrong" and words in outcome.message, outcome
@@ -387,10 +390,10 @@ assert not loaded() and not EXERCISES and not QUIZZES
     "assert not any(n.startswith('transformers') for n in sys.modules)",
     "progress()\nassert loaded() == set(QUIZZES) == set(answer_modules())",
     "from llm_course.answers import EXERCISES as old, data_preparation\nassert old is EXERCISES\n"
-    "assert loaded() == set(answer_modules()) and list(EXERCISES)[::26] == ['majority label', 'reviews to tell apart']",
+    "assert loaded() == set(answer_modules()) and list(EXERCISES)[::26] == ['majority label', 'best of ten']",
     "from llm_course.answers import QUIZZES as old\nassert old is QUIZZES and list(QUIZZES) == list(answer_modules())",
-    "try:\n    exercise_named('surest windo')\nexcept ValueError as error:\n"
-    "    assert \"Did you mean 'surest window'\" in str(error)\nelse:\n    raise AssertionError",
+    "try:\n    exercise_named('price of windo')\nexcept ValueError as error:\n"
+    "    assert \"Did you mean 'price of windows'\" in str(error)\nelse:\n    raise AssertionError",
     "try:\n    quiz(99)\nexcept ValueError as error:\n    assert '10, 11, 12' in str(error) and not loaded()\n"
     "else:\n    raise AssertionError"])
 def test_answers_load_when_they_are_asked_for(code):

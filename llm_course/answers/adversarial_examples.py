@@ -6,9 +6,16 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/adversarial_examples.ipynb #e37c29ea
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+from random import Random
+
 import numpy as np
 
-from .base import QUIZZES, Question, exercise, expect
+from .base import QUIZZES, Question, Wrong
+from .base import ask, exercise, expect, plain, reach, see, shown
 
 # %% ../../nbs/answers/adversarial_examples.ipynb #82daa744
 LESSON = 21
@@ -19,7 +26,7 @@ LESSON = 21
     LESSON,
     "How far is the score from the boundary, counted in the direction of the label?",
     "Per unit of radius the score can lose the dual norm of w: for the cube, the sum of absolute values.",
-    "margin = y (w · x + b); divide it by the dual norm, and let nothing fall below 0.",
+    "So how far can the score fall before it is 0? And what is the answer where it is below 0 already?",
 )
 def _smallest_epsilon(answer):
     cases = [
@@ -37,62 +44,132 @@ def _smallest_epsilon(answer):
         expected = max(0.0, y * (weight @ point + b) / np.linalg.norm(weight, 1 if norm == "linf" else 2))
         expect(answer, [weight, b, point, y, norm], float(expected), why)
 
-# %% ../../nbs/answers/adversarial_examples.ipynb #bfd0d259
-@exercise(
-    "words to flip",
-    LESSON,
-    "Of each word only one synonym can be used: the one with the largest drop.",
-    "The sums add up independently, so take the words in the order of their largest drops.",
-    "Stop when the margin is 0 or less; a word whose best drop is not above 0 never helps.",
-)
-def _words_to_flip(answer):
-    def fewest(margin: float, drops: list[list[float]]) -> int:
-        best = np.sort([max(word) for word in drops if word])[::-1]
-        left = margin - np.concatenate([[0.0], best]).cumsum()
-        return int(np.argmax(left <= 1e-12)) if (left <= 1e-12).any() else -1
+# %% ../../nbs/answers/adversarial_examples.ipynb #a2c45ade
+_SYNONYMS = [line.split() for line in """
+film movie picture flick|story tale narrative yarn|gorgeous lovely splendid beauteous
+witty clever droll facetious
+moving touching affecting poignant|brave bold daring audacious|funny comic amusing risible
+honest sincere candid frank|quiet calm still hushed|actor player performer thespian
+scene shot episode sequence
+fresh new novel original|warm tender kind fond|sharp keen acute incisive|rich full lavish opulent
+grand great big vast|plot intrigue storyline scenario|music score soundtrack melody|clear lucid plain limpid
+rare scarce uncommon infrequent|deep profound thoughtful weighty|swift quick rapid fleet
+wise sage astute sagacious|gentle mild soft placid""".strip().replace("\n", "|").split("|")]
+_QUESTIONS, _CHANGES = 20, 2
 
-    cases = [
-        (2.0, [[2.0], [1.0]], "A sum of exactly 0 is no longer above 0."),
-        (2.5, [[1.0, 2.0], [0.5]], "A word is replaced once: its drops do not add up."),
-        (3.0, [[0.5], [1.0], [2.0]], "Order the words by what they gain."),
-        (5.0, [[1.0], [2.0]], "All synonyms together do not suffice."),
-        (1.0, [[], [1.5]], "A word may have no synonym."),
-        (1.0, [[-1.0], [-0.5, 0.25]], "A synonym may raise the sum; nobody has to take it."),
-        (0.0, [[1.0]], "The text is misread already."),
-        (1.0, [], "There is nothing to replace."),
-    ]
-    generator = np.random.default_rng(0)
-    for _ in range(10):
-        drops = [generator.integers(-4, 9, generator.integers(0, 4)).tolist() for _ in range(6)]
-        cases.append((float(generator.integers(1, 25)), drops, ""))
-    for margin, drops, why in cases:
-        expect(answer, [margin, drops], fewest(margin, drops), why)
 
-# %% ../../nbs/answers/adversarial_examples.ipynb #dc22c47d
+@lru_cache(1)
+def _worth() -> dict[str, float]:
+    "What each word adds: the two frequent words of a row much alike, the two rare ones anything"
+    generator, worth = np.random.default_rng(4), {}
+    for row in _SYNONYMS:
+        base = generator.exponential(0.55)
+        for word, (low, high) in zip(row, ((1, 1), (0.5, 1), (-0.8, 0.8), (-0.8, 0.8)), strict=True):
+            worth[word] = base * generator.uniform(low, high) + generator.normal(0, 0.1)
+    return worth
+
+
+def _together(first: str, second: str) -> float:  # -0.2 to 0.2
+    "What two neighbours add beside their own worth; the same for ever"
+    one, two = (sum(ord(letter) * (place + 3) ** 2 for place, letter in enumerate(word))
+                for word in (first, second))
+    return 0.4 * ((31 * one + 17 * two) % 1000 / 1000 - 0.5)
+
+
+def _probability(words: list[str]) -> float:
+    "That a text is positive; a word that the model does not know counts nothing"
+    pairs = sum(_together(a, b) for a, b in pairwise(words) if a and b)
+    score = sum(_worth().get(word, 0.0) for word in words) + pairs - 4
+    return 1 / (1 + math.exp(-score))
+
+
+@lru_cache(1)
+def _texts() -> list[list[str]]:
+    "Sixty texts of twelve words that the model finds positive, with 75 to 95 per cent"
+    generator, found = Random(0), []
+    while len(found) < 60:
+        words = [generator.choice(row[:2]) for row in generator.sample(_SYNONYMS, 12)]
+        found += [words] if 0.75 < _probability(words) < 0.95 else []
+    return found
+
+# %% ../../nbs/answers/adversarial_examples.ipynb #45346eb6
+def _attacked(answer: object, words: list[str], probability_of: Callable) -> list[str]:
+    "What the learner's attack makes of a text; Wrong where it asks too much or breaks a rule"
+    count = [0]
+
+    def answered(text: list[str]) -> float:
+        count[0] += 1
+        if count[0] > _QUESTIONS:
+            raise Wrong(f"On {shown(words)} your attack asks a question more than the {_QUESTIONS} that it "
+                        "may.")
+        return probability_of(plain(text))
+
+    options = {word: sorted(set(row) - {word}) for row in _SYNONYMS for word in row if word in words}
+    found = plain(ask(answer, words, options, answered))
+    if not isinstance(found, (list, tuple)) or len(found) != len(words):
+        raise Wrong(f"I expected a list of {len(words)} words, got {shown(found)}.")
+    changes = [(old, new) for old, new in zip(words, found, strict=True) if old != new]
+    for old, new in changes:
+        if new not in options[old]:
+            raise Wrong(f"{shown(old)} became {shown(new)}, which is none of its synonyms "
+                        f"{shown(options[old])}.")
+    if len(changes) > _CHANGES or count[0] > _QUESTIONS:
+        raise Wrong(f"Your attack replaced {len(changes)} words and asked {count[0]} questions; allowed are "
+                    f"{_CHANGES} and {_QUESTIONS}.")
+    return list(found)
+
+
 @exercise(
-    "accuracy under honest attack",
+    "turned on a budget",
     LESSON,
-    "Which texts are answered wrongly even if every doubtful success is taken away from the attack?",
-    "Misread texts are wrong whatever anybody says of them; failed attacks leave a right answer.",
-    "Count misread texts, and successes on which both votes are True; divide by all texts.",
+    "Twelve words with three synonyms each are 36 texts, and you may ask 20 times. Which of them can you "
+    "skip?",
+    "You may ask about a text that is not allowed as an answer, such as one with an empty word.",
+    "The attacks of this lesson spend some questions to learn where to look, and the rest on what to write "
+    "there. Or remember: all texts are answered by one model, so what you saw of a word may help again.",
 )
-def _honest_accuracy(answer):
-    both, one, none = (True, True), (True, False), (False, False)
-    cases = [
-        (["failed", "failed"], [both, none], "An attack that failed takes nothing away, whatever the votes."),
-        (["succeeded", "failed"], [both, both], ""),
-        (["succeeded", "succeeded"], [one, both], "Both reviewers must say so."),
-        (["misread", "failed"], [none, none], "A misread text is wrong before any attack."),
-        (["misread", "succeeded", "succeeded", "failed"], [both, none, (False, True), both], ""),
-    ]
-    generator = np.random.default_rng(0)
-    for _ in range(8):
-        statuses = generator.choice(["misread", "failed", "succeeded"], 12).tolist()
-        cases.append((statuses, [tuple(pair) for pair in (generator.random((12, 2)) < 0.6).tolist()], ""))
-    for statuses, votes, why in cases:
-        pairs = zip(statuses, votes, strict=True)
-        wrong = [s == "misread" or (s == "succeeded" and all(v)) for s, v in pairs]
-        expect(answer, [statuses, votes], 1 - sum(wrong) / len(wrong), why)
+def _turned_on_a_budget(answer):
+    _attacked(answer, ["film", "witty", "story"], lambda text: 0.9)
+    turned = [_probability(_attacked(answer, words, _probability)) < 0.5 for words in _texts()]
+    reach(("Texts turned", sum(turned) / len(turned), 0.85,
+           "Look at what your attack learns from a question. Asking about each word once costs twelve."))
+
+# %% ../../nbs/answers/adversarial_examples.ipynb #b4089e93
+def _left_right() -> list[float]:
+    "Of 100 points, how many stay right: 16 inputs in the cube; 1,024 in the cube, and in the ball"
+    generator, found = np.random.default_rng(0), []
+    for inputs, norms in ((16, ("linf",)), (1024, ("linf", "l2"))):
+        middle = np.full(inputs, 2 / math.sqrt(inputs))
+        labels = generator.choice([-1, 1], (2, 4000, 1))
+        train, test = labels * middle + generator.normal(size=(2, 4000, inputs))
+        weight = (labels[0] * train).mean(0)
+        for norm in norms:
+            step = np.sign(weight) if norm == "linf" else weight / np.linalg.norm(weight)
+            moved = test - 0.1 * labels[1] * step
+            found.append(100 * float(np.mean(labels[1, :, 0] * (moved @ weight) > 0)))
+    return found
+
+
+@exercise(
+    "many inputs",
+    LESSON,
+    "The two means are 4 apart in both cases. How much of that does a step of 0.1 in one input take away? "
+    "And in all inputs at once?",
+    "Each of 1,024 inputs holds a 32nd of what tells the classes apart: 2 / 32. Compare that with 0.1.",
+    "In the ball the whole step has the length 0.1, whatever the number of inputs.",
+)
+def _many_inputs(answer):
+    see(
+        answer,
+        _left_right,
+        ("16 inputs, cube", 6, "Each input tells the classes apart by 2 / 4 to either side, and moves by "
+         "0.1. So a fifth of the way to the boundary is lost, and few points are that near."),
+        ("1,024 inputs, cube", 10, "Each input tells the classes apart by 2 / 32 to either side, which is "
+         "less than 0.1. Moved all together they point to the other class. Nothing else has changed: many "
+         "small moves add up."),
+        ("1,024 inputs, ball", 6, "The ball allows one move of the length 0.1, and the means are 4 apart. "
+         "The number of inputs plays no part. The same number ε is another threat in another norm."),
+    )
 
 # %% ../../nbs/answers/adversarial_examples.ipynb #4d346cf3
 QUIZZES[LESSON] = (
@@ -103,8 +180,10 @@ QUIZZES[LESSON] = (
                 "Little: the moved vectors belong to no text that anybody could send.",
                 "Yes. It measures how steep the model is; for the service, attack with words.",
             ),
-            ("Much: whoever can send it texts will turn nearly all of its answers.", "Nobody can send a vector to it."),
-            ("Its training failed: a well-trained model keeps most of its answers.", "Nearly every plainly trained model shows this."),
+            ("Much: whoever can send it texts will turn nearly all of its answers.",
+             "Nobody can send a vector to it."),
+            ("Its training failed: a well-trained model keeps most of its answers.",
+             "Nearly every plainly trained model shows this."),
         ),
         0,
     ),
@@ -133,7 +212,8 @@ QUIZZES[LESSON] = (
                 "A run with a higher threshold, so that meaning is sure to stay.",
                 "Vectors of antonyms lie close: no threshold sees meaning.",
             ),
-            ("A run with more queries, to see how far the rate can rise.", "More queries make the number larger, not more honest."),
+            ("A run with more queries, to see how far the rate can rise.",
+             "More queries make the number larger, not more honest."),
             (
                 "A sample of the texts, to judge whether they keep their label.",
                 "Yes: only those are adversarial examples.",

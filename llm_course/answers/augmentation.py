@@ -7,93 +7,17 @@ __all__ = ['LESSON']
 
 # %% ../../nbs/answers/augmentation.ipynb #cad67d06
 import math
-
-import torch
+from collections import Counter
+from functools import lru_cache
+from random import Random
 
 from .base import QUIZZES, Question, Wrong
-from .base import ask, equal, exercise, expect, number_of, plain, shown
+from .base import ask, equal, exercise, number_of, plain, reach, see, shown
+from ..data import load_ratings
+from ..words import may_change, readings, split_words
 
 # %% ../../nbs/answers/augmentation.ipynb #46f6f641
 LESSON = 20
-
-# %% ../../nbs/answers/augmentation.ipynb #73a8efe9
-@exercise(
-    "delete words",
-    LESSON,
-    "Walk over words and draws together; a word stays if its draw is not below the probability.",
-    "A word of `keep` stays whatever its draw. Compare in lower case.",
-    "If nothing is left, take the word whose draw is the largest; `max` over "
-    "positions gives the first of several.",
-)
-def _delete_words(answer):
-    cases = [
-        (["a", "fine", "film"], set(), 0.5, [0.9, 0.1, 0.6], ["a", "film"], ""),
-        (["a", "film"], set(), 0.5, [0.5, 0.49], ["a"], "A draw equal to the probability is not below it."),
-        (["Not", "good"], {"not"}, 0.9, [0.1, 0.95], ["Not", "good"], "Words of `keep` stay in any case."),
-        (["not", "good"], {"not"}, 1.0, [0.1, 0.2], ["not"], "Words of `keep` stay."),
-        (
-            ["a", "b", "c"],
-            set(),
-            1.0,
-            [0.2, 0.8, 0.8],
-            ["b"],
-            "Nothing is left: the first of the largest draws stays.",
-        ),
-        (["b", "a", "b"], set(), 0.5, [0.1, 0.7, 0.9], ["a", "b"], "Equal words have draws of their own."),
-        ([], set(), 0.5, [], [], "An empty text stays empty."),
-        (["x"], set(), 0.0, [0.0], ["x"], "Nothing is below zero."),
-    ]
-    for words, keep, probability, draws, expected, why in cases:
-        expect(answer, [words, keep, probability, draws], expected, why)
-
-# %% ../../nbs/answers/augmentation.ipynb #c12cf87e
-def _pair_of_tensors(found: object) -> tuple[torch.Tensor, torch.Tensor]:  # float32
-    "Two tensors, whatever holds their numbers; Wrong where it is something else"
-    try:
-        embeddings, labels = (torch.tensor(plain(numbers), dtype=torch.float32) for numbers in found)
-    except (TypeError, ValueError, RuntimeError):  # not two, no numbers, rows of different lengths
-        raise Wrong("I expected a pair of tensors: embeddings and labels.") from None
-    return embeddings, labels
-
-
-@exercise(
-    "mixtures",
-    LESSON,
-    "`F.one_hot(labels, classes)` turns class numbers into rows of zeros with a one.",
-    "`share` has one number for each text. Give it two more dimensions before you "
-    "multiply embeddings with it.",
-    "`embeddings[other]` and `hot[other]` are the partners. The first text gets "
-    "`share`, its partner the rest.",
-)
-def _mixtures(answer):
-    generator = torch.Generator().manual_seed(0)
-    for size, classes in ((2, 2), (5, 3)):
-        embeddings = torch.randn(size, 4, 6, generator=generator)
-        labels = torch.arange(size) % classes
-        share, other = (
-            torch.rand(size, generator=generator),
-            torch.randperm(size, generator=generator).roll(1),
-        )
-        found = _pair_of_tensors(ask(answer, embeddings, labels, share, other, classes))
-        if found[0].shape != embeddings.shape or found[1].shape != (size, classes):
-            raise Wrong(
-                f"I expected the shapes {tuple(embeddings.shape)} and {(size, classes)}, and got "
-                f"{tuple(found[0].shape)} and {tuple(found[1].shape)}."
-            )
-        for i in range(size):
-            j, weight = int(other[i]), float(share[i])
-            if not torch.allclose(
-                found[0][i], weight * embeddings[i] + (1 - weight) * embeddings[j], atol=1e-5
-            ):
-                raise Wrong(
-                    f"The embeddings of row {i} are wrong: a share {weight:.2f} of row {i}, the rest "
-                    f"of row {j}."
-                )
-            right = torch.zeros(classes)
-            right[labels[i]] += weight
-            right[labels[j]] += 1 - weight
-            if not torch.allclose(found[1][i], right, atol=1e-5):
-                raise Wrong(f"The label of row {i} is {shown(found[1][i])} and should be {shown(right)}.")
 
 # %% ../../nbs/answers/augmentation.ipynb #2cacbedc
 @exercise(
@@ -129,6 +53,129 @@ def _flip_rate(answer):
                 f"{shown(expected)}, got {shown(found)}. {why}".rstrip()
             )
 
+# %% ../../nbs/answers/augmentation.ipynb #345f9052
+def _words_of(text: str) -> list[str]:
+    return [word.lower() for word in split_words(text)[1::2]]
+
+
+@lru_cache(1)
+def _counts() -> dict[str, tuple[int, int]]:
+    "How often each word stands in negative and in positive training reviews, if five times in all"
+    rated, counters = load_ratings("movies"), (Counter(), Counter())
+    for text, rating, split in zip(rated["text"], rated["rating"], rated["split"], strict=True):
+        if split == "train" and abs(rating) > 0.5:
+            counters[rating > 0].update(_words_of(text))
+    return {word: (counters[0][word], counters[1][word]) for word in counters[0] | counters[1]
+            if counters[0][word] + counters[1][word] >= 5}
+
+
+@lru_cache(1)
+def _weights() -> dict[str, float]:
+    "What the model adds up: the log of how much more frequent a word is in positive reviews"
+    counts = _counts()
+    negative, positive = (sum(pair[side] for pair in counts.values()) for side in (0, 1))
+    return {word: math.log((b + 1) / positive) - math.log((a + 1) / negative)
+            for word, (a, b) in counts.items()}
+
+
+def _answer(words: list[str]) -> bool:
+    "Whether the model finds a review positive"
+    return sum(_weights().get(word, 0.0) for word in words) > 0
+
+
+def _synonyms_of(text: str) -> dict[int, list[str]]:
+    "For each place of a word that may change: its synonyms of all senses, as far as the model knows them"
+    pieces, found = split_words(text), {}
+    for place, word in enumerate(_words_of(text)):
+        if may_change(pieces, 2 * place + 1, frozenset()):
+            senses = [new for reading in readings(word) for new in reading.synonyms + reading.others]
+            found[place] = [new for new in dict.fromkeys(senses) if new in _weights() and new != word]
+    return {place: options for place, options in found.items() if options}
+
+
+@lru_cache(1)
+def _reviews() -> list[tuple[list[str], bool, dict[int, list[str]]]]:
+    "The words of test reviews, whether each is positive, and the synonyms of its words"
+    rated = load_ratings("movies")
+    rows = rated[(rated["split"] == "test") & (rated["rating"].abs() > 0.5)].head(300)
+    return [(_words_of(text), rating > 0, _synonyms_of(text))
+            for text, rating in zip(rows["text"], rows["rating"], strict=True)]
+
+# %% ../../nbs/answers/augmentation.ipynb #0d7c35c3
+def _copy(answer: object, words: list[str], options: dict, counts: dict) -> list[str]:
+    "The learner's copy of a review; Wrong where it is none"
+    copy = plain(ask(answer, words, options, counts))
+    if not isinstance(copy, (list, tuple)) or len(copy) != len(words):
+        raise Wrong(f"For {shown(words)} I expected a list of {len(words)} words, got {shown(copy)}.")
+    for place, (old, new) in enumerate(zip(words, copy, strict=True)):
+        if new != old and new not in options.get(place, []):
+            raise Wrong(f"In {shown(words)} {shown(old)} became {shown(new)}. It may stay as it is, or "
+                        f"become one of {shown(options.get(place, []))}.")
+    return list(copy)
+
+
+@exercise(
+    "gentle copies",
+    LESSON,
+    "Replace every word by its first synonym, and look at the reviews that turn: which words did it?",
+    "`counts` tells which way a word leans. What should be true of a word and of what takes its place?",
+    "Put a number on how a word leans, such that one that stands in as many positive as negative reviews "
+    "has 0. How far may a synonym be from its word before the word had better stay? Try values.",
+)
+def _gentle_copies(answer):
+    small = {"a": (50, 50), "fine": (5, 9), "good": (9, 12), "film": (20, 21), "movie": (22, 19)}
+    _copy(answer, ["a", "fine", "film"], {1: ["good"], 2: ["movie"]}, small)
+    changed, turned = [], []
+    for words, _, options in _reviews():
+        needed = {*words, *(new for each in options.values() for new in each)}
+        copy = _copy(answer, words, options, {word: _counts().get(word, (0, 0)) for word in needed})
+        changed.append(sum(a != b for a, b in zip(words, copy, strict=True)) / len(words))
+        if _answer(words) != _answer(copy):
+            turned.append(f"One that turned: {' '.join(words)!r} became {' '.join(copy)!r}.")
+    reach(
+        ("Words changed", sum(changed) / len(changed), 0.2, "Most of a text is its own copy: be bolder."),
+        ("Answers kept", 1 - len(turned) / len(changed), 0.95, "".join(turned[:1])),
+    )
+
+# %% ../../nbs/answers/augmentation.ipynb #e7e49d29
+def _flips() -> list[float]:
+    "Of 100 answers, how many change with shuffled words, with three of ten deleted, and with three replaced"
+    flipped, generator = [0, 0, 0], Random(0)
+    for words, _, options in _reviews():
+        count = max(1, round(0.3 * len(words)))
+        for _ in range(4):
+            shuffled = generator.sample(words, len(words))
+            gone = set(generator.sample(range(len(words)), count))
+            left = [word for place, word in enumerate(words) if place not in gone]
+            some = set(generator.sample(sorted(options), min(count, len(options))))
+            replaced = [generator.choice(options[place]) if place in some else word
+                        for place, word in enumerate(words)]
+            for kind, copy in enumerate((shuffled, left, replaced)):
+                flipped[kind] += _answer(copy) != _answer(words)
+    return [100 * number / 4 / len(_reviews()) for number in flipped]
+
+
+@exercise(
+    "answers that flip",
+    LESSON,
+    "How does a model that adds up numbers of words know in which order they stand?",
+    "Most words add little. Which hurts such a sum more: a number that is missing, or another one in its "
+    "place?",
+    "The synonyms are of any sense, so many of them are words of another colour.",
+)
+def _answers_that_flip(answer):
+    see(
+        answer,
+        _flips,
+        ("words shuffled", 8, "A sum is the same in whatever order. What the order says, this model never "
+         "knew, and so it cannot tell you whether a swap keeps the meaning. A model that reads the order "
+         "can."),
+        ("three of ten deleted", 8, "Most words add next to nothing, so the sum of the others mostly "
+         "keeps its sign. A text says the same thing more than once."),
+        ("three of ten replaced", 8, "A word that is gone adds nothing. A synonym of the wrong sense adds "
+         "something of its own, often to the other side: here that turns more answers than deleting does."),
+    )
+
 # %% ../../nbs/answers/augmentation.ipynb #6195e57b
 QUIZZES[LESSON] = (
     Question(
@@ -136,9 +183,12 @@ QUIZZES[LESSON] = (
         "which. Which probability of "
         "“positive” is best for them?",
         (
-            ("1, for that is the label that all of them carry.", "The tenth that is wrong then costs infinitely much."),
-            ("0.9, for that is the share that still reads so.", "Yes: the loss is least at one minus the share of flipped labels."),
-            ("0.5, for nobody can tell which ones turned.", "That would be right if half of the labels were wrong."),
+            ("1, for that is the label that all of them carry.",
+             "The tenth that is wrong then costs infinitely much."),
+            ("0.9, for that is the share that still reads so.",
+             "Yes: the loss is least at one minus the share of flipped labels."),
+            ("0.5, for nobody can tell which ones turned.",
+             "That would be right if half of the labels were wrong."),
         ),
         1,
     ),
@@ -165,7 +215,8 @@ QUIZZES[LESSON] = (
         "both for one epoch. What have you "
         "shown?",
         (
-            ("That copies of reviews help: nothing else was changed.", "The augmented run made five times as many steps."),
+            ("That copies of reviews help: nothing else was changed.",
+             "The augmented run made five times as many steps."),
             (
                 "Little: repeat each review five times for the comparison.",
                 "Yes: then only the copies differ.",

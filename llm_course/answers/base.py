@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXERCISES', 'QUIZZES', 'Wrong', 'Unfinished', 'Exercise', 'Question', 'exercise', 'plain', 'number_of', 'equal',
-           'shown', 'ask', 'expect', 'answer_modules', 'load_answers', 'prove', 'prove_quiz']
+           'shown', 'ask', 'expect', 'reach', 'see', 'answer_modules', 'load_answers', 'prove', 'prove_quiz']
 
 # %% ../../nbs/answers/base.ipynb #94472341
 import copy
@@ -159,6 +159,43 @@ def expect(
             f"For ({case}) your function returned {shown(found)}; expected {shown(expected)}. {why}".strip()
         )
 
+# %% ../../nbs/answers/base.ipynb #b8949e99
+def reach(
+    *bars: tuple[str, float, float, str],  # what was measured, its share, the bar, why it may be lower
+):
+    "Say how far each measured share is from its bar; Wrong, with the reason, where one is below"
+    lines = [
+        f"{what}: {found:.1%}, {100 * abs(found - bar):.1f} points {'below' if found < bar else 'above'} "
+        f"the bar of {bar:.0%}"
+        for what, found, bar, _ in bars
+    ]
+    missed = [why for _, found, bar, why in bars if found < bar]
+    if missed:
+        raise Wrong("\n".join([*lines, missed[0]]))
+    print("\n".join(lines))
+
+# %% ../../nbs/answers/base.ipynb #8066664d
+def see(
+    answer: Callable,  # the learner's function without arguments: a number for each name, in their order
+    measure: Callable[[], Sequence[float]],  # the experiment: what comes out for each name
+    *parts: tuple[str, float, str],  # a name, how far a prediction may be from it, why it comes out so
+):
+    "Put a prediction beside what is measured; Wrong, with the reason, where it is too far away"
+    found = plain(ask(answer))
+    said = [number_of(value) for value in (found if isinstance(found, (list, tuple)) else [found])]
+    names = [name for name, _, _ in parts]
+    if len(said) != len(parts) or not all(value is not None and np.isfinite(value) for value in said):
+        raise Wrong(f"I expected a list of {len(parts)} numbers ({'; '.join(names)}), got {shown(found)}.")
+    lines, missed = [], []
+    for value, came, (name, band, why) in zip(said, measure(), parts, strict=True):
+        far = abs(value - came) > band
+        lines.append(f"{name}: you said {value:.4g}, measured {came:.4g}" + (
+            f"; {abs(value - came):.4g} apart, {band:g} would count" if far else ""))
+        missed += [why] if far else []
+    if missed:
+        raise Wrong("\n".join([*lines, missed[0]]))
+    print("\n".join(lines))
+
 # %% ../../nbs/answers/base.ipynb #951a3d47
 def answer_modules() -> dict[int, str]:  # the number of a lesson: the full name of the module
     "The modules with answers, in the order of their lessons; none of them is imported"
@@ -226,5 +263,7 @@ def prove_quiz(lesson: int):  # its number
         lengths = [len(choice) for choice, _ in question.choices]
         right = lengths.pop(question.right)
         if right > 1.25 * max(lengths) or right > 2 * min(lengths) or 1.25 * right < min(lengths):
-            raise AssertionError(f"{question.text!r} gives its answer away by length: the right choice has {right} "
-                                 f"characters, the others {lengths}.")
+            raise AssertionError(
+                f"{question.text!r} gives its answer away by length: the right choice has {right} "
+                f"characters, the others {lengths}."
+            )

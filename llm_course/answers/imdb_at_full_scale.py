@@ -6,12 +6,12 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/imdb_at_full_scale.ipynb #694c426d
-import math
+from functools import lru_cache
 
 import numpy as np
-import torch
 
-from .base import QUIZZES, Question, exercise, expect
+from .base import QUIZZES, Question, Wrong
+from .base import ask, exercise, expect, number_of, reach, see
 
 # %% ../../nbs/answers/imdb_at_full_scale.ipynb #b45854f2
 LESSON = 53
@@ -22,7 +22,7 @@ LESSON = 53
     LESSON,
     "A text that fits has one piece, itself. Otherwise every window is full.",
     "The starts are 0, stride, 2 · stride, … as long as they are below length − room, and length − room.",
-    "So there are ceil((length − room) / stride) + 1 windows of room tokens.",
+    "How many such starts are there, the last one included? And how many tokens does each window read?",
 )
 def _price_of_windows(answer):
     cases = [
@@ -39,60 +39,108 @@ def _price_of_windows(answer):
         starts = {*range(0, length - room, stride), length - room}
         expect(answer, [length, room, stride], length if length <= room else room * len(starts), why)
 
-# %% ../../nbs/answers/imdb_at_full_scale.ipynb #a586f335
-@exercise(
-    "surest window",
-    LESSON,
-    "How sure a window is depends on differences of its logits, not on their size: think of the softmax.",
-    "Take the highest probability of each window: logits.softmax(-1).max(-1).values is (W,).",
-    "argmax gives the first of equal ones. softmax takes care of large logits; exp alone overflows.",
-)
-def _surest_window(answer):
-    cases = [
-        ([[1.0, -1.0], [0.0, 3.0]], "The second window has the larger margin."),
-        ([[9.0, 8.0], [0.0, 2.0]], "Large logits alone are not sure: only differences count."),
-        ([[-5.0, 0.0], [0.0, 4.0]], "A very low logit of the other class makes a window sure too."),
-        ([[0.0, 1.0], [1.0, 0.0]], "Of equally sure windows take the first."),
-        ([[0.0, 1.0], [500.0, 0.0]], "Mind large logits."),
-        ([[0.5, 0.25, 0.0]], "One window alone."),
-        ([[2.0, 1.9, -9.0], [0.0, 0.0, 1.5]], "With three classes the margin to the lowest says little."),
-    ]
-    generator = torch.Generator().manual_seed(0)
-    cases += [((4 * torch.randn(5, 3, generator=generator)).tolist(), "") for _ in range(10)]
-    for rows, why in cases:
-        logits = torch.tensor(rows)
-        sure = logits.double().log_softmax(-1).max(-1).values
-        expect(answer, [logits], logits[sure.argmax()], why)
+# %% ../../nbs/answers/imdb_at_full_scale.ipynb #ff85bcd7
+_SHORTEST, _LONGEST, _READ = 12, 24, 3  # tokens of a piece; how often a text may be read
 
-# %% ../../nbs/answers/imdb_at_full_scale.ipynb #da478fd8
+
+@lru_cache(1)
+def _long_texts() -> tuple[dict[str, float], list[tuple[list[str], int]]]:
+    "What each token adds, and texts with their labels: a plot, and somewhere four words of opinion in twelve"
+    generator = np.random.default_rng(0)
+    worth = {f"plot{number}": float(generator.normal(-0.06, 0.25)) for number in range(400)}
+    worth |= {f"opinion{number}": float(generator.normal(1 if number < 30 else -1, 0.1))
+              for number in range(60)}
+    texts = []
+    for number in range(300):
+        label, length = number % 2, int(generator.integers(90, 240))
+        tokens = [f"plot{word}" for word in generator.integers(0, 400, length)]
+        start = int(generator.integers(0, length - 12))
+        for place, word in zip(range(start, start + 12, 3), generator.integers(0, 30, 4), strict=True):
+            tokens[place] = f"opinion{word + 30 * (1 - label)}"
+        texts.append((tokens, label))
+    return worth, texts
+
+
+def _read(answer: object, tokens: list[str], worth: dict[str, float]) -> bool:
+    "Whether the learner's answer to a text is positive; Wrong where it reads what it may not"
+    total = [0]
+
+    def margin(piece: list[str]) -> float:
+        piece = [str(token) for token in piece]
+        if not _SHORTEST <= len(piece) <= _LONGEST:
+            raise Wrong(f"The model reads pieces of {_SHORTEST} to {_LONGEST} tokens, got one of "
+                        f"{len(piece)}.")
+        total[0] += len(piece)
+        if total[0] > _READ * len(tokens) + _LONGEST:
+            raise Wrong(f"Of a text of {len(tokens)} tokens you read {total[0]}, more than {_READ} times "
+                        "the text.")
+        return sum(worth.get(token, 0.0) for token in piece)
+
+    found = number_of(ask(answer, tokens, margin))
+    if found is None or not np.isfinite(found):
+        raise Wrong("I expected a number, above 0 for a positive text.")
+    return found > 0
+
+# %% ../../nbs/answers/imdb_at_full_scale.ipynb #61d3a306
 @exercise(
-    "reviews to tell apart",
+    "find the opinion",
     LESSON,
-    "The variance of one accuracy is p (1 − p) / N. Those of two independent ones add up.",
-    "Ask for d ≥ 1.96 · sqrt(2 p (1 − p) / N), and bring N to one side.",
-    "N ≥ 2 p (1 − p) (1.96 / d)²; round up.",
+    "Write the mean of windows first, and look at what the checker says of positive and of negative texts.",
+    "Windows without an opinion are not silent: they say something, and it is much the same in all of "
+    "them. What is the usual window of a text, and which one is not usual?",
+    "Four words of opinion stand within twelve tokens. In a window of 24 they are a sixth of what it says. "
+    "How short may a window be, and how far may the next one start, if you may read a text three times?",
 )
-def _reviews_to_tell_apart(answer):
-    cases = [
-        (0.5, 0.1, "Two models vary, not one."),
-        (0.9346, 0.0064, "BERT-base and DistilBERT."),
-        (0.944, 0.0021, "Head and tail against head."),
-        (0.9, 0.3, "Round up to whole reviews."),
-    ]
-    for p, d, why in cases:
-        expect(answer, [p, d], math.ceil(2 * p * (1 - p) * (1.96 / d) ** 2), why, tolerance=1e-9)
+def _find_the_opinion(answer):
+    worth, texts = _long_texts()
+    right = {0: [], 1: []}
+    for tokens, label in texts:
+        right[label].append(_read(answer, tokens, worth) == (label == 1))
+    negative, positive = (float(np.mean(right[label])) for label in (0, 1))
+    reach(("Texts answered rightly", (negative + positive) / 2, 0.85,
+           f"Of the positive texts {positive:.0%} are right, of the negative ones {negative:.0%}."))
+
+# %% ../../nbs/answers/imdb_at_full_scale.ipynb #5c92189f
+@lru_cache(1)
+def _best_of_ten() -> list[float]:
+    "How many points above 90 the best of ten equal models scores on 1,000 and on 25,000 reviews, on average"
+    generator = np.random.default_rng(0)
+    scores = [100 * generator.binomial(reviews, 0.9, (2000, 10)) / reviews for reviews in (1000, 25_000)]
+    return [float(score.max(1).mean()) - 90 for score in scores]
+
+
+@exercise(
+    "best of ten",
+    LESSON,
+    "The ten differ by luck alone. How far does luck move one score? The standard error of a share says it.",
+    "The luckiest of ten is luckier than most: by one standard error, by one and a half, by three?",
+    "With 25 times as many reviews, by which factor does the standard error shrink?",
+)
+def _best(answer):
+    see(
+        answer,
+        _best_of_ten,
+        ("1,000 reviews", 0.5, "One score has a standard error of about one point here, and the best of "
+         "ten lies about one and a half of them above the truth. Nobody cheated: whoever reports the best "
+         "of ten seeds reports their luck. Choose the seed by validation reviews, and test once."),
+        ("25,000 reviews", 0.15, "The standard error shrinks by the root of 25, to a fifth of a point, "
+         "and the luck of the best with it. It is still as large as what head and tail gains over head in "
+         "print."),
+    )
 
 # %% ../../nbs/answers/imdb_at_full_scale.ipynb #953a3384
 QUIZZES[LESSON] = (
     Question(
         "You average the logits of all windows of a review. What is that in probabilities?",
         (
-            ("Their arithmetic mean, which sums to one already.", "That is another pooling: there each window has one bounded vote."),
+            ("Their arithmetic mean, which sums to one already.",
+             "That is another pooling: there each window has one bounded vote."),
             (
                 "Their geometric mean, scaled to sum to one.",
                 "Yes: logits are logarithms of probabilities up to a constant of each window.",
             ),
-            ("The vote of the majority, weighted by length.", "One very sure window can overrule several doubtful ones."),
+            ("The vote of the majority, weighted by length.",
+             "One very sure window can overrule several doubtful ones."),
         ),
         1,
     ),

@@ -6,70 +6,134 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/scaling.ipynb #b65cfc95
-import math
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
-import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .base import QUIZZES, Question, Wrong, ask, exercise, expect, shown
+from .base import QUIZZES, Question, Wrong, ask, exercise, plain, reach, see, shown
+from ..scaling import PRECISIONS, SHAPES, SHARDING, training_flops, training_memory
 
 # %% ../../nbs/answers/scaling.ipynb #99a69a0a
 LESSON = 42
 
-# %% ../../nbs/answers/scaling.ipynb #b37ded62
-@exercise(
-    "tokens to the ridge",
-    LESSON,
-    "Write the condition down: 2 m k n FLOPs, over the bytes of all three matrices, at least the ridge.",
-    "Bring all terms with m to one side: m (2 k n - ridge · bytes · (k + n)) ≥ ridge · bytes · k n.",
-    "Where that factor of m is not above 0, nothing suffices; else divide and round up.",
+# %% ../../nbs/answers/scaling.ipynb #6536d62a
+_BATCHES, _TEXTS, _PEAK = (1, 2, 4, 8, 16, 32, 64), 64, 300e12  # texts of a GPU in a step; FLOPs per second
+_RUNS = (  # a model, GPUs, bytes of each, tokens of a text, bytes per second between them
+    ("BERT-large (335M)", 8, 40e9, 512, 20e9),
+    ("GPT-2 (1.6B)", 8, 40e9, 1024, 20e9),
+    ("GPT-3 (6.7B)", 8, 80e9, 2048, 100e9),
+    ("GPT-3 (6.7B)", 32, 40e9, 2048, 50e9),
+    ("GPT-2 (1.6B)", 4, 24e9, 512, 10e9),
+    ("GPT-3 (175B)", 256, 80e9, 2048, 100e9),
 )
-def _tokens_to_the_ridge(answer):
-    def smallest(ridge: float, inner: int, columns: int, size: float) -> float:
-        gain = 2 * inner * columns - ridge * size * (inner + columns)
-        return math.ceil(ridge * size * inner * columns / gain) if gain > 0 else math.inf
 
-    cases = [
-        (8.0, 1024, 1024, 4, "All three matrices are moved, not the weights alone; round up."),
-        (8.0, 1024, 1024, 2, "Fewer bytes a number need fewer tokens."),
-        (8.0, 64, 4096, 4, "The matrix need not be square."),
-        (1000.0, 256, 256, 4, "A narrow layer never gets there, however many tokens it sees."),
-        (64.0, 128, 128, 2, "Here every further token brings it nearer, but never to the ridge itself."),
-        (0.25, 512, 512, 4, "One token is the least."),
-    ]
-    generator = np.random.default_rng(0)
-    for _ in range(8):
-        inner, columns = (2 ** generator.integers(6, 13, 2)).tolist()
-        cases.append((float(generator.integers(1, 60)) + 0.3, inner, columns, 2, "Round up to whole tokens."))
-    for ridge, inner, columns, size, why in cases:
-        expected = smallest(ridge, inner, columns, size)
-        expect(answer, [ridge, inner, columns, size], expected, why, tolerance=1e-9)
 
-# %% ../../nbs/answers/scaling.ipynb #ced9a7d4
+def _seconds(run: tuple, batch_size: int, checkpointing: bool, sharding: str) -> float:
+    "How long a step takes: arithmetic on the rows of a batch, and what is sent"
+    (name, count, _, tokens, bandwidth), passes = run, _TEXTS // batch_size
+    used = 0.5 * batch_size * tokens / (batch_size * tokens + 2048)
+    flops = passes * training_flops(SHAPES[name], batch_size, tokens, checkpointing=checkpointing)
+    gathered = 2 + 4 * passes if sharding == "parameters" else 4  # bytes of each parameter
+    return flops / (_PEAK * used) + gathered * SHAPES[name].parameters * (count - 1) / count / bandwidth
+
+
+def _memory(run: tuple, **choice: object) -> int:
+    "Bytes of each GPU by the lesson's estimate"
+    return training_memory(SHAPES[run[0]], sequence_length=run[3], processes=run[1], **choice).total
+
+
+def _fits(run: tuple, **choice: object) -> bool:
+    return _memory(run, **choice) <= 0.8 * run[2]
+
+
+def _fastest(run: tuple) -> float:
+    "The seconds of the fastest plan that fits"
+    every = product(_BATCHES, (False, True), SHARDING)
+    return min(_seconds(run, *each) for each in every if _fits(run, precision="mixed", **dict(
+        zip(("batch_size", "checkpointing", "sharding"), each, strict=True))))
+
+# %% ../../nbs/answers/scaling.ipynb #01786ec4
+def _checked_plan(answer: object, run: tuple) -> dict[str, object]:
+    "The learner's settings for a run; Wrong where they do not exist, do not fit, or lose their updates"
+    choice = ask(answer, partial(_memory, run), run[3], run[2])
+    allowed = {"batch_size": _BATCHES, "checkpointing": (False, True), "sharding": tuple(SHARDING),
+               "precision": tuple(PRECISIONS)}
+    if not isinstance(choice, dict) or set(choice) != set(allowed):
+        raise Wrong(f"I expected a dictionary with {shown(list(allowed))}, got {shown(choice)}.")
+    choice = {name: plain(value) for name, value in choice.items()}
+    for name, values in allowed.items():
+        if choice[name] not in values:
+            raise Wrong(f"{name} can be one of {shown(values)}, got {shown(choice[name])}.")
+    where = f"{run[0]} on {run[1]} GPUs of {run[2] / 1e9:.0f} GB"
+    if choice["precision"] == "bfloat16":
+        raise Wrong(f"{where}: everything in bfloat16 fits more easily, and then small updates vanish.")
+    if not _fits(run, **choice):
+        raise Wrong(f"{where}: your plan takes {_memory(run, **choice) / run[2]:.0%} of the memory; a "
+                    "fifth shall stay free.")
+    return {**choice, "where": where}
+
+
 @exercise(
-    "unequal shards",
+    "a plan that fits",
     LESSON,
-    "A mean times its number of texts is the sum over these texts.",
-    "Add up all sums and divide once, by the number of all texts.",
-    "0 times NaN is NaN: leave out whoever has no texts.",
+    "Which of the remedies cost no time? Use them before those that do.",
+    "Computing the layers twice is a third more arithmetic. A batch of one text of 512 tokens uses a fifth "
+    "of what an endless one would. When is the first the smaller evil?",
+    "There are few settings, and asking for the memory of one costs nothing. So find a number for how slow "
+    "a plan is, from what the exercise says of arithmetic and messages, and look at all plans that fit.",
 )
-def _unequal_shards(answer):
-    lost = torch.full((2,), math.nan)
-    cases = [
-        ([torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])], [4, 4], "Equal shards: a mean, not a sum."),
-        ([torch.tensor([1.5]), torch.tensor([6.0])], [2, 1], "A process with more texts counts more."),
-        ([torch.tensor([1.0, 2.0]), lost], [3, 0], "A process without texts has nothing to say."),
-        ([torch.tensor([4.0])], [7], "One process alone."),
-    ]
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(5):
-        counts = torch.randint(1, 9, (4,), generator=generator).tolist()
-        cases.append(([torch.randn(3, generator=generator) for _ in counts], counts, ""))
-    for gradients, counts, why in cases:
-        total = sum(torch.nan_to_num(g.double()) * n for g, n in zip(gradients, counts, strict=True))
-        expect(answer, [gradients, counts], total / sum(counts), why)
+def _a_plan_that_fits(answer):
+    bars = []
+    for run in _RUNS:
+        choice = _checked_plan(answer, run)
+        if choice["precision"] == "float32":
+            raise Wrong(f"{choice['where']}: float32 computes at a fraction of the speed of half precision "
+                        "here.")
+        seconds = _seconds(run, *(choice[name] for name in ("batch_size", "checkpointing", "sharding")))
+        why = "computes its layers twice" if choice["checkpointing"] else "computes its layers once"
+        bars.append((f"{choice['where']}, of the fastest plan's speed", _fastest(run) / seconds, 0.95,
+                     f"{choice['where']}: your plan {why}, in batches of {choice['batch_size']}, with "
+                     f"{choice['sharding']} sharded. Another one is faster."))
+    reach(*bars)
+
+# %% ../../nbs/answers/scaling.ipynb #de6faf73
+def _sums() -> list[float]:
+    "Where a sum of 4,000 losses between 0.5 and 1.5 ends in bfloat16: one by one, and in groups of fifty"
+    losses = (0.5 + torch.rand(4000, generator=torch.Generator().manual_seed(0))).bfloat16()
+
+    def added(values: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.bfloat16)
+        for value in values:
+            total = total + value
+        return total
+
+    groups = torch.stack([added(group) for group in losses.split(50)])
+    return [added(losses).item(), added(groups).item()]
+
+
+@exercise(
+    "sums in half precision",
+    LESSON,
+    "Between 64 and 128 the numbers of bfloat16 are 1/2 apart. How far apart are they when the sum has "
+    "doubled?",
+    "What becomes of an addition that is smaller than half the distance to the next number?",
+    "No loss is above 1.5. From which distance on is each of them lost? And a group's sum is near 50: how "
+    "large must a total be to lose that?",
+)
+def _sums_in_half_precision(answer):
+    see(
+        answer,
+        _sums,
+        ("one after the other", 60, "Between 256 and 512 the numbers are 2 apart: a loss below 1 is lost "
+         "there and one above 1 counts as 2, which is right on average. From 512 on they are 4 apart, and "
+         "no loss reaches 2: the sum stands still, whatever comes."),
+        ("in groups of fifty", 120, "A group's sum is near 50, where the numbers are 1/4 apart. And the "
+         "total stays below 4,096, where they are 16 apart: of each 50 at most 8 are rounded away or "
+         "added. The same numbers in another order are another sum."),
+    )
 
 # %% ../../nbs/answers/scaling.ipynb #e5cb47a2
 class _OnlyBfloat16(TorchFunctionMode):
@@ -105,7 +169,7 @@ def _in_bfloat16(answer: Callable) -> Callable:
     LESSON,
     "What did the addition total + update really add? Subtract the old total from the new one.",
     "What it should have added minus what it did add is what was rounded away.",
-    "Add what was rounded away to the next update, before that is added to the total.",
+    "What was rounded away is small, like an update. What can you do with it when the next update comes?",
 )
 def _nothing_is_lost(answer):
     cases = [
@@ -135,7 +199,8 @@ QUIZZES[LESSON] = (
         "A layer norm takes a tenth of a step. You buy a GPU with twice the FLOPs and the same memory "
         "bandwidth. The layer norm then takes …",
         (
-            ("… half as long as before.", "It has about one FLOP per byte: the arithmetic was never its limit."),
+            ("… half as long as before.",
+             "It has about one FLOP per byte: the arithmetic was never its limit."),
             (
                 "… as long as before.",
                 "Yes: it lies left of the ridge, where the memory decides. Fuse it with its neighbours.",
@@ -147,7 +212,8 @@ QUIZZES[LESSON] = (
     Question(
         "With weights and updates in bfloat16 the loss stops falling early. What do you try first?",
         (
-            ("Loss scaling by 1,024.", "It saves small gradients in float16; here the range is not what is missing."),
+            ("Loss scaling by 1,024.",
+             "It saves small gradients in float16; here the range is not what is missing."),
             ("A smaller learning rate.", "Smaller updates are lost even more often."),
             (
                 "Master weights in float32.",
