@@ -272,16 +272,17 @@ class _Version(argparse.Action):
 def parser_of_commands() -> argparse.ArgumentParser:
     "What can stand behind `python -m llm_course`"
     parser = argparse.ArgumentParser(
-        "llm-course", description="A course on language models that runs on your machine. Without a command, this tells "
-        "whether it works here.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        "llm-course", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, description=(
+            "A course on language models that runs on your machine. Without a command, this tells whether it "
+            "works here."))
     parser.add_argument("--version", action=_Version, nargs=0, help="say the version and end")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("check", help="tell whether the course works here, as without a command", description=(
-        "Look at the libraries, the device, the data, the model, the lessons and the cache, and let the model answer. "
-        "Each is tried by itself; the exit status is 0 where all is well. Example: llm-course check"))
-    starting = commands.add_parser("start", help="write the lessons to a folder of yours and open JupyterLab", description=(
-        "Write the lessons to a folder of your own, update those that you did not change, and open JupyterLab. "
-        "Other options are passed on to it. Example: llm-course start my-course --no-browser"))
+        "Look at the libraries, the device, the data, the model, the lessons and the cache, and let the model "
+        "answer. Each is tried by itself; the exit status is 0 where all is well. Example: llm-course check"))
+    starting = commands.add_parser("start", help="write the lessons to a folder of yours", description=(
+        "Write the lessons to a folder of your own, update those that you did not change, and open "
+        "JupyterLab. Other options are passed on to it. Example: llm-course start my-course --no-browser"))
     starting.add_argument("folder", help="where the lessons shall lie; made if need be")
     starting.add_argument("--no-open", action="store_true", help="only write them")
     return parser

@@ -279,7 +279,8 @@ class Quiz:
         for question in self.questions:
             choices = "".join(f"<li>{html.escape(choice)}</li>" for choice, _ in question.choices)
             reasons = "".join(
-                f"<li>{'✓' if index == question.right else '✗'} {html.escape(choice)} <em>{html.escape(why)}</em></li>"
+                f"<li>{'✓' if index == question.right else '✗'} {html.escape(choice)} "
+                f"<em>{html.escape(why)}</em></li>"
                 for index, (choice, why) in enumerate(question.choices)
             )
             items += (
