@@ -4,8 +4,8 @@
     python benchmarks/before_after.py ../before [--repeats 3]
 
 Both checkouts stand ready in a process each, with one thread, and take turns with every task; the one that begins
-changes from turn to turn. Each works once before it is timed. A turn has work of its own, which both do four times in
-alternation, and the fastest counts: other programs on the machine can only make it slower. `after_by_before` is the
+changes from turn to turn. Each works once before it is timed. A turn has work of its own, which both do in alternation,
+four times and for eight seconds at least, and the fastest counts: other programs on the machine can only make it slower. `after_by_before` is the
 median over the turns of the speed after, divided by the speed before: below 1, the change made the package slower. The
 speed is that per second of processor time, which other programs disturb less; `by_the_clock` is the same by the clock. What they answer is compared too: `same_answers` says whether copies, turned
 texts and losses are equal.
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRIES = 4  # at the same work
+TRIES, SECONDS = 4, 8.0  # at the same work, at least
 COPIES = 8  # of each text in a turn: one alone is made in less time than a busy machine takes to wake up
 Timing = tuple[float, float]  # items per second of processor time, and by the clock
 
@@ -168,9 +168,9 @@ def main():
     for name in (name for name in TASKS if arguments.only in name):
         rows: dict[str, list[dict]] = {"before": [], "after": []}
         for turn in range(arguments.repeats):
-            tries = {"before": [], "after": []}
-            for again in range(TRIES):
-                for which in sorted(rows, reverse=(turn + again) % 2 == 0):
+            tries, start = {"before": [], "after": []}, time.perf_counter()
+            while len(tries["after"]) < TRIES or time.perf_counter() - start < SECONDS:
+                for which in sorted(rows, reverse=(turn + len(tries["after"])) % 2 == 0):
                     tries[which].append(asked(processes[which], name, turn))
             for which, each in tries.items():
                 rows[which].append(fastest(each))
