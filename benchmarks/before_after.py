@@ -4,11 +4,12 @@
     python benchmarks/before_after.py ../before [--repeats 3]
 
 Both checkouts stand ready in a process each, with one thread, and take turns with every task; the one that begins
-changes from turn to turn. Each works once before it is timed. A turn has work of its own, which both do in alternation,
-four times and for eight seconds at least, and the fastest counts: other programs on the machine can only make it slower. `after_by_before` is the
-median over the turns of the speed after, divided by the speed before: below 1, the change made the package slower. The
-speed is that per second of processor time, which other programs disturb less; `by_the_clock` is the same by the clock. What they answer is compared too: `same_answers` says whether copies, turned
-texts and losses are equal.
+changes from turn to turn. Each works once before it is timed. A turn has work of its own, which both do in
+alternation, four times and for eight seconds at least, and the fastest counts: other programs on the machine can only
+make it slower. `after_by_before` is the median over the turns of the speed after, divided by the speed before: below
+1, the change made the package slower. The speed is that per second of processor time, which other programs disturb
+less; `by_the_clock` is the same by the clock. What they answer is compared too: `same_answers` says whether copies,
+turned texts and losses are equal.
 """
 
 import argparse
