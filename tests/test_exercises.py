@@ -203,9 +203,10 @@ def test_right_and_wrong_do_not_depend_on_who_holds_the_numbers(exercise, conver
     ("majority label", lambda r: ["positive"], "returned ['positive']; expected 'positive'"),
     ("flip rate", lambda *given: np.array([0.5]), "expected a number and got ndarray"),
     ("flip rate", lambda *given: "0.5", "expected a number and got str"),
-    ("bootstrap interval", lambda *given: np.ones((2, 2)), "two numbers"),
-    ("bootstrap interval", lambda *given: torch.ones(3), "two numbers"),
-    ("bootstrap interval", lambda *given: ("0.7", "0.9"), "two numbers"),
+    ("find the rare", lambda *given: np.ones((2, 2)), "True or False for each row"),
+    ("find the rare", lambda *given: torch.ones(3), "one for each row"),
+    ("find the rare", lambda *given: ("0", "1"), "True or False for each row"),
+    ("every review twice", lambda: ["same"] * 5, "a dict with the keys"),
     ("mixtures", lambda *given: (given[0], "labels"), "a pair of tensors"),
     ("mixtures", lambda *given: given[0], "the shapes"),
     ("mixtures", lambda *given: {}, "a pair of tensors")])
