@@ -11,6 +11,9 @@ import torch
 
 from llm_course import evaluation
 from llm_course.evaluation import (
+    area_under_curve,
+    average_precision,
+    bootstrap,
     bootstrap_scores,
     calibration_error_of_chance,
     calibration_table,
@@ -22,6 +25,9 @@ from llm_course.evaluation import (
     plot_reliability,
     plot_slices,
     precision_recall_curve,
+    regression_scores,
+    roc_curve,
+    scores_by_class,
     scores_of,
     slice_accuracy,
     wilson_interval,
@@ -76,6 +82,12 @@ def test_columns_of_any_kind_give_the_same_numbers(kind):
     assert confusion_matrix(targets, answers, np.int64(2)).tolist() == [[1, 1], [1, 2]]
     assert compare(targets, answers, targets) == compare(TARGETS, ANSWERS, TARGETS)
     pd.testing.assert_frame_equal(precision_recall_curve(targets, positive), precision_recall_curve(TARGETS, POSITIVE))
+    pd.testing.assert_frame_equal(roc_curve(targets, positive), roc_curve(TARGETS, POSITIVE))
+    assert area_under_curve(targets, positive) == area_under_curve(TARGETS, POSITIVE) == 4 / 6
+    assert average_precision(targets, positive) == average_precision(TARGETS, POSITIVE)
+    pd.testing.assert_frame_equal(regression_scores(positive, answers, resamples=20),
+                                  regression_scores(POSITIVE, ANSWERS, resamples=20))
+    assert bootstrap(np.mean, answers, resamples=20).value == pytest.approx(3 / 5)
     assert expected_calibration_error(np.array(BOTH), targets) == expected_calibration_error(np.array(BOTH), TARGETS)
     assert fit_temperature(LOGITS, targets) == fit_temperature(LOGITS, TARGETS)
     assert slice_accuracy(answers, targets)["accuracy"].tolist() == [1 / 2, 2 / 3]
@@ -92,6 +104,7 @@ def test_tables_of_any_kind_give_the_same_numbers(kind):
     np.testing.assert_array_equal(calibration_error_of_chance(both, draws=5),
                                   calibration_error_of_chance(np.array(BOTH), draws=5))
     pd.testing.assert_frame_equal(precision_recall_curve(TARGETS, both), precision_recall_curve(TARGETS, POSITIVE))
+    assert area_under_curve(TARGETS, both) == area_under_curve(TARGETS, POSITIVE)
     assert plot_reliability(both, TARGETS).get_xlim()[0] == 0.5
 
 
@@ -245,6 +258,24 @@ REFUSED = [  # function, what it is given, words of the message
     (CURVE, ([0, 1], np.ones((2, 3)) / 3), r"the shape \(2, 3\)"),
     (CURVE, (TARGETS, LOGITS), "Are these logits"),
     (CURVE, ([-1, 1], [0.2, 0.4]), "targets .* at 0 stands"),
+    (roc_curve, ([0, 0], [0.2, 0.4]), "0 positive"),
+    (roc_curve, ([1, 1], [0.2, 0.4]), "0 negative of 2"),
+    (roc_curve, ([0, 1, 1], [0.2, 0.4]), "3 targets and 2 scores"),
+    (roc_curve, (TARGETS, LOGITS), "Are these logits"),
+    (area_under_curve, ([1, 1], [0.2, 0.4]), "0 negative of 2"),
+    (area_under_curve, ([0, 1], [0.2, NAN]), "scores must be numbers; at 1"),
+    (average_precision, ([0, 0], [0.2, 0.4]), "0 positive"),
+    (average_precision, ([0, 2], [0.2, 0.4]), "targets .* at 1 stands"),
+    (scores_by_class, (EYE, ["a"]), "1 labels need as many rows"),
+    (scores_by_class, (np.ones((3, 2, 2), int), ["a", "b"]), r"got \(3, 2, 2\)"),
+    (scores_by_class, ([[1, -1], [0, 2]], ["a", "b"]), "0 or more"),
+    (regression_scores, (POSITIVE, POSITIVE[:4]), "5 targets and 4 predictions"),
+    (regression_scores, ([], []), "0 targets"),
+    (regression_scores, (POSITIVE, [NAN] * 5), "predictions must be numbers; at 0"),
+    (regression_scores, (["1", "2"], [1.0, 2.0]), "targets must be one number for each text"),
+    (bootstrap, (np.mean,), "at least one column"),
+    (bootstrap, (np.mean, []), "0 rows"),
+    (bootstrap, (np.mean, [1, 2], [1]), "2 rows of column 0 and 1 rows of column 1"),
     (ThresholdSlider, ([0, 1], [-1.0, 2.5]), "from 0 to 1, got -1 to 2.5"),
     (ThresholdSlider, ([0, 2], [0.2, 0.4]), "targets .* at 1 stands"),
     (ThresholdSlider, ([0, 1, 1], [0.2, 0.4]), "3 targets and 2 scores"),
@@ -277,6 +308,8 @@ def test_each_public_function_of_numbers_has_refusals():
 def test_settings_that_cannot_be(setting, value):
     with pytest.raises(ValueError, match=setting):
         bootstrap_scores(EYE, **{setting: value})
+    with pytest.raises(ValueError, match=setting):
+        regression_scores(POSITIVE, ANSWERS, **{setting: value})
     with pytest.raises(ValueError, match=setting):  # before a text is answered
         evaluate(Silent(), {"text": ["a", "b"], "label": [0, 1]}, **{setting: value})
     if setting != "confidence":
