@@ -15,7 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from torch.autograd.function import once_differentiable
 
-from .core import checked_count
+from .checks import checked_choice, checked_count
 from .plots import BLUE, GREY, ORANGE, new_axes
 
 # %% ../nbs/lessons/11_cross_entropy.ipynb #789e2fcf
@@ -45,8 +45,8 @@ def _check_range(name: str, values: torch.Tensor, high: float = math.inf):
 
 
 def _check_reduction(reduction: str, allowed: Sequence[str] = ("mean", "sum", "none")):
-    if reduction not in allowed:
-        raise ValueError(f"reduction must be one of {', '.join(allowed)}, got {reduction!r}")
+    "Refuse another way to reduce"
+    checked_choice("reduction", reduction, allowed)
 
 
 def _reduce(losses: torch.Tensor, total: torch.Tensor | int, reduction: str) -> torch.Tensor:
@@ -268,15 +268,18 @@ def plot_descent(
     targets: torch.Tensor,  # (N,), 0 to 1
     path: torch.Tensor,  # (steps + 1, 2)
     ax: Axes | None = None,  # axes to draw on; new ones if None
+    *,
+    reach: float | None = None,  # how far the axes go from 0; None: as far as the path
 ) -> Axes:
     "The path of the weights on the loss surface"
-    ax, reach = new_axes(ax, figsize=(5.5, 4.6)), max(1.2, 1.1 * float(path.abs().max()))
+    ax, reach = new_axes(ax, figsize=(5.5, 4.8)), reach or max(1.2, 1.1 * float(path.abs().max()))
     line = torch.linspace(-reach, reach, 50, dtype=features.dtype)
     first, second = torch.meshgrid(line, line, indexing="xy")
     heights = logistic_loss(features, targets, torch.stack([first, second], dim=-1))  # (50, 50)
     ax.contour(first, second, heights, levels=15, colors=GREY, linewidths=0.7)
-    ax.plot(path[:, 0], path[:, 1], "o-", color=ORANGE, markersize=4, linewidth=1)
-    ax.plot(*path[-1], "o", color=BLUE, markersize=9)
+    ax.plot(path[:, 0], path[:, 1], "o-", color=ORANGE, markersize=4, linewidth=1, label="steps, from 0")
+    ax.plot(*path[-1], "o", color=BLUE, markersize=9, label="the last step")
+    ax.legend(loc="upper right", frameon=True, fontsize=10)
     ax.set(xlabel="weight of praise", ylabel="weight of blame", aspect="equal",
            title=f"Loss {logistic_loss(features, targets, path[-1]).item():.3f} after {len(path) - 1} steps")
     return ax

@@ -190,11 +190,30 @@ def test_slider_of_lesson_13_moves_precision_against_recall(browser, lab, lesson
     page.close()
 
 
-def test_three_widgets_of_lesson_11_move(browser, lab):
+TEMPERATURES = """from llm_course.widgets.cross_entropy import SoftmaxExplorer
+SoftmaxExplorer()"""
+
+
+@pytest.mark.parametrize("lesson", [pytest.param("", id="alone"), pytest.param("14_information", marks=pytest.mark.slow)])
+def test_slider_of_lesson_14_moves_the_temperature(browser, lab, lesson):
+    page, notebook = run_all(browser, lab, lesson or written(lab, "temperature_trial", TEMPERATURES))
+    assert_clean(notebook, page)
+    slider = page.locator(".widget-hslider").filter(has_text="temperature")
+    slider.scroll_into_view_if_needed()
+    output = page.locator(".widget-html").filter(has_text="its loss is").first
+    text, picture = output.inner_text(), output.locator("img").get_attribute("src")
+    slider.locator(".noUi-handle").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    wait_for(lambda: output.inner_text() != text, 20)
+    assert output.locator("img").get_attribute("src") != picture
+    page.close()
+
+
+def test_two_widgets_of_lesson_11_move(browser, lab):
     page, notebook = run_all(browser, lab, "11_cross_entropy")
     assert_clean(notebook, page)
-    for name, sentence in (("temperature", "its loss is"), ("logit", "is a probability of"),
-                           ("learning rate", "It started at")):
+    for name, sentence in (("logit", "is a probability of"), ("learning rate", "It started at")):
         slider = page.locator(".widget-hslider").filter(has_text=name)
         slider.scroll_into_view_if_needed()
         output = page.locator(".widget-html").filter(has_text=sentence).first

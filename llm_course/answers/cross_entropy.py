@@ -11,7 +11,8 @@ import math
 import numpy as np
 import torch
 
-from .base import QUIZZES, Question, exercise, expect
+from .base import QUIZZES, Question, Wrong, ask, exercise, expect, number_of, plain
+from ..cross_entropy import binary_cross_entropy_gradient, logistic_loss
 
 # %% ../../nbs/answers/cross_entropy.ipynb #d5984e31
 LESSON = 11
@@ -22,7 +23,7 @@ LESSON = 11
     LESSON,
     "Write p for the sigmoid of z. The derivative of (p - y)² by p is 2 (p - y).",
     "The chain rule needs the derivative of the sigmoid too, and the loss is a mean over N texts.",
-    "What the cross-entropy cancels stays here: p (1 - p).",
+    "In the cross-entropy the derivative of the sigmoid cancels. Does anything cancel it here?",
 )
 def _gradient_of_the_squared_error(answer):
     cases = [
@@ -42,7 +43,7 @@ def _gradient_of_the_squared_error(answer):
     LESSON,
     "exp(1000) is infinite. What may you take away from every number before the exponential?",
     "The same number comes back outside of the logarithm.",
-    "Take away the largest: the largest exponent is then 0.",
+    "Which number must you take away so that no exponent is positive, and one of them is 0?",
 )
 def _log_of_a_mean(answer):
     generator = torch.Generator().manual_seed(0)
@@ -56,55 +57,103 @@ def _log_of_a_mean(answer):
     for z, why in cases:
         expect(answer, [z], torch.logsumexp(z.double(), 0) - math.log(len(z)), why)
 
-# %% ../../nbs/answers/cross_entropy.ipynb #f0f1ab2d
+# %% ../../nbs/answers/cross_entropy.ipynb #aa2ff856
+def _steep_and_flat(seed: int) -> tuple[torch.Tensor, torch.Tensor]:  # (400, 2), (400,)
+    "Made-up reviews with two features on different scales, and labels that no weights fit perfectly"
+    generator, double = torch.Generator().manual_seed(seed), {"dtype": torch.float64}
+    scales, weights = torch.tensor([1.0, 8.0], **double), torch.tensor([0.8, 0.1], **double)
+    if seed % 2:
+        scales, weights = scales.flip(0), weights.flip(0)
+    features = scales * torch.randn(400, 2, generator=generator, **double)
+    chances = torch.sigmoid(features @ weights)
+    return features, (torch.rand(400, generator=generator, **double) < chances).double()
+
+
+def _after(features, targets, rates) -> torch.Tensor:  # of the shape of a rate
+    "The loss after one step with each rate, from weights of 0; a rate may be many, tried side by side"
+    weights = torch.zeros(*rates[0].shape, 2, dtype=torch.float64)
+    for rate in rates:
+        logits = weights @ features.T  # (…, N)
+        slopes = binary_cross_entropy_gradient(logits, targets.expand_as(logits), reduction="sum")
+        weights = weights - rate[..., None] * slopes @ features / len(targets)
+    return logistic_loss(features, targets, weights)
+
+
+def _lowest(features, targets) -> tuple[float, float]:
+    "The lowest loss, by Newton's method, and what the best constant rate leaves above it after ten steps"
+    weights = torch.zeros(2, dtype=torch.float64)
+    for _ in range(30):
+        p = torch.sigmoid(features @ weights)
+        hessian = (features * (p * (1 - p))[:, None]).T @ features
+        weights = weights - torch.linalg.solve(hessian, (p - targets) @ features)
+    lowest = logistic_loss(features, targets, weights).item()
+    constant = torch.logspace(-3, 1, 200, dtype=torch.float64)
+    return lowest, _after(features, targets, [constant] * 10).min().item() - lowest
+
+
 @exercise(
-    "perplexity of a book",
+    "ten learning rates",
     LESSON,
-    "Perplexity is the exponential of the mean loss over all tokens.",
-    "A chapter's mean loss times its tokens is the sum of its losses.",
-    "exp(Σ loss · tokens / Σ tokens)",
+    "One step of 1 / λ arrives at once along the direction with the curvature λ. Which λ are there?",
+    "A step far beyond the limit is no harm if later steps are short enough to mend it.",
+    "Small steps lead near the minimum, where you can compute the Hessian and its eigenvalues.",
+    "How many short steps does it take to mend one long step? Try orders, and let check measure them.",
 )
-def _perplexity_of_a_book(answer):
-    for losses, tokens, why in (
-        ([1.0], [10], ""),
-        ([0.0, 2.0], [1, 1], "The exponential comes last: a mean of perplexities is larger."),
-        ([1.0, 3.0], [900, 100], "Long chapters count more."),
-        ([2.5, 0.5, 1.5], [10, 200, 50], ""),
-    ):
-        expected = math.exp(sum(a * n for a, n in zip(losses, tokens, strict=True)) / sum(tokens))
-        expect(answer, [losses, tokens], expected, why)
+def _ten_learning_rates(answer):
+    for seed in range(3):
+        features, targets = _steep_and_flat(seed)
+        found = plain(ask(answer, features, targets))
+        rates = [number_of(rate) for rate in found] if isinstance(found, (list, tuple)) else []
+        if len(rates) != 10 or any(rate is None or not math.isfinite(rate) or rate < 0 for rate in rates):
+            raise Wrong("I expected a list of ten learning rates, numbers of at least 0.")
+        lowest, constant = _lowest(features, targets)
+        left = _after(features, targets, torch.tensor(rates, dtype=torch.float64)[:, None]).item() - lowest
+        if left > constant / 5:
+            raise Wrong(
+                f"On made-up set {seed} your ten steps end {left:.5f} nats above the lowest loss. The best "
+                f"constant rate ends {constant:.5f} above; the bar is a fifth of that, {constant / 5:.5f}."
+            )
 
 # %% ../../nbs/answers/cross_entropy.ipynb #fffde212
 QUIZZES[LESSON] = (
     Question(
         "A new classifier with four classes has a loss of 9.2 on its first batch. What does that say?",
         (
-            ("All is well: a loss falls with training.", "An honest beginner has ln 4 ≈ 1.39."),
             (
-                "Something is wrong before training starts.",
+                "All is well: a loss starts high and falls with training.",
+                "A model that knows nothing, and says so, has ln 4 ≈ 1.39.",
+            ),
+            (
+                "Something is wrong before training has even started.",
                 "Yes: it should be near ln 4 ≈ 1.39. Look at the scale of the logits and at the reduction.",
             ),
-            ("The learning rate is too high.", "No step was taken yet."),
+            ("The learning rate is too high for a model of this size.", "No step was taken yet."),
         ),
         1,
     ),
     Question(
-        "What is the derivative of the cross-entropy by the logits?",
+        "What is the derivative of the cross-entropy by the logits of a text?",
         (
-            ("Probabilities minus labels.", "Yes, and for two classes it is σ(z) − y."),
-            ("Minus one over the probability of the label.", "That is the derivative by the probability."),
-            ("p (1 − p).", "That is the derivative of the sigmoid, and the second derivative of the loss."),
+            ("The probabilities minus the label.", "Yes, and for two classes it is σ(z) − y."),
+            ("Minus one over the label's probability.", "That is the derivative by the probability."),
+            ("The probabilities times one minus them.", "That is the derivative of the sigmoid."),
         ),
         0,
     ),
     Question(
-        "Training minimises the cross-entropy against labels that raters dispute. Its smallest value is …",
+        "The loss falls for a few steps, then swings between two values for ever. What is going on?",
         (
-            ("… zero.", "Only where every label is certain."),
-            ("… ln C.", "That is the loss of a model that knows nothing."),
             (
-                "… the entropy of the labels.",
-                "Yes: cross-entropy is entropy plus a divergence, and only the divergence can vanish.",
+                "The minimum is a flat valley, so every step of it is too short.",
+                "Then the loss would creep, and not swing.",
+            ),
+            (
+                "The logits have overflowed, so the loss is no longer correct.",
+                "Then it would be infinite or not a number.",
+            ),
+            (
+                "The learning rate is a little above 2/λ of the steepest direction.",
+                "Yes: near the minimum each step overshoots by more, further out the curvature is smaller.",
             ),
         ),
         2,

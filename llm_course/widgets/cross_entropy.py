@@ -109,14 +109,14 @@ class LossExplorer(Explorer):
         self,
         ax: Axes | None = None,  # axes to draw on; new ones if None
     ) -> Axes:
-        "Both curves of this label, and this logit on them"
+        "The loss of this label, and its slope at this logit, which is the gradient"
         ax, grid = new_axes(ax, figsize=(5.5, 4)), torch.linspace(-8, 8, 161)
-        names = {"loss": BLUE, "gradient": ORANGE}.items()
-        for curve, value, (name, colour) in zip(self.curves(grid), self.here, names, strict=True):
-            ax.plot(grid, curve, color=colour, label=name)
-            ax.plot(self.logit.value, value, "o", color=colour, markersize=10)
-        ax.set(xlabel="logit z", ylim=(-1.3, 8.3), ylabel="nats (loss)",
-               title=f"y = {self.label.value:.2f}: loss {self.here[0]:.2f}, gradient {self.here[1]:+.2f}")
+        (value, slope), place = self.here, self.logit.value
+        ax.plot(grid, self.curves(grid)[0], color=BLUE, label="loss")
+        ax.axline((place, value), slope=slope, color=ORANGE, linestyle="--", label="its slope, the gradient")
+        ax.plot(place, value, "o", color=ORANGE, markersize=10, label="this logit")
+        ax.set(xlabel="logit z", xlim=(-8.3, 8.3), ylim=(-1.3, 8.3), ylabel="loss (nats)",
+               title=f"label {self.label.value:.2f}: loss {value:.2f}, gradient {slope:+.2f}")
         ax.legend(loc="upper center")
         return ax
 
