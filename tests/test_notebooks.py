@@ -1,7 +1,9 @@
 """Every notebook runs, each in a process of its own, within its time."""
 
+import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from conftest import BIN, NOTEBOOKS, cells_of, name_of, run_tool
@@ -23,7 +25,6 @@ def test_notebook_runs(path, shared_cache):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_committed_outputs_hold_no_error_and_no_stderr(path):
-    import json
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error", cell["source"]
@@ -32,7 +33,6 @@ def test_committed_outputs_hold_no_error_and_no_stderr(path):
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lessons"], ids=name_of)
 def test_lesson_was_committed_executed(path):
-    import json
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         draws = cell["cell_type"] == "code" and re.search(r"^(show|claim)\(", source, re.MULTILINE)
@@ -56,3 +56,24 @@ def test_lesson_opens_with_promise_badge_and_times(path):
     lesson = read_lesson(path)  # refuses another form
     assert lesson.promise and f"nbs/lessons/{path.name})" in cells_of(path, "markdown")[1]
     assert all(lesson.number > number for number in lesson.needs), "needs a later lesson"
+
+
+def opening_cells(path: Path) -> list[dict]:
+    "The code cells above the first heading under the title"
+    cells, found = json.loads(path.read_text(encoding="utf-8"))["cells"], []
+    for cell in cells:
+        if cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("## "):
+            break
+        found += [cell] if cell["cell_type"] == "code" else []
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lessons"], ids=name_of)
+def test_the_question_stands_on_the_first_screen(path):
+    texts = cells_of(path, "markdown")
+    badge, _, times = texts[1].partition("\n")
+    assert badge.startswith("[![Open in Colab](../images/colab.svg)](https://colab.") and times.startswith("*"), texts[1]
+    assert texts[2].startswith("## The question"), texts[2][:80]
+    for cell in opening_cells(path):  # set-up and imports are folded in JupyterLab and Colab, and absent from the site
+        assert cell["metadata"] == {"cellView": "form", "jupyter": {"source_hidden": True}}, cell["source"][:3]
+        assert re.match(r"#\| (default_exp|exporti?\n|hide\n|eval: false\n#\| hide\n)", "".join(cell["source"])), cell["source"][:3]
