@@ -66,7 +66,8 @@ def bootstrap(
     drawn = (rng.integers(total, size=total) for _ in range(resamples))
     scores = np.array([float(score(*(array[rows] for array in arrays))) for rows in drawn])
     kept = scores[~np.isnan(scores)]
-    ends = np.percentile(kept, [50 * (1 - confidence), 50 * (1 + confidence)]) if len(kept) else [math.nan] * 2
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
+    ends = np.percentile(kept, tails) if len(kept) else [math.nan] * 2
     return Estimate(float(score(*arrays)), *map(float, ends))
 
 # %% ../nbs/support/intervals.ipynb #37e0ed35

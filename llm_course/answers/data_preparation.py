@@ -92,31 +92,35 @@ def _leaking_texts(answer):
 
 # %% ../../nbs/answers/data_preparation.ipynb #70506c8b
 PEOPLE = (
-    "Chidi Okonkwo", "Amara Diallo", "Nguyen Thi Lan", "Tran Van Duc", "Kwame Mensah", "Aisha Bello", "Yuki Tanaka",
-    "Haruto Sato", "Priya Raghunathan", "Arjun Mehta", "Wei Zhang", "Siobhán Kelly", "Björn Lindqvist", "Zoltán Nagy",
-    "Agnieszka Kowalska", "Dmitri Volkov", "Olena Shevchenko", "Mehmet Yilmaz", "Elif Demir", "Farid Haddad",
-    "Leila Mansouri", "Noor Rahman", "Siti Rahayu", "Budi Santoso", "Maria Lopez", "John Miller", "Emily Clark",
-    "Thabo Nkosi", "Zanele Dube", "Ana Sousa", "Tiago Almeida", "Ingrid Haugen", "Matteo Ricci", "Malia Kealoha",
-    "Hana Novak", "Petr Svoboda", "Rosa Quispe", "Tomasz Zielinski", "Ngozi Eze", "Faisal Karim")
+    "Chidi Okonkwo", "Amara Diallo", "Nguyen Thi Lan", "Tran Van Duc", "Kwame Mensah", "Aisha Bello",
+    "Yuki Tanaka", "Haruto Sato", "Priya Raghunathan", "Arjun Mehta", "Wei Zhang", "Siobhán Kelly",
+    "Björn Lindqvist", "Zoltán Nagy", "Agnieszka Kowalska", "Dmitri Volkov", "Olena Shevchenko",
+    "Mehmet Yilmaz", "Elif Demir", "Farid Haddad", "Leila Mansouri", "Noor Rahman", "Siti Rahayu",
+    "Budi Santoso", "Maria Lopez", "John Miller", "Emily Clark", "Thabo Nkosi", "Zanele Dube", "Ana Sousa",
+    "Tiago Almeida", "Ingrid Haugen", "Matteo Ricci", "Malia Kealoha", "Hana Novak", "Petr Svoboda",
+    "Rosa Quispe", "Tomasz Zielinski", "Ngozi Eze", "Faisal Karim")
 ABOUT_PEOPLE = (
     "We asked {} about it.", "My name is {} and I want my money back.", "{} plays the mother, and well.",
     "It was shot by {} in one take.", "Then we met {} at the door.", "{} and a dog are the best of it.",
-    "The tickets were for {}, row four.", "According to {}, the plot is nonsense.", "I saw it with {} last night.",
-    "The letter from {} came late.", "{} says that it is too long.", "That scene belongs to {} alone.")
+    "The tickets were for {}, row four.", "According to {}, the plot is nonsense.",
+    "I saw it with {} last night.", "The letter from {} came late.", "{} says that it is too long.",
+    "That scene belongs to {} alone.")
 NO_PEOPLE = (
     "We saw it in New York on Friday.", "The Grand Hotel was closed.", "It won a prize in Cannes.",
     "In South Korea it ran for a year.", "The Daily Mail liked it.", "On Christmas Eve we saw it again.",
-    "United Airlines shows it on board.", "Windows Media Player refuses the disc.", "The Star Wars box was dented.",
-    "Santa Barbara looks lovely in it.", "The queue at Rose Street was long.", "The Eiffel Tower falls in it.",
-    "Nobody rang, and nobody wrote.", "May was cold, and April was worse.", "I love the songs. Grace and wit!",
-    "It runs on Netflix and on Channel Four.", "A Nikon Coolpix would have done better.", "Faith moves mountains here.",
-    "The British Museum lent the props.", "OK, so the DVD is fine.")
+    "United Airlines shows it on board.", "Windows Media Player refuses the disc.",
+    "The Star Wars box was dented.", "Santa Barbara looks lovely in it.",
+    "The queue at Rose Street was long.", "The Eiffel Tower falls in it.", "Nobody rang, and nobody wrote.",
+    "May was cold, and April was worse.", "I love the songs. Grace and wit!",
+    "It runs on Netflix and on Channel Four.", "A Nikon Coolpix would have done better.",
+    "Faith moves mountains here.", "The British Museum lent the props.", "OK, so the DVD is fine.")
 
 
 def sentences():
     "Texts with the names in them: each name once, and as many texts without one"
     generator = random.Random(10)
-    texts = [(ABOUT_PEOPLE[place % len(ABOUT_PEOPLE)].format(name), [name]) for place, name in enumerate(PEOPLE)]
+    texts = [(ABOUT_PEOPLE[place % len(ABOUT_PEOPLE)].format(name), [name])
+             for place, name in enumerate(PEOPLE)]
     return generator.sample(texts + [(text, []) for text in NO_PEOPLE], len(PEOPLE) + len(NO_PEOPLE))
 
 # %% ../../nbs/answers/data_preparation.ipynb #6bace712
@@ -156,8 +160,8 @@ def _redact_more(answer):
 # %% ../../nbs/answers/data_preparation.ipynb #962d529c
 QUIZZES[LESSON] = (
     Question(
-        "Each label is the answer of one rater, who takes the side of the crowd on 93 % of the texts. What can the "
-        "best model reach on such labels?",
+        "Each label is the answer of one rater, who takes the side of the crowd on 93 % of the texts. What can "
+        "the best model reach on such labels?",
         (
             (
                 "About 93 %: even the crowd's own side differs from one person's that often.",
@@ -193,8 +197,8 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "On the thirty texts for which its patterns were chosen, redaction finds every telephone number. What do "
-        "you report?",
+        "On the thirty texts for which its patterns were chosen, redaction finds every telephone number. What "
+        "do you report?",
         (
             (
                 "A recall of 100 %, and that there were thirty texts with so many numbers.",

@@ -178,8 +178,8 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "A classifier of balanced texts is used where 1 in 100 is positive, and puts them in as good an order. "
-        "What becomes of its ROC curve and of its curve of precision and recall?",
+        "A classifier of balanced texts is used where 1 in 100 is positive, and puts them in as good an "
+        "order. What becomes of its ROC curve and of its curve of precision and recall?",
         (
             (
                 "Both fall: with so few positive texts, all scores get worse.",
