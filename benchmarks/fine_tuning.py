@@ -56,7 +56,7 @@ class Sizes(NamedTuple):
     trainer: int  # reviews of the last part
 
 
-FULL = Sizes(3, 10, 6, 32, 480, 200, 10, 300, 1004, ((50, 10), (200, 6), (800, 3), (3000, 2), (8034, 1)), 800)
+FULL = Sizes(3, 10, 6, 32, 480, 200, 10, 300, 1004, ((50, 10), (200, 6), (800, 3), (3000, 1), (8034, 1)), 800)
 SMALL = Sizes(2, 2, 1, 8, 16, 16, 2, 16, 32, ((8, 2), (16, 1)), 32)
 OPTIMISERS = {  # how it is made, its weight decay, its lowest learning rate; each further one is about 3 times as high
     "SGD": (lambda groups, rate: torch.optim.SGD(groups, lr=rate), 0.0, -2.5),
@@ -66,7 +66,7 @@ OPTIMISERS = {  # how it is made, its weight decay, its lowest learning rate; ea
     "AdamW": (lambda groups, rate: torch.optim.AdamW(groups, lr=rate), 0.01, -4.5),
 }
 RATES, BATCH_SIZES = (1e-4, 3e-5, 3e-4, 1e-3), (32, 8, 128)
-ARMS = {"neither": (0.0, 0.0), "dropout": (0.1, 0.0), "weight decay": (0.0, 10.0), "both": (0.1, 10.0)}
+ARMS = {"neither": (0.0, 0.0), "dropout": (0.1, 0.0), "weight decay": (0.0, 10.0)}
 PENALTIES = (1, 10, 100)  # C of the logistic regression
 NAME = "fine_tuning"
 
