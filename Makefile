@@ -87,6 +87,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/two_processes.py
 	$(BIN)/python benchmarks/inference_speed.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/fine_tuning.py
 	$(BIN)/python benchmarks/linear_cross_entropy.py
 	$(BIN)/python benchmarks/near_duplicates.py
 	$(BIN)/python benchmarks/augmentation.py

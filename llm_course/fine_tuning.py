@@ -286,8 +286,7 @@ def fine_tune(
     batch_size: int | None = None,  # most texts of a batch; None: 32, or as many as max_tokens allows
     max_tokens: int | None = None,  # most tokens of a batch, padding included; None: no bound
     learning_rate: float = 5e-5,  # the highest of the schedule, above 0
-    optimizer: str
-    | Callable = "adamw",  # a key of OPTIMIZERS, or (parameter groups, learning rate) -> optimiser
+    optimizer: str | Callable = "adamw",  # a key of OPTIMIZERS, or (groups, learning rate) -> optimiser
     weight_decay: float = 0.01,  # of matrices, at least 0
     warmup: float = 0.1,  # share of the steps in which the learning rate rises, 0 to 1
     max_gradient_norm: float = 1.0,  # longer gradients are shortened to this, above 0
@@ -306,11 +305,9 @@ def fine_tune(
 ) -> FineTuningRun:
     """Fine-tune a classifier on labelled texts, on Accelerate
 
-    Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name.
-    An interruption (Ctrl-C, or the stop button of a notebook) ends the run and returns what was done.
-    Raises ValueError or TypeError for settings and data that cannot be trained on, FloatingPointError where
-    the loss is not a number, each before any weight of that step changes. A batch that does not fit into
-    memory is halved, once, for the rest of the run."""
+    Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name. An
+    interruption returns what was done. What cannot be trained on raises ValueError or TypeError, a loss that is
+    no number FloatingPointError, before a weight changes. A batch too large for the memory is cut in halves."""
     settings = Settings(
         epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
         gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,
@@ -324,8 +321,8 @@ def fine_tune(
     batches = step_batches(record, settings, accelerator)
     run, keeper = FineTuningRun(classifier, total_steps=sum(batches.counts)), None
     if checkpoints is not None or resume_from is not None:
-        processes = accelerator.num_processes
-        same = identity_of(classifier, record, validation, loss.target, settings, objective, processes)
+        told = validation, loss.target, settings, objective, accelerator.num_processes
+        same = identity_of(classifier, record, *told)
         keeper = Keeper(checkpoints, resume_from, settings.checkpoint_every, same)
         if keeper.resume(run):
             return run
@@ -336,8 +333,8 @@ def fine_tune(
     with keep_freed_memory(), compiled_layers(classifier.model) if compile else nullcontext():
         prepared, schedule = prepared_for(run, settings, make, accelerator)
         looks = scores if validation is not None else None
-        loop = Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks)
-        return run_to_the_end(loop)
+        return run_to_the_end(
+            Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks))
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e
 def baseline_classifier(
