@@ -91,17 +91,17 @@ def _letters(word: str) -> Iterator[tuple[str | None, str | None]]:
 
 
 def spelling_nats(
-    known: Sequence[str],  # words to count pairs of letters in, at least one
+    examples: Sequence[str],  # words to count pairs of letters in, at least one
     words: Sequence[str],  # W words to spell
     *,
     lean: float = 5.0,  # imagined letters at each place, as frequent as single letters are; above 0
 ) -> torch.Tensor:  # (W,), float64
     "What it costs to spell each word with its end, by a model of pairs of letters that rules nothing out"
-    known, words = checked_texts(known), checked_texts(words)
+    examples, words = checked_texts(examples), checked_texts(words)
     lean = checked_number("lean", lean, strict=True)
-    if not known:
-        raise ValueError("known must hold at least one word, got none")
-    pairs = Counter(pair for word in known for pair in _letters(word))
+    if not examples:
+        raise ValueError("examples must hold at least one word, got none")
+    pairs = Counter(pair for word in examples for pair in _letters(word))
     before, alone = Counter(), Counter()
     for (first, second), count in pairs.items():
         before[first] += count

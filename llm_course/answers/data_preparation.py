@@ -138,7 +138,8 @@ def _told(part: int, whole: int, what: str) -> str:
     "redact more",
     LESSON,
     "Write ten sentences with names of people you know, and print what `personal_spans` misses in them.",
-    "Look at the word before a name: whom does one ask, meet, thank? By whom is a film?",
+    "Names that are in no list often stand where others stand: read the sentences that you missed, and look "
+    "at what is beside the name.",
     "Places, papers and firms have two capitals too. Which words stand before them, and not before people?",
 )
 def _redact_more(answer):
@@ -160,7 +161,8 @@ def _redact_more(answer):
 # %% ../../nbs/answers/data_preparation.ipynb #962d529c
 QUIZZES[LESSON] = (
     Question(
-        "Each label is the answer of one rater, who takes the side of the crowd on 93 % of the texts. What can "
+        "Each label is the answer of one rater, who takes the side of the crowd on 93 % of the texts. What "
+        "can "
         "the best model reach on such labels?",
         (
             (
@@ -198,6 +200,7 @@ QUIZZES[LESSON] = (
     ),
     Question(
         "On the thirty texts for which its patterns were chosen, redaction finds every telephone number. What "
+        ""
         "do you report?",
         (
             (

@@ -190,7 +190,7 @@ QUIZZES[LESSON] = (
                 "Precision counts the false alarms of all negative texts, and there are many more of them.",
             ),
             (
-                "The ROC curve stays, and the precision falls at each recall.",
+                "The ROC curve stays; the precision falls where there are false alarms.",
                 "Yes: precision depends on the balance as well as on the order.",
             ),
         ),

@@ -112,12 +112,14 @@ def _a_code_for_labels(answer):
 # %% ../../nbs/answers/information.ipynb #17f2789b
 QUIZZES[LESSON] = (
     Question(
-        "Training minimises the cross-entropy against labels that raters dispute. Its smallest value is …",
+        "Training minimises the cross-entropy against the shares of raters who disagree. It can come as near "
+        "as one "
+        "likes to …",
         (
             ("… zero, once training is long enough.", "Only where every label is certain."),
             ("… ln C, for C classes that it tells apart.", "That is the loss of a model that knows nothing."),
             (
-                "… the entropy of the disputed labels.",
+                "… the mean entropy of these shares.",
                 "Yes: cross-entropy is entropy plus a divergence, and only the divergence can vanish.",
             ),
         ),
@@ -154,18 +156,20 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "Model A has a perplexity of 40 with 900 words, model B one of 140 with 3,700. Which is better?",
+        "Model C has a perplexity of 60 with 2,000 words, model D one of 90 with 5,000, on the same texts. "
+        "Each "
+        "calls all other words <rare>. Which is better, from these numbers alone?",
         (
             (
-                "Model A, as it chooses among fewer words.",
-                "It may say <rare> for every fourth word, at no price.",
+                "Model C, as it chooses among fewer words.",
+                "It may say <rare> often, at no price.",
             ),
             (
-                "Model B, as it knows four times as many.",
+                "Model D, as it knows more of the words.",
                 "Knowing a word is no merit if it is predicted badly.",
             ),
             (
-                "That is open until both write whole texts.",
+                "These numbers do not tell which it is.",
                 "Yes: bits per character compare, once each rare word is spelt and paid for.",
             ),
         ),
