@@ -79,6 +79,40 @@ def accuracy(found: dict) -> str:
         ["", "training reviews", "epochs", "test accuracy", "seconds, at most"], rows)
 
 
+def fine_tuning(found: dict) -> str:
+    sizes, texts, made = found["sizes"], [], found["parts"]
+    if "optimisers" in made:
+        best: dict[str, dict] = {}
+        for row in made["optimisers"]["means"]:
+            if row["optimiser"] not in best or row["loss"] < best[row["optimiser"]]["loss"]:
+                best[row["optimiser"]] = row
+        texts += [f"Loss after 24 steps over the same {sizes['memorised']} reviews, at the best of {sizes['rates']} learning rates; "
+                  f"means of {sizes['seeds']} seeds with 95 % intervals.",
+                  table(["optimiser", "learning rate", "loss"], [[name, f"{row['learning_rate']:g}", f"{row['loss']:.3f} ± {row['loss ±']:.3f}"]
+                                                                 for name, row in best.items()])]
+    if "grid" in made:
+        rows = {(row["learning_rate"], row["batch_size"]): percent(row["accuracy"], 0) for row in made["grid"]["means"]}
+        rates, batches = (sorted({key[place] for key in rows}) for place in (0, 1))
+        texts += [f"Validation accuracy after one epoch of {sizes['grid']} reviews, by learning rate and batch size.",
+                  table(["", *map(str, batches)], [[f"{rate:g}", *(rows[rate, batch] for batch in batches)] for rate in rates])]
+    if "epochs" in made:
+        texts += [f"{sizes['epochs']} epochs of {sizes['long']} reviews.", table(
+            ["", "lowest validation loss", "last validation loss", "last validation accuracy"],
+            [[row["arm"], min(row["validation loss"]), row["validation loss"][-1], percent(row["validation accuracy"][-1])]
+             for row in made["epochs"]["means"]])]
+    if "labels" in made:
+        texts += ["Test accuracy in percent, by the number of labelled reviews.", table(
+            ["reviews", "encoder", "word counts"],
+            [[row["reviews"], with_interval(row, "encoder"), with_interval(row, "word counts")] for row in made["labels"]["means"]])]
+    if "trainer" in made:
+        more = [f"{100 * row['mean']:+.1f} ± {100 * row['±']:.1f} points than {name}"
+                for name, row in made["trainer"]["fine_tune more accurate by"].items()]
+        texts += [f"One epoch of {sizes['trainer']} reviews, {sizes['trainer_seeds']} seeds; test accuracy in percent.", table(
+            ["", "test accuracy"], [[row["contestant"], with_interval(row, "test_accuracy")] for row in made["trainer"]["means"]]),
+            f"Seed by seed, `fine_tune` is more accurate by {' and by '.join(more)}."]
+    return "\n\n".join(texts)
+
+
 def two_processes(found: dict) -> str:
     return "\n\n".join([
         f"{found['data']}; medians.", by_contestant(found["medians"], texts_per_second="texts per second"),
@@ -178,6 +212,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "training_speed": ("Speed of training", training_speed),
     "inference_speed": ("Speed of answers", inference_speed),
     "accuracy": ("Accuracy of fine-tuning", accuracy),
+    "fine_tuning": ("What decides a fine-tuning run", fine_tuning),
     "two_processes": ("Two processes", two_processes),
     "linear_cross_entropy": ("The loss of a large vocabulary", linear_cross_entropy),
     "near_duplicates": ("Near-duplicates", near_duplicates),
