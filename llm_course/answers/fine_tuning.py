@@ -62,7 +62,8 @@ def _cosine_schedule(answer):
         rising = warmup * steps
         for step in range(steps + 1):
             if step == steps:
-                expected, why = 0.0, "The last step has the factor 0, also where the rise takes all the others."
+                expected = 0.0
+                why = "The last step has the factor 0, also where the rise takes all the others."
             elif step < rising:
                 expected, why = (step + 1) / (rising + 1), "This step is within the rise."
             else:
@@ -80,7 +81,8 @@ def _moved(answer: object, gradients: list[torch.Tensor]) -> torch.Tensor:
     found = ask(answer, seen, VALLEY_STEPS) if len(gradients) == 1 else answer(seen, VALLEY_STEPS)
     values = plain(found)
     if not isinstance(values, (list, tuple)) or len(values) != 2 or None in map(number_of, values):
-        raise Wrong(f"Step {len(gradients)}: return one move for each of the two weights, got {shown(found)}.")
+        raise Wrong(f"Step {len(gradients)}: return one move for each of the two weights, got "
+                    f"{shown(found)}.")
     return torch.tensor([number_of(value) for value in values])
 
 
@@ -93,14 +95,16 @@ def _ends_at(answer: object, seed: int) -> float:
         place = place + _moved(answer, gradients)
         losses.append((STEEPNESS * place**2).sum().item() / 2)
         if not losses[-1] < 1e6:
-            raise Wrong(f"After {step + 1} steps the walk has left the valley: shorter moves, or the other way.")
+            raise Wrong(f"After {step + 1} steps the walk has left the valley: shorter moves, or the other "
+                        f"way.")
     return sum(losses[-10:]) / 10
 
 
 @exercise(
     "an optimiser of your own",
     LESSON,
-    "Begin with SGD, the last gradient times a small number, against it. Try a few numbers: what limits them?",
+    "Begin with SGD, the last gradient times a small number, against it. Try a few numbers: what limits "
+    "them?",
     "Momentum lets chance cancel: weight all gradients so far, older ones less. Its rate must be smaller.",
     "Near the end long moves only tremble. How many steps are left?",
 )
@@ -118,7 +122,8 @@ def _my_step(answer):
     LESSON,
     "Take p, the probability of the right class, from the softmax.",
     "Multiply each text's cross-entropy −ln p by (1 − p)^γ: sure answers count less.",
-    "Take the logarithm before you take p: the logarithm of a softmax that has rounded to 0 is minus infinity.",
+    "Take the logarithm before you take p: the logarithm of a softmax that has rounded to 0 is minus "
+    "infinity.",
 )
 def _focal_loss(answer):
     generator = torch.Generator().manual_seed(0)
@@ -183,14 +188,15 @@ QUIZZES[LESSON] = (
                 "At this rate a decay of 0.01 hardly moves a weight. The rate makes the difference.",
             ),
             (
-                "SGD needs more steps, as many times more as its gradients are small.",
-                "It would need thousands of times the steps; a larger rate does the same at once.",
+                "SGD can never learn these reviews, however its rate is set.",
+                "With a rate a few hundred times as high it did learn them.",
             ),
         ),
         0,
     ),
     Question(
-        "After the first epoch the validation loss is lower than the training loss. What is the most likely reason?",
+        "After the first epoch the validation loss is lower than the training loss. What is the most likely "
+        "reason?",
         (
             (
                 "Some validation reviews stand in the training part as well, so the split leaks.",
