@@ -56,7 +56,7 @@ class Sizes(NamedTuple):
     trainer: int  # reviews of the last part
 
 
-FULL = Sizes(3, 10, 6, 32, 480, 200, 10, 300, 1004, ((50, 10), (200, 6), (800, 3), (3000, 1), (8034, 1)), 800)
+FULL = Sizes(3, 10, 6, 32, 480, 200, 10, 300, 1004, ((50, 10), (200, 6), (800, 3), (3000, 1), (8034, 1)), 1600)
 SMALL = Sizes(2, 2, 1, 8, 16, 16, 2, 16, 32, ((8, 2), (16, 1)), 32)
 OPTIMISERS = {  # how it is made, its weight decay, its lowest learning rate; each further one is about 3 times as high
     "SGD": (lambda groups, rate: torch.optim.SGD(groups, lr=rate), 0.0, -2.5),

@@ -305,9 +305,9 @@ def fine_tune(
 ) -> FineTuningRun:
     """Fine-tune a classifier on labelled texts, on Accelerate
 
-    Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name.
-    An interruption returns what was done. What cannot be trained on raises ValueError or TypeError, a loss
-    that is no number FloatingPointError, before a weight changes. A batch too large for the memory is halved."""
+    Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name. An
+    interruption returns what was done. What cannot be trained on raises ValueError or TypeError, a loss that
+    is no number FloatingPointError, before a weight changes. A batch too large for the memory is halved."""
     settings = Settings(
         epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
         gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,

@@ -62,8 +62,7 @@ def _cosine_schedule(answer):
         rising = warmup * steps
         for step in range(steps + 1):
             if step == steps:
-                expected = 0.0
-                why = "The last step has the factor 0, also where the rise takes all the others."
+                expected, why = 0.0, "The last step has the factor 0, also where the rise takes all others."
             elif step < rising:
                 expected, why = (step + 1) / (rising + 1), "This step is within the rise."
             else:
@@ -81,8 +80,7 @@ def _moved(answer: object, gradients: list[torch.Tensor]) -> torch.Tensor:
     found = ask(answer, seen, VALLEY_STEPS) if len(gradients) == 1 else answer(seen, VALLEY_STEPS)
     values = plain(found)
     if not isinstance(values, (list, tuple)) or len(values) != 2 or None in map(number_of, values):
-        raise Wrong(f"Step {len(gradients)}: return one move for each of the two weights, got "
-                    f"{shown(found)}.")
+        raise Wrong(f"Step {len(gradients)}: return one move for each of two weights, got {shown(found)}.")
     return torch.tensor([number_of(value) for value in values])
 
 
@@ -95,16 +93,14 @@ def _ends_at(answer: object, seed: int) -> float:
         place = place + _moved(answer, gradients)
         losses.append((STEEPNESS * place**2).sum().item() / 2)
         if not losses[-1] < 1e6:
-            raise Wrong(f"After {step + 1} steps the walk has left the valley: shorter moves, or the other "
-                        f"way.")
+            raise Wrong(f"After {step + 1} steps the walk has left the valley: shorter moves, or other ones.")
     return sum(losses[-10:]) / 10
 
 
 @exercise(
     "an optimiser of your own",
     LESSON,
-    "Begin with SGD, the last gradient times a small number, against it. Try a few numbers: what limits "
-    "them?",
+    "Begin with SGD: against the last gradient, times a small number. What limits that number?",
     "Momentum lets chance cancel: weight all gradients so far, older ones less. Its rate must be smaller.",
     "Near the end long moves only tremble. How many steps are left?",
 )
@@ -122,8 +118,7 @@ def _my_step(answer):
     LESSON,
     "Take p, the probability of the right class, from the softmax.",
     "Multiply each text's cross-entropy −ln p by (1 − p)^γ: sure answers count less.",
-    "Take the logarithm before you take p: the logarithm of a softmax that has rounded to 0 is minus "
-    "infinity.",
+    "Take the logarithm before you take p: a softmax may round to 0, whose logarithm is minus infinity.",
 )
 def _focal_loss(answer):
     generator = torch.Generator().manual_seed(0)
@@ -143,73 +138,49 @@ QUIZZES[LESSON] = (
     Question(
         "Why does the learning rate rise over the first steps?",
         (
-            (
-                "The first batches hold the shortest texts, whose gradients are too large.",
-                "Batches come in random order, and a short text has no larger gradient for being short.",
-            ),
-            (
-                "The head is random and Adam has seen few gradients: long steps would do harm.",
-                "Yes: short steps first, until the head and the gradients' sizes are better known.",
-            ),
-            (
-                "Dropout is strongest at the start, so the first gradients can hardly be trusted.",
-                "Dropout sets the same share of values to zero in every step.",
-            ),
+            ("The first batches hold the shortest texts, whose gradients are too large.",
+             "Batches come in random order, and a short text has no larger gradient for being short."),
+            ("The head is random and Adam has seen few gradients: long steps would do harm.",
+             "Yes: short steps first, until the head and the gradients' sizes are better known."),
+            ("Dropout is strongest at the start, so the first gradients can hardly be trusted.",
+             "Dropout sets the same share of values to zero in every step."),
         ),
         1,
     ),
     Question(
         "What does clipping do to a gradient that is longer than allowed?",
         (
-            (
-                "It cuts the largest entries down and leaves the others as they are.",
-                "Cutting single entries would turn the gradient; here all of it is shortened.",
-            ),
-            (
-                "It leaves the step out, so that one odd batch changes no weight.",
-                "The step is taken, only a shorter one.",
-            ),
-            (
-                "It shortens all of it by one factor, so that its direction stays.",
-                "Yes: the length becomes what is allowed, and short gradients stay as they are.",
-            ),
+            ("It cuts the largest entries down and leaves the others as they are.",
+             "Cutting single entries would turn the gradient; here all of it is shortened."),
+            ("It leaves the step out, so that one odd batch changes no weight.",
+             "The step is taken, only a shorter one."),
+            ("It shortens all of it by one factor, so that its direction stays.",
+             "Yes: the length becomes what is allowed, and short gradients stay as they are."),
         ),
         2,
     ),
     Question(
         "At a learning rate of 0.0002 AdamW learns a set of reviews and SGD does not. What follows?",
         (
-            (
-                "Nothing about which is better: that rate suits one of the two.",
-                "Yes: SGD multiplies tiny gradients and needs a far larger rate. Tune each, then compare.",
-            ),
-            (
-                "AdamW is better for encoders, since decay lets it learn faster.",
-                "At this rate a decay of 0.01 hardly moves a weight. The rate makes the difference.",
-            ),
-            (
-                "SGD can never learn these reviews, however its rate is set.",
-                "With a rate a few hundred times as high it did learn them.",
-            ),
+            ("Nothing about which is better: that rate suits one of the two.",
+             "Yes: SGD multiplies tiny gradients and needs a far larger rate. Tune each, then compare."),
+            ("AdamW is better for encoders, since decay lets it learn faster.",
+             "At this rate a decay of 0.01 hardly moves a weight. The rate makes the difference."),
+            ("SGD can never learn these reviews, however its rate is set.",
+             "With a rate a few hundred times as high it did learn them."),
         ),
         0,
     ),
     Question(
-        "After the first epoch the validation loss is lower than the training loss. What is the most likely "
-        "reason?",
+        "After the first epoch the validation loss is lower than the training loss. What "
+        "is the most likely reason?",
         (
-            (
-                "Some validation reviews stand in the training part as well, so the split leaks.",
-                "A leak brings the two together. It cannot make the reviews that were trained on look worse.",
-            ),
-            (
-                "The training loss was taken with dropout on, over an epoch in which it still fell.",
-                "Yes: measured at the end and with dropout off, the training reviews have the lower loss.",
-            ),
-            (
-                "The validation reviews are shorter, and a short review has a lower loss by nature.",
-                "The parts are drawn at random, and a short review is not easier for being short.",
-            ),
+            ("Some validation reviews stand in the training part as well, so the split leaks.",
+             "A leak brings the two together. It cannot make the reviews that were trained on look worse."),
+            ("The training loss was taken with dropout on, over an epoch in which it still fell.",
+             "Yes: measured at the end and with dropout off, the training reviews have the lower loss."),
+            ("The validation reviews are shorter, and a short review has a lower loss by nature.",
+             "The parts are drawn at random, and a short review is not easier for being short."),
         ),
         1,
     ),
