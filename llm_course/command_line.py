@@ -279,7 +279,8 @@ def parser_of_commands() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("check", help="tell whether the course works here: the default", description=(
         "Look at the libraries, the device, the data, the model, the lessons and the cache, and let the "
-        "model answer. Each is tried by itself; the exit status is 0 where all is well. Example: llm-course check"))
+        "model answer. Each is tried by itself; the exit status is 0 where all is well. "
+        "Example: llm-course check"))
     starting = commands.add_parser("start", help="write the lessons to a folder of yours", description=(
         "Write the lessons to a folder of your own, update those that you did not change, and open "
         "JupyterLab. Other options are passed on to it. Example: llm-course start my-course --no-browser"))
