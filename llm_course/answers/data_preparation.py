@@ -199,8 +199,8 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "On the thirty texts for which its patterns were chosen, redaction finds every telephone number. What "
-        ""
+        "On the thirty texts for which its patterns were chosen, redaction finds every telephone number. "
+        "What do "
         "do you report?",
         (
             (
