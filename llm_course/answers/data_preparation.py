@@ -200,8 +200,7 @@ QUIZZES[LESSON] = (
     ),
     Question(
         "On the thirty texts for which its patterns were chosen, redaction finds every telephone number. "
-        "What do "
-        "do you report?",
+        "What do you report?",
         (
             (
                 "A recall of 100 %, and that there were thirty texts with so many numbers.",
