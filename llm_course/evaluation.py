@@ -28,7 +28,7 @@ from .checks import checked_confusion, checked_count, checked_curve, checked_len
 from .checks import checked_probabilities, checked_scores, checked_seed, checked_slices
 from .checks import checked_text_counts
 from .data import checked_data
-from .intervals import Estimate, bootstrap, plot_slices, wilson_interval
+from .intervals import Estimate, bootstrap, percentile_interval, plot_slices, wilson_interval
 from .models import TextClassifier
 from .plots import BLUE, GREY, new_axes
 from .reports import SCORES, EvaluationReport, plot_confusion
@@ -89,9 +89,8 @@ def bootstrap_scores(
         total, cells / total, size=resamples
     )  # (resamples, C * C)
     drawn_scores = scores_of(drawn.reshape(-1, *confusion.shape))
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     return {
-        name: Estimate(float(value), *map(float, np.percentile(drawn_scores[name], tails)))
+        name: Estimate(float(value), *percentile_interval(drawn_scores[name], confidence))
         for name, value in scores_of(confusion).items()
     }
 

@@ -169,6 +169,17 @@ def test_lesson_12_runs_from_top_to_bottom(browser, lab):
     page.close()
 
 
+def moved_right(page, name: str, output, shows):
+    "Press the arrow five times on the slider of this name; wait until the output shows it, with another picture"
+    slider, picture = page.locator(".widget-hslider").filter(has_text=name), output.locator("img").get_attribute("src")
+    slider.scroll_into_view_if_needed()
+    slider.locator(".noUi-handle").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    wait_for(lambda: shows(output.inner_text()), 20)
+    assert output.locator("img").get_attribute("src") != picture
+
+
 THRESHOLDS = """from llm_course.widgets.evaluation import ThresholdSlider
 ThresholdSlider([number % 3 > 0 for number in range(90)], [(number * 37 % 90 + number % 3 * 30) / 150 for number in range(90)])"""
 
@@ -177,16 +188,9 @@ ThresholdSlider([number % 3 > 0 for number in range(90)], [(number * 37 % 90 + n
 def test_slider_of_lesson_13_moves_precision_against_recall(browser, lab, lesson):
     page, notebook = run_all(browser, lab, lesson or written(lab, "threshold_trial", THRESHOLDS))
     assert_clean(notebook, page)
-    slider = page.locator(".widget-hslider").filter(has_text="threshold")
-    slider.scroll_into_view_if_needed()
     output = page.locator(".widget-html").filter(has_text="texts are called positive").first
     assert "At 0.50" in output.inner_text()
-    picture = output.locator("img").get_attribute("src")
-    slider.locator(".noUi-handle").focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
-    wait_for(lambda: "At 0.55" in output.inner_text(), 20)
-    assert output.locator("img").get_attribute("src") != picture
+    moved_right(page, "threshold", output, lambda text: "At 0.55" in text)
     page.close()
 
 
@@ -198,15 +202,9 @@ SoftmaxExplorer()"""
 def test_slider_of_lesson_14_moves_the_temperature(browser, lab, lesson):
     page, notebook = run_all(browser, lab, lesson or written(lab, "temperature_trial", TEMPERATURES))
     assert_clean(notebook, page)
-    slider = page.locator(".widget-hslider").filter(has_text="temperature")
-    slider.scroll_into_view_if_needed()
     output = page.locator(".widget-html").filter(has_text="its loss is").first
-    text, picture = output.inner_text(), output.locator("img").get_attribute("src")
-    slider.locator(".noUi-handle").focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
-    wait_for(lambda: output.inner_text() != text, 20)
-    assert output.locator("img").get_attribute("src") != picture
+    before = output.inner_text()
+    moved_right(page, "temperature", output, lambda text: text != before)
     page.close()
 
 

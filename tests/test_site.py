@@ -390,9 +390,10 @@ def first_places(text: str, terms: list[str]) -> dict[str, int]:
     for term in sorted(terms, key=len, reverse=True):
         ending = r"(?:s|es)?(?![\w-])" if term[-1].isalnum() else ""
         start = rf"[{term[0].upper()}{term[0]}]" if term[0].isalpha() and term[1:].islower() else re.escape(term[0])
-        for found in re.finditer(rf"(?<![\w-]){start}{re.escape(term[1:])}{ending}", text):
-            places.setdefault(term, found.start())
-        text = re.sub(rf"(?<![\w-]){start}{re.escape(term[1:])}{ending}", lambda found: " " * len(found[0]), text)
+        pattern = rf"(?<![\w-]){start}{re.escape(term[1:])}{ending}"
+        if found := re.search(pattern, text):
+            places[term] = found.start()
+        text = re.sub(pattern, lambda found: " " * len(found[0]), text)
     return places
 
 

@@ -160,6 +160,13 @@ def expect(
         )
 
 # %% ../../nbs/answers/base.ipynb #b8949e99
+def _tell(lines: list[str], missed: list[str]):
+    "Print what was measured; Wrong, with the first reason, where something was missed"
+    if missed:
+        raise Wrong("\n".join([*lines, missed[0]]))
+    print("\n".join(lines))
+
+
 def reach(
     *bars: tuple[str, float, float, str],  # what was measured, its share, the bar, why it may be lower
 ):
@@ -169,10 +176,7 @@ def reach(
         f"the bar of {bar:.0%}"
         for what, found, bar, _ in bars
     ]
-    missed = [why for _, found, bar, why in bars if found < bar]
-    if missed:
-        raise Wrong("\n".join([*lines, missed[0]]))
-    print("\n".join(lines))
+    _tell(lines, [why for _, found, bar, why in bars if found < bar])
 
 # %% ../../nbs/answers/base.ipynb #8066664d
 def see(
@@ -192,9 +196,7 @@ def see(
         lines.append(f"{name}: you said {value:.4g}, measured {came:.4g}" + (
             f"; {abs(value - came):.4g} apart, {band:g} would count" if far else ""))
         missed += [why] if far else []
-    if missed:
-        raise Wrong("\n".join([*lines, missed[0]]))
-    print("\n".join(lines))
+    _tell(lines, missed)
 
 # %% ../../nbs/answers/base.ipynb #951a3d47
 def answer_modules() -> dict[int, str]:  # the number of a lesson: the full name of the module
