@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'ROLES', 'OPENING', 'Lesson', 'cells_of', 'numbers_in', 'checked_lesson', 'read_lesson', 'read_lessons',
-           'columns_of', 'table_row', 'part_table', 'course_map', 'role_map', 'titles_of', 'imports_within',
-           'in_building_order', 'wings_of', 'support_map']
+           'columns_of', 'table_row', 'part_table', 'course_map', 'role_map', 'minutes_of', 'in_turns', 'plan_table',
+           'titles_of', 'imports_within', 'in_building_order', 'wings_of', 'support_map']
 
 # %% ../nbs/support/course.ipynb #8cde4696
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,47 @@ def role_map(
         if own := [f"{lesson.number} {lesson.link}" for lesson in lessons if role in lesson.roles]:
             rows.append(f"| {role} | {', '.join(own)} |")
     return Markdown("\n".join(rows))
+
+# %% ../nbs/support/course.ipynb #b7c24d0e
+def minutes_of(
+    times: Iterable[str],  # as lessons state them, such as "2 minutes"; "" where one does not
+) -> str:  # the sum, "" where a time is missing or stated in another unit
+    "How long some lessons take together"
+    found = [re.fullmatch(r"(\d+) minutes?", time) for time in times]
+    total = sum(int(each[1]) for each in found if each)
+    return f"{total} minute{'s' * (total != 1)}" if found and all(found) else ""
+
+
+def in_turns(
+    numbers: Sequence[int],  # of lessons, in their order
+    turns: Sequence[str],  # such as days
+) -> dict[str, Sequence[int]]:
+    "The lessons in their order, spread over turns as evenly as can be"
+    ends = [len(numbers) * turn // len(turns) for turn in range(len(turns) + 1)]
+    return {turn: numbers[start:end] for turn, start, end in zip(turns, ends, ends[1:], strict=False)}
+
+
+def plan_table(
+    plan: dict[str, Sequence[int]],  # when: the numbers of lessons
+    folder: Path | str = "lessons",  # where the lessons lie, seen from the notebook that shows the plan
+) -> Markdown:
+    "A plan for a class, with the times that the lessons state, and the lessons that it leaves out but needs"
+    lessons = {lesson.number: lesson for lesson in read_lessons(folder)}
+    planned = [number for numbers in plan.values() for number in numbers]
+    if wrong := [number for number in planned if number not in lessons]:
+        raise ValueError(f"there is no lesson {wrong[0]}; there are {', '.join(map(str, lessons))}")
+    if planned != sorted(planned):
+        raise ValueError(f"the plan must take lessons in their order, got {planned}")
+    rows = [("When", "Lessons", "All cells run in", "Study", "Needs besides")]
+    for when, numbers in plan.items():
+        own = [lessons[number] for number in numbers]
+        besides = sorted({number for lesson in own for number in lesson.needs} - set(planned))
+        rows.append((when, ", ".join(f"{lesson.number} {lesson.link}" for lesson in own),
+                     minutes_of(lesson.laptop for lesson in own), minutes_of(lesson.study for lesson in own),
+                     ", ".join(f"{number} {lessons[number].link}" for number in besides)))
+    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]  # what nobody states is left out
+    lines = [table_row(row) for row in zip(*kept, strict=True)]
+    return Markdown("\n".join([lines[0], f"|{'---|' * len(kept)}", *lines[1:]]))
 
 # %% ../nbs/support/course.ipynb #04413adf
 def titles_of(

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool
+from conftest import NBS, NOTEBOOKS, ROOT, cells_of, name_of, run_tool, settings
 
+from llm_course.command_line import parser_of_commands
 from llm_course.course import PARTS, course_map, read_lesson, role_map, support_map
 from llm_course.plots import new_axes, picture_of
 
@@ -476,6 +477,35 @@ def test_the_check_of_the_front_page_sees_a_new_notebook(tmp_path, monkeypatch):
     assert missing_maps(shown) == ["support_map"]
     shutil.copy("lessons/53_imdb_at_full_scale.ipynb", "lessons/64_later.ipynb")
     assert missing_maps(shown) == ["course_map", "role_map", "support_map"]
+
+
+def missing_plans(texts: list[str]) -> list[str]:
+    "The plans that the page for teachers does not show as the lessons state them now"
+    names, missing = {}, []
+    for source in cells_of(NBS / "teaching.ipynb"):
+        if "plan_table(" not in source:
+            exec(source, names)
+        elif eval(source.partition("\n")[2], names).data not in texts:
+            missing.append(source.splitlines()[-1])
+    return missing
+
+
+def test_the_page_for_teachers_shows_the_lessons_as_they_are(monkeypatch):
+    monkeypatch.chdir(NBS)
+    texts = shown_of(NBS / "teaching.ipynb")
+    assert not missing_plans(texts), "run: tools/run_notebooks.py nbs/teaching.ipynb"
+    plans = [text for text in texts if text.startswith("| When |")]
+    told = [set(re.findall(r"\]\(lessons/([^)]+)\) \||\]\(lessons/([^)]+)\),", plan)) for plan in plans]
+    assert len(plans) == 3 and all(len(lessons) == len(LESSONS) for lessons in told[1:]), "week and term have all lessons"
+    assert len(missing_plans([text.replace("minutes", "hours") for text in texts])) == 3
+
+
+def test_the_commands_for_teachers_are_those_of_the_package():
+    page = "\n\n".join(cells_of(NBS / "teaching.ipynb", "markdown"))
+    lines = re.findall(r"^(?:course/bin/)?llm-course ?(.*)$", page, re.MULTILINE)
+    given = [parser_of_commands().parse_args(line.split()) for line in lines]  # another command ends the test
+    assert {each.command for each in given} == {None, "start", "collect"}
+    assert "llm_course[lab] @ git+" + settings()["git_url"] in page and "--find-links wheels" in page
 
 
 def test_a_reference_page_shows_every_public_name(tmp_path):

@@ -2,7 +2,7 @@
 
     python tools/sidebar.py            # `--check` only says whether it is up to date
 
-Lessons stand by part; each other folder of notebooks has a section of its own; then come the reference pages, one for
+Lessons stand by part, then the glossary and the page for teachers; each other folder of notebooks has a section of its own; then come the reference pages, one for
 each module, which tools/api_pages.py makes when the site is built.
 """
 
@@ -46,7 +46,7 @@ def sidebar(nbs: Path = NBS) -> list:
     pages |= {wing: [f"api/{'' if wing == 'support' else f'{wing}.'}{path.stem}.ipynb" for path in found]
               for wing, found in own.items()}
     references = [{"section": f"Reference: {name}", "contents": found} for name, found in pages.items()]
-    return ["index.ipynb", *sections, "glossary.ipynb", *others, *references]
+    return ["index.ipynb", *sections, "glossary.ipynb", "teaching.ipynb", *others, *references]
 
 
 def with_sidebar(text: str, contents: list) -> str:
