@@ -25,7 +25,7 @@ from .folders import write_whole
 from .reruns import exercise_names, rerun
 from .slices import Statement, may_lack, needed_for, statements_of
 
-# %% ../nbs/support/collecting.ipynb #ed7840c8
+# %% ../nbs/support/collecting.ipynb #6f121fa3
 READ = {".ipynb", ".json"}
 
 
@@ -45,6 +45,13 @@ def printable(
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text).strip() or "\ufffd"
 
 
+def _is_nobodys(parts: tuple[str, ...]) -> bool:
+    "Whether a file is one of a system's, or one of the course's that is no lesson"
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    wing = "nbs" in parts[:-1] and parts[-2] != "lessons"
+    return hidden or wing or parts[-3:-1] == ("benchmarks", "results")
+
+
 def find_hand_ins(
     folder: Path,
 ) -> tuple[list[HandIn], list[str]]:  # what can be read, by learner; the names of what cannot
@@ -52,7 +59,7 @@ def find_hand_ins(
     found, others = {}, []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if any(part.startswith(".") or part == "__MACOSX" for part in parts) or not path.is_file():
+        if not path.is_file() or _is_nobodys(parts):
             continue
         if path.suffix.lower() not in READ:
             others.append(printable("/".join(parts)))
@@ -293,7 +300,7 @@ def summary_of(
         lines += ["", f"Left out, neither notebooks nor progress: {', '.join(collected.others[:5])}{more}"]
     return "\n".join(lines)
 
-# %% ../nbs/support/collecting.ipynb #53e56a5d
+# %% ../nbs/support/collecting.ipynb #21d16fa7
 def _held_by(path: Path, seconds: float, known: Known) -> tuple[dict[str, str] | None, str]:
     "The statuses of what a file holds, None where it could not be read; and what must be said of it"
     name = printable(path.name)
@@ -302,16 +309,16 @@ def _held_by(path: Path, seconds: float, known: Known) -> tuple[dict[str, str] |
         if path.suffix.lower() == ".json":
             return reported(content), ""
         cells = code_of(content)
-        statuses = known.get(content, seconds)
-        if statuses is None:
-            statuses = check_notebook(cells, seconds)
-            known.keep(content, seconds, statuses)
+        before = known.get(content, seconds)
+        statuses = check_notebook(cells, seconds) if before is None else before
     except Unreadable as error:
         return None, f"{name} could not be read: {error}"
     except OSError as error:
         return None, f"{name} could not be read: {error.strerror or error}"
     except Exception as error:  # whatever is odd about it, the next file is read
         return None, f"{name} could not be run: {error or type(error).__name__}"
+    if before is None:
+        known.keep(content, seconds, statuses)
     return statuses, "" if statuses else f"{name} has no exercise"
 
 

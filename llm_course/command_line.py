@@ -312,7 +312,7 @@ def _add_collect(commands: argparse._SubParsersAction):
         "collect", help="check what learners handed in, and write one table", epilog=RIGHTS, description=(
             "Read the notebooks and progress files in a folder, check every answer in the notebooks again, "
             "and write one table of exercises by learner. A learner is called like the file, or like the "
-            "folder that holds the learner's files. Example: llm-course collect handed-in --output week-3.csv"))
+            "folder that holds the learner's files. Example: llm-course collect handed-in --output a.csv"))
     collecting.add_argument("folder", help="where the learners' files lie")
     collecting.add_argument("--output", default="collected.csv", help="the table, as CSV (collected.csv)")
     collecting.add_argument("--seconds", type=_seconds, default=60.0,

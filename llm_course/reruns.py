@@ -41,7 +41,7 @@ def exercise_names() -> dict[str, int]:  # the name of each exercise: the number
         found |= dict.fromkeys(re.findall(r'^@exercise\(\s*"(.+?)"', source, re.MULTILINE), lesson)
     return found
 
-# %% ../nbs/support/reruns.ipynb #b10f98d5
+# %% ../nbs/support/reruns.ipynb #1968048f
 OFFLINE = {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -55,6 +55,7 @@ def _settle(place: str):  # a folder that is thrown away
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
+    vars(multiprocessing.current_process())["_args"] = ()  # the word for events is among them
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
@@ -102,7 +103,7 @@ def _run(code: str, names: dict[str, object]):
     if inspect.iscoroutine(made):
         asyncio.run(made)
 
-# %% ../nbs/support/reruns.ipynb #8c67c8d5
+# %% ../nbs/support/reruns.ipynb #82a2cae5
 class _Asked(list):
     "Takes what `check` is called with"
 
@@ -129,7 +130,7 @@ class _Events:
             raise KeyboardInterrupt
 
     def say(self, *event: object):
-        self.file.write(f"{self.word} {json.dumps(event)}\n".encode())
+        self.file.write(f"\n{self.word} {json.dumps(event)}\n".encode())  # whatever else stands there
 
     def attempt(self, function: Callable, *given: object) -> tuple[object, str]:
         "What a function returns, and what it raised"
@@ -258,19 +259,20 @@ def _end(process: BaseProcess):
     process.join()
     process.close()
 
-# %% ../nbs/support/reruns.ipynb #1a812fdf
+# %% ../nbs/support/reruns.ipynb #f6dc43ff
 @contextlib.contextmanager
 def _bare(**variables: str) -> Iterator[None]:
     "What starts inside has these variables, and does not import the script that is running"
-    before, main = dict(os.environ), sys.modules["__main__"]
+    before, main = {name: os.environ.get(name) for name in variables}, sys.modules["__main__"]
     os.environ.update(variables)
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
 
 
 START = "forkserver" if sys.platform == "linux" else "spawn"

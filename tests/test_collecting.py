@@ -249,6 +249,17 @@ def test_learners_of_one_name_get_rows_of_their_own(tmp_path):
     assert found == {"Ada": "did not run", "ada (file)": "wrong", "ada (folder)": "not tried"}
 
 
+def test_who_hands_in_the_whole_course_hands_in_its_lessons(tmp_path):
+    """A notebook beside the lessons shows a right answer to an exercise"""
+    course = tmp_path / "in/ada/my-course/nbs"
+    (course / "support").mkdir(parents=True)
+    (course / "support/exercises.ipynb").write_bytes((NBS / "support/exercises.ipynb").read_bytes())
+    assert check_notebook(cells_of(NBS / "support/exercises.ipynb"), 20).get("majority label") == "right"
+    hand_in(course / "lessons/10_data_preparation.ipynb", lesson(10, "-r--"))
+    collected = collect(tmp_path / "in", tmp_path / "known", seconds=20)
+    assert [*collected.rows["ada"].values()] == ["not tried", "right", "not tried", "not tried"]
+
+
 @pytest.mark.parametrize("name", [b"\xff\xfe.ipynb", b"a\nb.ipynb", b"-rf.ipynb", b"'; DROP.ipynb", b"a,b\";c.ipynb",
                                   b"@sum.ipynb", b"\t=1.ipynb", ("x" * 240).encode() + b".ipynb"])
 def test_odd_names_make_rows_that_can_be_read(name, tmp_path):
