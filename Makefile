@@ -9,7 +9,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-slow test-oldest test-newest dist docs quarto links bench notebooks clean
+.PHONY: help setup lab test test-slow test-oldest test-newest dist docs quarto check-site links bench notebooks clean
 
 help:
 	@echo "make lab        open the course in JupyterLab"
@@ -21,6 +21,7 @@ help:
 	@echo "make setup      create .venv and install the course into it"
 	@echo "make notebooks  export the package, run all notebooks in place and clean them"
 	@echo "make docs       build the documentation site (needs Quarto)"
+	@echo "make check-site  name the faults of the site that make docs built: links, images, what is loaded"
 	@echo "make links      ask every address in the bibliography whether it is still there (needs a network)"
 	@echo "make bench      measure again what benchmarks/results states"
 	@echo "make clean      remove .venv and everything that was built"
@@ -78,6 +79,9 @@ docs: quarto $(STAMP)
 quarto:
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || { echo "Quarto is missing: \
 	conda install -c conda-forge quarto, or $(BIN)/pip install quarto-cli, or https://quarto.org/docs/get-started"; exit 1; }
+
+check-site: $(STAMP)
+	$(BIN)/python tools/check_site.py _docs
 
 links: $(STAMP)
 	$(BIN)/python tools/check_links.py

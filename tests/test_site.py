@@ -30,6 +30,7 @@ from llm_course.plots import new_axes, picture_of
 sys.path.insert(0, str(ROOT / "tools"))
 import api_pages
 import check_links
+import check_site
 import offline_site
 import sidebar
 
@@ -553,18 +554,33 @@ def test_without_quarto_docs_says_in_one_line_how_to_get_it(copy_of_repository):
     assert "sudo" not in done.stdout + done.stderr + (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_the_site_loads_nothing_from_elsewhere():
+def test_the_site_loads_nothing_from_elsewhere(tmp_path):
     cdn = ('<script src="https://cdnjs.cloudflare.com/require.min.js" crossorigin="anonymous"></script>\n'
            '<script type="application/javascript">define(\'jquery\', [],function() {return window.jQuery;})</script>\n'
            '<link href="https://fonts.example/x.css" rel="stylesheet">\n')
     own = '<script src="site_libs/x.js"></script><a href="https://arxiv.org/abs/1">a</a><link href="styles.css" rel="stylesheet">'
     link = '<a class="x" href="https://a.org/course/api/core.html#f">f</a>'
-    assert offline_site.loaded_from_elsewhere(cdn) and not offline_site.loaded_from_elsewhere(own)
+
+    def left(text: str, name: str = "index.html") -> list[str]:
+        return check_site.loaded_from_elsewhere(check_site.Site(tmp_path, "https://a.org/course", {}), name, text)
+
+    assert left(cdn) and not left(own)
     page = offline_site.offline(cdn + own + link, 1, "https://a.org/course")
     assert page == own + '<a class="x" href="../api/core.html#f">f</a>'
     style = '@import"https://fonts.googleapis.com/css2?family=Lato&display=swap";body{color:red}'
-    assert offline_site.loaded_from_elsewhere(style) and offline_site.offline(style, 0, "https://a.org") == "body{color:red}"
-    assert offline_site.loaded_from_elsewhere("@font-face{src:url(https://a.org/x.woff)}")
+    assert left(style, "x.css") and offline_site.offline(style, 0, "https://a.org") == "body{color:red}"
+    assert left("@font-face{src:url(https://a.org/x.woff)}", "x.css")
+
+
+def test_the_built_site_is_made_to_read_offline_or_refused(tmp_path):
+    page = tmp_path / "lessons/a.html"
+    page.parent.mkdir()
+    page.write_text(f'<script src="//cdn.example/x.js"></script><a href="{check_site.site_address()}/b.html">b</a>', encoding="utf-8")
+    run_tool(sys.executable, "tools/offline_site.py", tmp_path)
+    assert page.read_text(encoding="utf-8") == '<a href="../b.html">b</a>'
+    page.write_text('<img src="https://cdn.example/x.png">', encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"a\.html: loads from elsewhere: https://cdn\.example/x\.png"):
+        run_tool(sys.executable, "tools/offline_site.py", tmp_path)
 
 
 class Server(BaseHTTPRequestHandler):
