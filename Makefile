@@ -33,6 +33,7 @@ $(STAMP): setup.py settings.ini constraints.txt pyproject.toml
 	  { echo "llm_course needs Python 3.11, 3.12 or 3.13; choose one with: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python tools/lab_settings.py
 	@touch $@
 
 lab: $(STAMP)

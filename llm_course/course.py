@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'ROLES', 'OPENING', 'Lesson', 'cells_of', 'numbers_in', 'checked_lesson', 'read_lesson', 'read_lessons',
-           'columns_of', 'table_row', 'part_table', 'course_map', 'role_map', 'titles_of', 'imports_within',
-           'in_building_order', 'wings_of', 'support_map']
+           'study_minutes', 'in_hours', 'columns_of', 'table_row', 'part_table', 'course_map', 'role_map', 'titles_of',
+           'imports_within', 'in_building_order', 'wings_of', 'support_map']
 
 # %% ../nbs/support/course.ipynb #8cde4696
 import json
@@ -121,6 +121,24 @@ def read_lessons(
     if not paths:
         raise FileNotFoundError(f"no lessons such as 10_data_preparation.ipynb in {Path(folder).resolve()}")
     return [read_lesson(path) for path in paths]
+
+# %% ../nbs/support/course.ipynb #54c9cac8
+def study_minutes(
+    path: Path,  # a lesson's notebook
+) -> int:  # a multiple of 30, at least 30
+    "How long a lesson takes to read and to solve: 100 words or 10 lines of code a minute, 15 minutes an exercise"
+    text = re.sub(r"<details>.*?</details>", "", "\n".join(cells_of(path, "markdown")), flags=re.DOTALL)
+    code = [cell for cell in cells_of(path, "code") if not re.match(r"#\| *(hide|eval: false|code-fold)", cell)]
+    lines = [line for cell in code for line in cell.splitlines() if line.strip()]
+    exercises = len(re.findall(r'^check\("', "\n".join(code), re.MULTILINE))
+    return 30 * max(1, round((len(text.split()) / 100 + len(lines) / 10 + 15 * exercises) / 30))
+
+
+def in_hours(
+    minutes: int,  # a multiple of 30
+) -> str:
+    "Minutes up to an hour and a half, then hours: 90 minutes, 2 hours, 2.5 hours"
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:g} hours"
 
 # %% ../nbs/support/course.ipynb #46c9a912
 def columns_of(

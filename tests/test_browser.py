@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import BIN, NBS
+from conftest import BIN, NBS, ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import lab_settings  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
@@ -37,6 +41,9 @@ def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
     "JupyterLab on a copy of the notebooks: its address and its folder"
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(NBS, folder / "nbs", ignore=shutil.ignore_patterns(".*"))
+    lab_settings.main(folder)  # as `make setup` does for the environment
+    (folder / "app").mkdir()
+    shutil.copy(folder / lab_settings.PLACE, folder / "app")
     settings = folder / "settings/@jupyterlab/notebook-extension"
     settings.mkdir(parents=True)
     # All cells in the page, so that the test sees those that are out of sight.
@@ -44,8 +51,7 @@ def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
     url = f"http://127.0.0.1:{free_port()}"
     command = [BIN / "jupyter", "lab", "--no-browser", f"--port={url.rsplit(':', 1)[1]}", "--ip=127.0.0.1",
                "--allow-root", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-               f"--ServerApp.root_dir={folder / 'nbs'}"]
+               f"--LabApp.app_settings_dir={folder / 'app'}", f"--ServerApp.root_dir={folder / 'nbs'}"]
     variables = {**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "LLM_COURSE_CACHE": shared_cache,
                  "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     with open(folder / "lab.log", "w") as log:
@@ -239,4 +245,17 @@ def test_a_quiz_is_answered_by_keyboard_alone(browser, lab):
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     wait_for(lambda: said.count() == 1 and "✓" in said.inner_text(), 20)
+    page.close()
+
+
+def test_a_lesson_opens_on_its_question_and_nothing_asks_about_news(browser, lab):
+    url, _ = lab
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1366, "height": 900})
+    page.goto(f"{url}/lab/tree/lessons/12_fine_tuning.ipynb?reset", wait_until="domcontentloaded")
+    heading = page.locator(".jp-NotebookPanel h2").filter(has_text="The question").first
+    heading.wait_for(timeout=MINUTES)
+    assert heading.bounding_box()["y"] < 800
+    time.sleep(5)  # an older JupyterLab asked within two seconds
+    assert page.locator(".Toastify__toast").count() == 0, page.locator(".Toastify__toast").first.inner_text()
     page.close()

@@ -9,7 +9,7 @@ import pytest
 from conftest import BIN, NOTEBOOKS, cells_of, name_of, run_tool
 from forked import run_forked
 
-from llm_course.course import read_lesson
+from llm_course.course import in_hours, read_lesson, study_minutes
 
 LIMIT = 480  # seconds; a lesson states its own time, this only ends one that hangs
 
@@ -71,6 +71,12 @@ def test_lesson_opens_with_promise_badge_and_times(path):
     lesson = read_lesson(path)  # refuses another form
     assert lesson.promise and f"nbs/lessons/{path.name})" in cells_of(path, "markdown")[1]
     assert all(lesson.number > number for number in lesson.needs), "needs a later lesson"
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lessons"], ids=name_of)
+def test_lesson_says_how_long_it_takes_to_study(path):
+    reckoned = study_minutes(path)
+    assert read_lesson(path).study in {in_hours(max(30, minutes)) for minutes in range(reckoned - 30, reckoned + 31, 30)}
 
 
 def opening_cells(path: Path) -> list[dict]:
