@@ -74,6 +74,8 @@ notebooks: $(STAMP)
 docs: quarto $(STAMP)
 	$(BIN)/python tools/sidebar.py
 	$(BIN)/python tools/api_pages.py
+	PATH="$(CURDIR)/$(BIN):$$PATH"; nbdev_proc_nbs
+	$(BIN)/python tools/site_pages.py _proc
 	PATH="$(CURDIR)/$(BIN):$$PATH"; nbdev_docs
 	$(BIN)/python tools/offline_site.py _docs
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import BIN, NBS, ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
-import lab_settings  # noqa: E402
+import lab_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]

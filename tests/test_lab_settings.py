@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
-import lab_settings  # noqa: E402
+import lab_settings
 
 
 def test_settings_of_others_stay(tmp_path):
@@ -24,7 +24,7 @@ def test_settings_of_others_stay(tmp_path):
     assert json.loads(path.read_text()) == found
 
 
-@pytest.mark.parametrize("text", ["[damaged", "[1]", '{"%s": 3}' % lab_settings.NOTIFICATION])
+@pytest.mark.parametrize("text", ["[damaged", "[1]", f'{{"{lab_settings.NOTIFICATION}": 3}}'])
 def test_what_cannot_be_read_stays(text, tmp_path):
     path = tmp_path / lab_settings.PLACE
     path.parent.mkdir(parents=True)

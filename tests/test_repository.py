@@ -303,6 +303,10 @@ def test_what_a_learner_has_done_is_not_in_the_committed_notebook(path):
 
 def test_the_page_of_figures_is_what_the_results_say(tmp_path):
     assert (ROOT / "benchmarks/README.md").read_text(encoding="utf-8") == figures.page()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert figures.readme(text) == text, "run: tools/figures.py"
+    with pytest.raises(ValueError, match="no place for the measured lines"):
+        figures.readme(text.replace("<!-- end -->", ""))
     (tmp_path / "results").mkdir()
     (tmp_path / "results/new.json").write_text("{}")
     with pytest.raises(ValueError, match="new: write a section"):

@@ -4,10 +4,12 @@
 
 Quarto adds two scripts from a CDN to each page with an HTML output, in case it holds a widget that needs them. The
 course's outputs do not. nbdev writes the full address of the site into its cross-links. Nothing that is loaded from
-elsewhere may remain; tools/check_site.py looks for everything else.
+elsewhere may remain; tools/check_site.py looks for everything else. In the index of the search the pages of the API come
+last, so that of what fits equally well a lesson stands above.
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -28,6 +30,13 @@ def offline(text: str, depth: int, address: str) -> str:
     return re.sub(rf"(<a\b[^>]*\bhref=\"){re.escape(address)}/?", r"\1" + ("../" * depth or "./"), text)
 
 
+def lessons_first(items: list[dict]) -> list[dict]:
+    "The entries of the search in their order: lessons, other pages, the pages of the API"
+    places = ("lessons/", "api/")
+    return sorted(items, key=lambda item: (1, 0, 2)[1 + next(
+        (place for place, folder in enumerate(places) if item.get("href", "").startswith(folder)), -1)])
+
+
 def main():
     "Rewrite every page and style sheet, and fail where something is left"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,6 +51,9 @@ def main():
         text = offline(path.read_text(encoding="utf-8"), name.count("/"), address)
         path.write_text(text, encoding="utf-8")
         left += [f"{path}: {fault}" for fault in loaded_from_elsewhere(site, name, text)]
+    if (found := folder / "search.json").exists():
+        items = lessons_first(json.loads(found.read_text(encoding="utf-8")))
+        found.write_text(json.dumps(items, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.exit("\n".join(left) if left else 0)
 
 
