@@ -21,7 +21,7 @@ help:
 	@echo "make setup      create .venv and install the course into it"
 	@echo "make notebooks  export the package, run all notebooks in place and clean them"
 	@echo "make docs       build the documentation site (needs Quarto)"
-	@echo "make check-site  name the faults of the site that make docs built: links, images, what is loaded"
+	@echo "make check-site  name the faults of the site that make docs built: links, images, contrast"
 	@echo "make links      ask every address in the bibliography whether it is still there (needs a network)"
 	@echo "make bench      measure again what benchmarks/results states"
 	@echo "make clean      remove .venv and everything that was built"
@@ -85,6 +85,7 @@ quarto:
 
 check-site: $(STAMP)
 	$(BIN)/python tools/check_site.py _docs
+	$(BIN)/python tools/accessibility.py _docs
 
 links: $(STAMP)
 	$(BIN)/python tools/check_links.py

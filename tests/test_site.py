@@ -519,7 +519,7 @@ def test_nbdev_processes_every_notebook(copy_of_repository):
         head = json.loads(made.read_text(encoding="utf-8"))["cells"][0]
         assert "title:" in "".join(head["source"]) and "description:" in "".join(head["source"]), name_of(path)
         assert not lost_cells(cells_of(path, "markdown"), cells_of(made, "markdown")), name_of(path)
-    for name in ("404.md", "images/course.png", "images/favicon.svg", "offline.scss", "styles.css", "_quarto.yml"):
+    for name in ("404.md", "images/course.png", "images/favicon.svg", "fonts/course-math.woff2", "offline.scss", "styles.css", "_quarto.yml"):
         assert (copy_of_repository / "_proc" / name).is_file(), f"nbdev left {name} behind"
 
 

@@ -54,6 +54,9 @@ def test_functions_stand_one_level_under_the_text():
     doc = "---\n\n[source](x){style}\n\n### f\n\n```python\n# no heading\n```"
     assert lowered(doc, 1) == doc.replace("### f", "## f") and lowered(doc, 3) == doc.replace("### f", "#### f")
     assert lowered(doc, 6) == doc.replace("### f", "###### f")
+    call = "```python\ndef Wrong(\n    *args, **kwargs\n):\n```\n\n"
+    assert lowered(f"### Wrong\n\n{call}*An error*", 2) == "### Wrong\n\n*An error*"
+    assert lowered(call.replace("**kwargs", "n:int, **kwargs"), 2) == call.replace("**kwargs", "n:int, **kwargs")
     assert last_level("## A\n\n### B\n\nx", 1) == 3 and last_level("```\n# code\n```", 2) == 2 and last_level("x", 4) == 4
     made = site_page(page(("markdown", "### B"), ("code", "#| echo: false\n#| output: asis\nshow_doc(f)", output(markdown=doc))),
                      set())

@@ -58,8 +58,9 @@ def folded(source: str, has_output: bool) -> str:
 
 
 def lowered(markdown: str, level: int) -> str:
-    "What nbdev shows of a function, with its heading one level under the text around it"
-    return re.sub(r"^#+ ", "#" * min(level + 1, 6) + " ", markdown, count=1, flags=re.MULTILINE)
+    "What nbdev shows of a function or class: its heading one level under the text, and no call that tells nothing"
+    text = re.sub(r"^```python\ndef \w+\(\n +\*args, \*\*kwargs\n\):\n```\n+", "", markdown, flags=re.MULTILINE)
+    return re.sub(r"^#+ ", "#" * min(level + 1, 6) + " ", text, count=1, flags=re.MULTILINE)
 
 
 def last_level(text: str, level: int) -> int:
