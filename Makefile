@@ -9,7 +9,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-slow test-oldest test-newest dist docs quarto links bench notebooks clean
+.PHONY: help setup lab test test-slow test-oldest test-newest dist docs quarto check-site links bench notebooks clean
 
 help:
 	@echo "make lab        open the course in JupyterLab"
@@ -21,6 +21,7 @@ help:
 	@echo "make setup      create .venv and install the course into it"
 	@echo "make notebooks  export the package, run all notebooks in place and clean them"
 	@echo "make docs       build the documentation site (needs Quarto)"
+	@echo "make check-site  name the faults of the site that make docs built: links, images, contrast"
 	@echo "make links      ask every address in the bibliography whether it is still there (needs a network)"
 	@echo "make bench      measure again what benchmarks/results states"
 	@echo "make clean      remove .venv and everything that was built"
@@ -32,6 +33,7 @@ $(STAMP): setup.py settings.ini constraints.txt pyproject.toml
 	  { echo "llm_course needs Python 3.11, 3.12 or 3.13; choose one with: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python tools/lab_settings.py
 	@touch $@
 
 lab: $(STAMP)
@@ -72,12 +74,18 @@ notebooks: $(STAMP)
 docs: quarto $(STAMP)
 	$(BIN)/python tools/sidebar.py
 	$(BIN)/python tools/api_pages.py
+	PATH="$(CURDIR)/$(BIN):$$PATH"; nbdev_proc_nbs
+	$(BIN)/python tools/site_pages.py _proc
 	PATH="$(CURDIR)/$(BIN):$$PATH"; nbdev_docs
 	$(BIN)/python tools/offline_site.py _docs
 
 quarto:
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v quarto >/dev/null || { echo "Quarto is missing: \
 	conda install -c conda-forge quarto, or $(BIN)/pip install quarto-cli, or https://quarto.org/docs/get-started"; exit 1; }
+
+check-site: $(STAMP)
+	$(BIN)/python tools/check_site.py _docs
+	$(BIN)/python tools/accessibility.py _docs
 
 links: $(STAMP)
 	$(BIN)/python tools/check_links.py

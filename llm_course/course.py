@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'ROLES', 'OPENING', 'Lesson', 'cells_of', 'numbers_in', 'checked_lesson', 'read_lesson', 'read_lessons',
-           'columns_of', 'table_row', 'part_table', 'course_map', 'role_map', 'minutes_of', 'in_turns', 'plan_table',
-           'titles_of', 'imports_within', 'in_building_order', 'wings_of', 'support_map']
+           'study_minutes', 'in_hours', 'columns_of', 'table_row', 'part_table', 'course_map', 'role_map', 'together',
+           'in_turns', 'plan_table', 'titles_of', 'imports_within', 'in_building_order', 'wings_of', 'support_map']
 
 # %% ../nbs/support/course.ipynb #8cde4696
 import json
@@ -122,6 +122,24 @@ def read_lessons(
         raise FileNotFoundError(f"no lessons such as 10_data_preparation.ipynb in {Path(folder).resolve()}")
     return [read_lesson(path) for path in paths]
 
+# %% ../nbs/support/course.ipynb #54c9cac8
+def study_minutes(
+    path: Path,  # a lesson's notebook
+) -> int:  # a multiple of 30, at least 30
+    "How long a lesson takes to read and to solve: 100 words or 10 lines of code a minute, 15 minutes an exercise"
+    text = re.sub(r"<details>.*?</details>", "", "\n".join(cells_of(path, "markdown")), flags=re.DOTALL)
+    code = [cell for cell in cells_of(path, "code") if not re.match(r"#\| *(hide|eval: false|code-fold)", cell)]
+    lines = [line for cell in code for line in cell.splitlines() if line.strip()]
+    exercises = len(re.findall(r'^check\("', "\n".join(code), re.MULTILINE))
+    return 30 * max(1, round((len(text.split()) / 100 + len(lines) / 10 + 15 * exercises) / 30))
+
+
+def in_hours(
+    minutes: int,  # a multiple of 30
+) -> str:
+    "Minutes up to an hour and a half, then hours: 90 minutes, 2 hours, 2.5 hours"
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:g} hours"
+
 # %% ../nbs/support/course.ipynb #46c9a912
 def columns_of(
     lessons: Iterable[Lesson],  # those of the whole map
@@ -184,13 +202,13 @@ def role_map(
     return Markdown("\n".join(rows))
 
 # %% ../nbs/support/course.ipynb #b7c24d0e
-def minutes_of(
-    times: Iterable[str],  # as lessons state them, such as "2 minutes"; "" where one does not
-) -> str:  # the sum, "" where a time is missing or stated in another unit
-    "How long some lessons take together"
-    found = [re.fullmatch(r"(\d+) minutes?", time) for time in times]
-    total = sum(int(each[1]) for each in found if each)
-    return f"{total} minute{'s' * (total != 1)}" if found and all(found) else ""
+def together(
+    times: Iterable[str],  # as lessons state them: "2 minutes", "2.5 hours", "" where one does not
+) -> str:  # "" where a time is missing or stated in another unit
+    "How long some lessons take"
+    found = [re.fullmatch(r"(\d+(?:\.\d+)?) (minute|hour)s?", time) for time in times]
+    total = round(sum(float(each[1]) * (60 if each[2] == "hour" else 1) for each in found if each))
+    return re.sub(r"^1 minutes", "1 minute", in_hours(total)) if found and all(found) else ""
 
 
 def in_turns(
@@ -218,7 +236,7 @@ def plan_table(
         own = [lessons[number] for number in numbers]
         besides = sorted({number for lesson in own for number in lesson.needs} - set(planned))
         rows.append((when, ", ".join(f"{lesson.number} {lesson.link}" for lesson in own),
-                     minutes_of(lesson.laptop for lesson in own), minutes_of(lesson.study for lesson in own),
+                     together(lesson.laptop for lesson in own), together(lesson.study for lesson in own),
                      ", ".join(f"{number} {lessons[number].link}" for number in besides)))
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]  # what nobody states is left out
     lines = [table_row(row) for row in zip(*kept, strict=True)]

@@ -150,10 +150,10 @@ def compare(
     only = (right_first & ~right_second).sum(), (right_second & ~right_first).sum()
     cells = np.array([*only, total - sum(only)])
     drawn = np.random.default_rng(seed).multinomial(total, cells / total, size=resamples)  # (resamples, 3)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / total, [2.5, 97.5])
+    low, high = percentile_interval((drawn[:, 0] - drawn[:, 1]) / total, 0.95)
     p_value = binomtest(int(only[0]), int(sum(only)), 0.5).pvalue if sum(only) else 1.0
     value = float(only[0] - only[1]) / total
-    return Comparison(Estimate(value, float(low), float(high)), *map(int, only), float(p_value))
+    return Comparison(Estimate(value, low, high), *map(int, only), float(p_value))
 
 # %% ../nbs/lessons/13_evaluation.ipynb #8596cf91
 def calibration_table(
@@ -222,6 +222,7 @@ def plot_reliability(
     bins: int = 10,  # see calibration_table
     colour: str = BLUE,
     label: str = "",
+    style: str = "o-",  # of matplotlib, marker and line
 ) -> Axes:
     "Accuracy against confidence; the diagonal is perfect, the bars are 95 % intervals"
     table = calibration_table(probabilities, targets, bins)
@@ -230,7 +231,7 @@ def plot_reliability(
         ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     counts = zip((table["accuracy"] * table["texts"]).round().astype(int), table["texts"], strict=True)
     reach = np.abs(np.array([wilson_interval(*count) for count in counts]).T - table["accuracy"].to_numpy())
-    ax.errorbar(table["confidence"], table["accuracy"], reach, fmt="o-", color=colour, label=label or None,
+    ax.errorbar(table["confidence"], table["accuracy"], reach, fmt=style, color=colour, label=label or None,
                 capsize=3)
     ax.set(xlabel="confidence of the answers", ylabel="share of right answers",
            xlim=(1 / as_array(probabilities).shape[-1], 1.01), ylim=(0, 1.02))

@@ -153,17 +153,17 @@ def run_lesson(path: Path, folder: Path):
     print(json.dumps({"sizes": len(given), "claims": len(held), "seconds": round(sum(os.times()[:4]), 1)}))
 
 
-def main():
+def main(*arguments: str):
     "Make the models, or run a lesson"
     with tempfile.TemporaryDirectory() as scratch:
         os.environ |= {**VARIABLES, "IPYTHONDIR": scratch, "LLM_COURSE_CACHE": f"{scratch}/cache",
                        "LLM_COURSE_PROGRESS": f"{scratch}/progress.json"}
         torch.set_num_threads(1)
-        if sys.argv[1] == "--models":
-            write_models(Path(sys.argv[2]))
+        if arguments[0] == "--models":
+            write_models(Path(arguments[1]))
         else:
-            run_lesson(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+            run_lesson(Path(arguments[0]).resolve(), Path(arguments[1]).resolve())
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +13,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import BIN, NBS
+import yaml
+from conftest import BIN, NBS, ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import accessibility
+import lab_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
@@ -37,6 +43,9 @@ def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
     "JupyterLab on a copy of the notebooks: its address and its folder"
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(NBS, folder / "nbs", ignore=shutil.ignore_patterns(".*"))
+    lab_settings.main(folder)  # as `make setup` does for the environment
+    (folder / "app").mkdir()
+    shutil.copy(folder / lab_settings.PLACE, folder / "app")
     settings = folder / "settings/@jupyterlab/notebook-extension"
     settings.mkdir(parents=True)
     # All cells in the page, so that the test sees those that are out of sight.
@@ -44,8 +53,7 @@ def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
     url = f"http://127.0.0.1:{free_port()}"
     command = [BIN / "jupyter", "lab", "--no-browser", f"--port={url.rsplit(':', 1)[1]}", "--ip=127.0.0.1",
                "--allow-root", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-               f"--ServerApp.root_dir={folder / 'nbs'}"]
+               f"--LabApp.app_settings_dir={folder / 'app'}", f"--ServerApp.root_dir={folder / 'nbs'}"]
     variables = {**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "LLM_COURSE_CACHE": shared_cache,
                  "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     with open(folder / "lab.log", "w") as log:
@@ -240,3 +248,75 @@ def test_a_quiz_is_answered_by_keyboard_alone(browser, lab):
     page.keyboard.press("Enter")
     wait_for(lambda: said.count() == 1 and "✓" in said.inner_text(), 20)
     page.close()
+
+
+def test_a_lesson_opens_on_its_question_and_nothing_asks_about_news(browser, lab):
+    url, _ = lab
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1366, "height": 900})
+    page.goto(f"{url}/lab/tree/lessons/12_fine_tuning.ipynb?reset", wait_until="domcontentloaded")
+    heading = page.locator(".jp-NotebookPanel h2").filter(has_text="The question").first
+    heading.wait_for(timeout=MINUTES)
+    assert heading.bounding_box()["y"] < 800
+    time.sleep(5)  # an older JupyterLab asked within two seconds
+    assert page.locator(".Toastify__toast").count() == 0, page.locator(".Toastify__toast").first.inner_text()
+    page.close()
+
+
+FORMULA = """<math display="block"><mi>z</mi><mo>=</mo><mrow><mo>(</mo><mfrac><msup><mi>e</mi><mi>z</mi></msup><mi>p</mi></mfrac>
+<mo>)</mo></mrow></math>"""
+ROWS = "".join(f"""<tr><td>{number}</td><td><a href="lessons/{number}.html">Title of a lesson</a></td><td>What it promises, in a
+sentence</td><td>1 minute</td><td>3 hours</td><td>10</td></tr>""" for number in (10, 11))
+PAGE = f"""<!doctype html><html lang="en"><title>T</title><meta charset="utf-8"><link rel="stylesheet" href="styles.css"><style>
+.quarto-dark {{background: #222; color: #fff}} .breadcrumb-item a, summary {{color: #999; opacity: .6}} table td {{padding: 9px}}
+body {{margin: 0; font-size: 17px}}</style><body class="THEME"><main>
+<nav class="quarto-page-breadcrumbs"><ol><li class="breadcrumb-item"><a href="x">Part</a></li></ol></nav>
+<h1>adversarial_training_substitutions_and_more</h1>{FORMULA}<details class="code-fold"><summary>Tests</summary></details>
+<table class="table"><thead><tr>{"<th>x</th>" * 6}</tr></thead><tbody>{ROWS}</tbody></table>
+<table class="table" id="wide"><tbody><tr>{"<td>unbreakable_words</td>" * 9}</tr></tbody></table></main>SCRIPT</body></html>"""
+
+
+def put_page(folder: Path, theme: str = "quarto-light", **changed: str):
+    "A page as the site has them, with its style, its font and its script"
+    for name in ("styles.css", "fonts/course-math.woff2"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(NBS / name, folder / name)
+    script = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))["format"]["html"]["include-after-body"]["text"]
+    text = PAGE.replace("SCRIPT", script).replace("THEME", theme)
+    for old, new in changed.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "page.html").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("theme", ["quarto-light", "quarto-dark"])
+def test_a_page_of_the_site_fits_a_phone_and_is_read_in_both_themes(browser, tmp_path, theme):
+    put_page(tmp_path, theme)
+    page = browser.new_page()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto((tmp_path / "page.html").as_uri())
+    page.evaluate("document.fonts.ready")
+    assert page.evaluate("[...document.fonts].map(font => font.family + ' ' + font.status)") == ["Course Math loaded"]
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("wide => wide.scrollWidth > wide.clientWidth", page.locator("#wide").element_handle())
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    for part in (".breadcrumb-item a", "summary"):  # the themes' grey is too pale
+        assert page.locator(part).evaluate("part => getComputedStyle(part).color + getComputedStyle(part).opacity") == f"{ink}1"
+    cells = page.locator("td").filter(has_text="hours").first
+    assert cells.evaluate("cell => getComputedStyle(cell, '::before').content") == '"· Study: "'
+    assert page.locator("thead").first.is_hidden() and page.locator("td").filter(has_text="Title").first.is_visible()
+    page.close()
+
+
+def test_axe_finds_nothing_grave_on_such_a_page_and_what_is_planted(chromium, tmp_path):
+    put_page(tmp_path)
+    assert [path.name for path in accessibility.pages_of(tmp_path)] == ["page.html"]
+    for scheme, width in (("light", 390), ("dark", 1366)):
+        found = list(accessibility.findings(chromium, tmp_path / "page.html", scheme, width))
+        assert not [said for impact, said in found if impact in accessibility.GRAVE]
+    for old, new, name in (("<h1>", "<p style='color: #bbb'>pale</p><h1>", "color-contrast"), ("<h1>", "<img src='x'><h1>", "image-alt"),
+                           ('lang="en"', "", "html-has-lang"), ("part.tabIndex = 0", "0", "scrollable-region-focusable")):
+        put_page(tmp_path, **{old: new})
+        said = [said for impact, said in accessibility.findings(chromium, tmp_path / "page.html", "light", 390)
+                if impact in accessibility.GRAVE]
+        assert len(said) == 1 and said[0].startswith(f"{name}: "), said

@@ -1,23 +1,28 @@
 """Each lesson's branch for a GPU runs on a CPU, made small, so that no learner is the first to run a line of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import NBS, ROOT, cells_of, name_of
+from conftest import NBS, cells_of, name_of
+from forked import run_forked
 
 LESSONS = sorted((NBS / "lessons").glob("*.ipynb"))
 LIMIT = 300  # seconds; each takes less than 40 of processor time
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess:
-    "The runner's output and exit status"
-    return subprocess.run([sys.executable, ROOT / "tests/gpu_branch.py", *arguments], text=True, timeout=LIMIT,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
+def run_there(*arguments: str):
+    "The runner, in this process"
+    import warnings
+
+    from gpu_branch import main
+    warnings.simplefilter("ignore")
+    main(*arguments)
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    "The runner's exit status and output"
+    return run_forked(run_there, *map(str, arguments), timeout=LIMIT)
 
 
 def written(path: Path, *sources: str) -> Path:
@@ -32,17 +37,17 @@ def written(path: Path, *sources: str) -> Path:
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "The folder of the small encoder and classifier"
     folder = tmp_path_factory.mktemp("models")
-    done = run("--models", folder)
-    assert done.returncode == 0, done.stdout
+    status, said = run("--models", folder)
+    assert status == 0, said
     return folder
 
 
 @pytest.mark.timeout(LIMIT + 30)
 @pytest.mark.parametrize("path", LESSONS, ids=name_of)
 def test_lesson_runs_as_on_a_gpu(path, small_models):
-    done = run(path, small_models)
-    assert done.returncode == 0, done.stdout[-6000:]
-    counted = json.loads(done.stdout.splitlines()[-1])
+    status, said = run(path, small_models)
+    assert status == 0, said[-6000:]
+    counted = json.loads(said.splitlines()[-1])
     assert counted["claims"] > 0
     assert counted["sizes"] > 0 or not any("by_scale(" in cell for cell in cells_of(path))
     print(f"{name_of(path)}: {counted['seconds']} s of processor time")
@@ -59,16 +64,16 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_fails(name, small_models, tmp_path):
-    done = run(written(tmp_path / "planted.ipynb", *FAULTS[name], "print('went on')"), small_models)
-    assert done.returncode == 1 and "cell 1 of planted.ipynb fails" in done.stdout, done.stdout
-    assert "went on" not in done.stdout
+    status, said = run(written(tmp_path / "planted.ipynb", *FAULTS[name], "print('went on')"), small_models)
+    assert status == 1 and "cell 1 of planted.ipynb fails" in said, said
+    assert "went on\n" not in said
 
 
 def test_claims_are_shown_and_a_cell_for_colab_is_left_out(small_models, tmp_path):
     sources = (START, "claim('Numbers this small mean something', False, 0.5)", "#| eval: false\nraise ValueError",
                "%precision 3\nprint('sizes', by_scale(laptop=64, gpu=400), scale())")
-    done = run(written(tmp_path / "claims.ipynb", *sources), small_models)
-    assert done.returncode == 0, done.stdout
-    assert "does not hold at this size: Numbers this small mean something (measured: 0.5)" in done.stdout
-    assert "sizes 8 gpu" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1])["claims"] == 1
+    status, said = run(written(tmp_path / "claims.ipynb", *sources), small_models)
+    assert status == 0, said
+    assert "does not hold at this size: Numbers this small mean something (measured: 0.5)" in said
+    assert "sizes 8 gpu" in said
+    assert json.loads(said.splitlines()[-1])["claims"] == 1

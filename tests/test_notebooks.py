@@ -7,18 +7,33 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN, NOTEBOOKS, cells_of, name_of, run_tool
+from forked import run_forked
 
-from llm_course.course import read_lesson
+from llm_course.course import in_hours, read_lesson, study_minutes
 
 LIMIT = 480  # seconds; a lesson states its own time, this only ends one that hangs
+
+
+def run_notebook(path: Path):
+    "What `nbdev_test --path` does, in this process"
+    from nbdev.test import nbdev_test
+    nbdev_test(path=str(path), n_workers=0, do_print=True)
+
+
+def run_in_a_process(path: Path, **variables: str) -> str:
+    "What a notebook says: a lesson by the command that a user has, the others in a process with the libraries loaded"
+    if path.parent.name == "lessons":
+        return run_tool(BIN / "nbdev_test", "--path", path, "--n_workers", "1", "--do_print", timeout=LIMIT, **variables)
+    status, output = run_forked(run_notebook, path, timeout=LIMIT, **variables)
+    assert status == 0, output[-6000:]
+    return output
 
 
 @pytest.mark.timeout(LIMIT + 30)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook_runs(path, shared_cache):
     start = time.perf_counter()
-    output = run_tool(BIN / "nbdev_test", "--path", path, "--n_workers", "1", "--do_print", timeout=LIMIT,
-                      LLM_COURSE_CACHE=shared_cache)
+    output = run_in_a_process(path, LLM_COURSE_CACHE=shared_cache)
     assert "Success." in output, output  # a mistyped path also exits with 0
     print(f"{name_of(path)}: {time.perf_counter() - start:.0f} s")
 
@@ -56,6 +71,12 @@ def test_lesson_opens_with_promise_badge_and_times(path):
     lesson = read_lesson(path)  # refuses another form
     assert lesson.promise and f"nbs/lessons/{path.name})" in cells_of(path, "markdown")[1]
     assert all(lesson.number > number for number in lesson.needs), "needs a later lesson"
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lessons"], ids=name_of)
+def test_lesson_says_how_long_it_takes_to_study(path):
+    reckoned = study_minutes(path)
+    assert read_lesson(path).study in {in_hours(max(30, minutes)) for minutes in range(reckoned - 30, reckoned + 31, 30)}
 
 
 def opening_cells(path: Path) -> list[dict]:

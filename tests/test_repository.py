@@ -1,6 +1,7 @@
 """The package is what the notebooks export, imports point one way, and the wheel is whole."""
 
 import ast
+import hashlib
 import json
 import re
 import runpy
@@ -202,6 +203,8 @@ def test_assets_are_small_and_described():
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for line in (assets / "SHA256SUMS").read_text().splitlines():
         assert all(part in notice for part in line.split()), f"NOTICE lacks {line}"
+    [font] = (ROOT / "nbs/fonts").iterdir()
+    assert hashlib.sha256(font.read_bytes()).hexdigest() in notice and font.stat().st_size < 200_000
 
 
 def test_every_direct_requirement_is_pinned():
@@ -303,6 +306,10 @@ def test_what_a_learner_has_done_is_not_in_the_committed_notebook(path):
 
 def test_the_page_of_figures_is_what_the_results_say(tmp_path):
     assert (ROOT / "benchmarks/README.md").read_text(encoding="utf-8") == figures.page()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert figures.readme(text) == text, "run: tools/figures.py"
+    with pytest.raises(ValueError, match="no place for the measured lines"):
+        figures.readme(text.replace("<!-- end -->", ""))
     (tmp_path / "results").mkdir()
     (tmp_path / "results/new.json").write_text("{}")
     with pytest.raises(ValueError, match="new: write a section"):

@@ -31,8 +31,10 @@ from llm_course.plots import new_axes, picture_of
 sys.path.insert(0, str(ROOT / "tools"))
 import api_pages
 import check_links
+import check_site
 import offline_site
 import sidebar
+import site_pages
 
 LESSONS = [path for path in NOTEBOOKS if path.parent.name == "lessons"]
 GLOSSARY = NBS / "glossary.ipynb"
@@ -140,7 +142,7 @@ def foreign_syntax(texts: list[str]) -> list[str]:
 
 def sidebar_faults(settings: dict, names: list[str]) -> list[str]:
     "Every notebook stands in the sidebar once, and a lesson in its part"
-    entries = [(item, "") if isinstance(item, str) else (name, item["section"])
+    entries = [(item, "") if isinstance(item, str) else (name if isinstance(name, str) else name["href"], item["section"])
                for item in settings["website"]["sidebar"]["contents"]
                for name in ([item] if isinstance(item, str) else item["contents"])]
     counts = Counter(name for name, _ in entries)
@@ -311,14 +313,17 @@ def test_the_sidebar_is_derived_from_the_folders():
 
 
 def test_the_sidebar_knows_new_folders_and_refuses_lessons_of_no_part(tmp_path):
+    opening = ["# Title\n\n> Promise.", "[![badge](b)](c)\n*1 minute on a laptop · needs no other lesson · annotator*"]
+    cells = [{"cell_type": "markdown", "source": text} for text in opening]
     for name in ("lessons/10_b.ipynb", "lessons/22_a.ipynb", "support/z.ipynb", "wing/b.ipynb", "wing/base.ipynb", "api/b.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("{}", encoding="utf-8")
+        (tmp_path / name).write_text(json.dumps({"cells": cells}), encoding="utf-8")
     contents = sidebar.sidebar(tmp_path)
     sections = {part["section"]: part["contents"] for part in contents if isinstance(part, dict)}
     assert sections["Wing"] == ["wing/base.ipynb", "wing/b.ipynb"] and sections["Support"] == ["support/z.ipynb"]
-    assert sections["Reference: lessons"] == ["api/b.ipynb", "api/a.ipynb"] and sections["Reference: support"] == ["api/z.ipynb"]
-    assert sections["Reference: wing"] == ["api/wing.base.ipynb", "api/wing.b.ipynb"]
+    assert sections["API: lessons"] == ["api/b.ipynb", "api/a.ipynb"] and sections["API: support"] == ["api/z.ipynb"]
+    assert sections["API: wing"] == ["api/wing.base.ipynb", "api/wing.b.ipynb"]
+    assert sections["1 · Fine-tuning"] == [{"text": "10 · Title", "href": "lessons/10_b.ipynb"}]
     assert [name for name in sections if name[:1].isdigit()] == ["1 · Fine-tuning", f"2 · {PARTS[2]}"]
     (tmp_path / "lessons/90_c.ipynb").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"90_c.ipynb belong to no part"):
@@ -544,7 +549,7 @@ def test_nbdev_processes_every_notebook(copy_of_repository):
         head = json.loads(made.read_text(encoding="utf-8"))["cells"][0]
         assert "title:" in "".join(head["source"]) and "description:" in "".join(head["source"]), name_of(path)
         assert not lost_cells(cells_of(path, "markdown"), cells_of(made, "markdown")), name_of(path)
-    for name in ("404.md", "images/course.png", "images/favicon.svg", "offline.scss", "styles.css", "_quarto.yml"):
+    for name in ("404.md", "images/course.png", "images/favicon.svg", "fonts/course-math.woff2", "offline.scss", "styles.css", "_quarto.yml"):
         assert (copy_of_repository / "_proc" / name).is_file(), f"nbdev left {name} behind"
 
 
@@ -567,9 +572,11 @@ def test_site_settings_serve_what_they_promise():
     html, website = settings["format"]["html"], settings["website"]
     assert settings["metadata-files"] == ["nbdev.yml"]  # where nbdev writes title, addresses and output folder
     assert html["html-math-method"] == "mathml" and set(html["theme"]) == {"light", "dark"}
-    for name in (website["favicon"], website["image"], html["css"], *(theme[-1] for theme in html["theme"].values())):
+    assert html["code-fold"] is False and html["respect-user-color-scheme"] is True
+    assert website["image"] == f"/{settings['project']['resources'][0]}" == site_pages.PICTURE.removeprefix("image: ")
+    for name in (website["favicon"], *settings["project"]["resources"], html["css"], *(theme[-1] for theme in html["theme"].values())):
         assert (NBS / name).is_file(), name
-    picture = (NBS / website["image"]).read_bytes()
+    picture = (NBS / website["image"][1:]).read_bytes()
     assert struct.unpack(">II", picture[16:24]) == (1200, 630) and len(picture) < 150_000
 
 
@@ -583,18 +590,37 @@ def test_without_quarto_docs_says_in_one_line_how_to_get_it(copy_of_repository):
     assert "sudo" not in done.stdout + done.stderr + (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_the_site_loads_nothing_from_elsewhere():
+def test_the_site_loads_nothing_from_elsewhere(tmp_path):
     cdn = ('<script src="https://cdnjs.cloudflare.com/require.min.js" crossorigin="anonymous"></script>\n'
            '<script type="application/javascript">define(\'jquery\', [],function() {return window.jQuery;})</script>\n'
            '<link href="https://fonts.example/x.css" rel="stylesheet">\n')
     own = '<script src="site_libs/x.js"></script><a href="https://arxiv.org/abs/1">a</a><link href="styles.css" rel="stylesheet">'
     link = '<a class="x" href="https://a.org/course/api/core.html#f">f</a>'
-    assert offline_site.loaded_from_elsewhere(cdn) and not offline_site.loaded_from_elsewhere(own)
+
+    def left(text: str, name: str = "index.html") -> list[str]:
+        return check_site.loaded_from_elsewhere(check_site.Site(tmp_path, "https://a.org/course", {}), name, text)
+
+    assert left(cdn) and not left(own)
     page = offline_site.offline(cdn + own + link, 1, "https://a.org/course")
     assert page == own + '<a class="x" href="../api/core.html#f">f</a>'
     style = '@import"https://fonts.googleapis.com/css2?family=Lato&display=swap";body{color:red}'
-    assert offline_site.loaded_from_elsewhere(style) and offline_site.offline(style, 0, "https://a.org") == "body{color:red}"
-    assert offline_site.loaded_from_elsewhere("@font-face{src:url(https://a.org/x.woff)}")
+    assert left(style, "x.css") and offline_site.offline(style, 0, "https://a.org") == "body{color:red}"
+    assert left("@font-face{src:url(https://a.org/x.woff)}", "x.css")
+
+
+def test_the_built_site_is_made_to_read_offline_or_refused(tmp_path):
+    page = tmp_path / "lessons/a.html"
+    page.parent.mkdir()
+    page.write_text(f'<script src="//cdn.example/x.js"></script><a href="{check_site.site_address()}/b.html">b</a>', encoding="utf-8")
+    names = ["api/x.html", "index.html", "lessons/b.html#q", "api/a.html", "lessons/a.html"]
+    (tmp_path / "search.json").write_text(json.dumps([{"href": name} for name in names]), encoding="utf-8")
+    run_tool(sys.executable, "tools/offline_site.py", tmp_path)
+    found = [item["href"] for item in json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))]
+    assert found == ["lessons/b.html#q", "lessons/a.html", "index.html", "api/x.html", "api/a.html"]
+    assert page.read_text(encoding="utf-8") == '<a href="../b.html">b</a>'
+    page.write_text('<img src="https://cdn.example/x.png">', encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"a\.html: loads from elsewhere: https://cdn\.example/x\.png"):
+        run_tool(sys.executable, "tools/offline_site.py", tmp_path)
 
 
 class Server(BaseHTTPRequestHandler):

@@ -180,7 +180,6 @@ def test_the_version_is_the_same_everywhere():
     assert llm_course.__version__ == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
-    assert f"version = {{{version}}}" in (ROOT / "README.md").read_text()
 
 
 # --- where it installs
@@ -328,28 +327,36 @@ def test_the_network_is_off(installed, home):
     assert "unreachable" in said
 
 
-FEWER = """
-import datasets
-
-import llm_course.data
-
-whole = llm_course.data.load_dataset
-llm_course.data.load_dataset = lambda name: datasets.DatasetDict(
-    {split: rows.shuffle(seed=0).select(range(64)) for split, rows in whole(name).items()})
-"""
-MEASURED = """
-assert len(run.steps) == 4 and report is not None
-assert len(attack.results) == 40 and 0 <= attack.accuracy_under_attack <= attack.accuracy_before
-"""
+def blocks_of_the_readme(language: str) -> list[str]:
+    "The code of README.md in one language, as it stands there"
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_the_example_of_the_readme_runs(installed, home):
-    """As it stands there: trains, attacks and augments; only the reviews are fewer"""
-    [example] = [block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-                 if "load_dataset" in block]
-    (home / "example.py").write_text(FEWER + example + MEASURED)
-    run(installed, "example.py", cwd=home)
-    assert (home / "sentiment/classifier.json").is_file()
+def test_the_example_of_the_readme_runs_and_prints_its_results(installed, home):
+    [example] = blocks_of_the_readme("python")
+    (home / "example.py").write_text(example)
+    said = run(installed, "example.py", cwd=home)
+    assert "EvaluationReport(300 texts, accuracy" in said and "majority class" in said
+    assert re.search(r"AttackReport\(SynonymAttack\(\): 20 texts, accuracy \d+\.\d% before and \d+\.\d% under attack", said)
+    assert said.endswith("['positive']\n") and (home / "sentiment/classifier.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_commands_of_the_readme_run_without_make(copy_of_repository, tmp_path):
+    """In a clone, with a virtual environment of its own; JupyterLab itself is not opened"""
+    need_registry()
+    cloning, commands = blocks_of_the_readme("")
+    assert cloning.splitlines()[1:] == [line for line in cloning.splitlines() if line.startswith("make ")]
+    place = tmp_path / "clone"
+    run_tool("git", "clone", "-q", copy_of_repository, place)
+    lines = commands.strip().splitlines()
+    assert [line.split()[1:4] for line in lines] == [["-m", "venv", ".venv"], ["-m", "pip", "install"], ["-m", "llm_course", "start"]]
+    lines[0], lines[2] = lines[0].replace("python", sys.executable, 1), f"{lines[2]} --no-open"
+    for line in lines:
+        run_tool("bash", "-c", line, cwd=place, timeout=900, PYTHONPATH="")
+    assert (place / "my-course/nbs/lessons" / LESSON.name).is_file()
+    assert "OK" in run_tool(place / ".venv/bin/python", "-m", "llm_course", cwd=tmp_path, PYTHONPATH="")
 
 
 # --- Colab

@@ -88,7 +88,7 @@ def page_of(module_name: str) -> nbformat.NotebookNode:
     imports = textwrap.fill(f"from llm_course.{module_name} import ({', '.join(names)})", 100, subsequent_indent="    ",
                             break_long_words=False) if names else ""  # a module that only registers what it has
     summary = " ".join(module.__doc__.split())
-    cells = [nbformat.v4.new_markdown_cell(f"# {module_name}\n\n> {summary}"),
+    cells = [nbformat.v4.new_markdown_cell(f"# API: {module_name}\n\n> {summary}"),
              nbformat.v4.new_markdown_cell(f"The {kind} [{title}](../{source.parent.name}/{source.name}) explains and "
                                            f"tests this module, `llm_course.{module_name}`."),
              nbformat.v4.new_code_cell(f"#| echo: false\nfrom nbdev.showdoc import show_doc\n\n{imports}")]

@@ -1,6 +1,8 @@
-"""Write benchmarks/README.md, the page of all figures, from the result files: no figure on it is typed by hand.
+"""Write benchmarks/README.md, the page of all figures, and the measured lines of README.md, from the result files.
 
     python tools/figures.py
+
+No figure in them is typed by hand.
 
 A result file has a section here, or this ends with an error. What a section says in words must hold whatever the
 figures are; where it compares, the words are chosen by the figures.
@@ -208,6 +210,14 @@ def before_after(found: dict) -> str:
             "that before, medians.\n\n" + table(["", "in processor time", "by the clock", "same answers"], rows))
 
 
+def front_page(found: dict) -> str:
+    shares, shown = found["shares"], found["shown"]
+    rows = [[who, row["right"], row["right under attack"]] for who, row in shares.items()]
+    return (f"{found['data']}; of {shares['plain']['reviews']}, both classifiers trained on {found['settings']['reviews']:,} reviews:\n\n"
+            + table(["", "right", "right under attack"], rows)
+            + f"\n\nThe front page shows “{shown['text']}”, where “{shown['word']}” becomes “{shown['synonym']}”.")
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "training_speed": ("Speed of training", training_speed),
     "inference_speed": ("Speed of answers", inference_speed),
@@ -220,6 +230,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "augmentation_speed": ("Speed of augmentation", augmentation_speed),
     "adversarial_examples": ("Adversarial examples", adversarial_examples),
     "adversarial_training": ("Adversarial training", adversarial_training),
+    "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),
 }
@@ -247,5 +258,44 @@ def page(folder: Path = FOLDER) -> str:
     return "\n\n".join([*parts, "## Not measured yet", f"Ready, and tested at small size: {waiting}." if waiting else "Nothing."]) + "\n"
 
 
+def results_of(name: str) -> dict:
+    "What a benchmark has kept"
+    return json.loads((FOLDER / f"results/{name}.json").read_text(encoding="utf-8"))
+
+
+def measured_lines() -> str:
+    "Three lines for the README: accuracy, speed, and robustness"
+    reached, labels = results_of("accuracy")["runs"]["all data"], results_of("fine_tuning")["parts"]["labels"]["means"]
+    by_labels = {row["reviews"]: row for row in labels}
+    faster = results_of("training_speed")["fine_tune_times_faster_than"]
+    more = results_of("fine_tuning")["parts"]["trainer"]["fine_tune more accurate by"]["Trainer"]
+    robust = results_of("adversarial_training")["summary of all reviews"]
+    plain, defended = robust["plain"], robust["worst synonyms"]
+    return "\n".join([
+        f"- **Accuracy.** {spread(run['accuracy'] for run in reached)} of the test reviews with all {reached[0]['reviews']:,} training "
+        f"reviews; with 200 of them, and 300 to choose settings by, {percent(by_labels[200]['encoder'])}, where counting words "
+        f"reaches {percent(by_labels[200]['word counts'])}.",
+        f"- **Speed.** `fine_tune` trains {number(faster['Trainer'])} times as fast as `Trainer` as it comes, "
+        f"{number(faster['Trainer, grouped by length'])} times as fast as with batches of similar length; over {more['seeds']} seeds it is "
+        f"more accurate by {100 * more['mean']:+.1f} ± {100 * more['±']:.1f} points, which is chance.",
+        f"- **Robustness.** Under PWWS {percent(plain['synonyms'], 0)} of the answers stay right; after training on the worst synonyms "
+        f"{percent(defended['synonyms'], 0)}, at the price of {100 * defended['clean lost']:.1f} points of accuracy. Attack and defence "
+        "take their synonyms from one thesaurus; how much holds against another is not measured yet."])
+
+
+BETWEEN = ("<!-- measured: written by tools/figures.py -->\n", "<!-- end -->")
+
+
+def readme(text: str) -> str:
+    "The README with its measured lines as they are now; ValueError where it has no place for them"
+    before, start, rest = text.partition(BETWEEN[0])
+    _, end, after = rest.partition(BETWEEN[1])
+    if not (start and end):
+        raise ValueError(f"README.md has no place for the measured lines, between {BETWEEN[0].strip()} and {BETWEEN[1].strip()}")
+    return before + start + measured_lines() + "\n" + end + after
+
+
 if __name__ == "__main__":
     (FOLDER / "README.md").write_text(page(), encoding="utf-8")
+    path = FOLDER.parent / "README.md"
+    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,23 +3,24 @@
     python tools/offline_site.py _docs           # `make docs` does it after nbdev_docs
 
 Quarto adds two scripts from a CDN to each page with an HTML output, in case it holds a widget that needs them. The
-course's outputs do not. nbdev writes the full address of the site into its cross-links. What remains is the Colab
-badge, an image from Colab: without a network its text stands in its place.
+course's outputs do not. nbdev writes the full address of the site into its cross-links. Nothing that is loaded from
+elsewhere may remain; tools/check_site.py looks for everything else. In the index of the search the pages of the API come
+last, so that of what fits equally well a lesson stands above.
 """
 
 import argparse
-import configparser
+import json
 import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from check_site import Site, loaded_from_elsewhere, site_address
+
 ELSEWHERE = r"""["'](?:https?:)?//"""
 SCRIPT = re.compile(rf"<script\b[^>]*\bsrc={ELSEWHERE}[^>]*>\s*</script>\s*", re.IGNORECASE)
 JQUERY = re.compile(r"<script\b[^>]*>define\('jquery'.*?</script>\s*")  # of use only after those scripts
 IMPORT = re.compile(rf"@import\s*(?:url\()?(?:{ELSEWHERE}|https?://)[^;]*;")
 STYLE = re.compile(rf"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect))[^>]*\bhref={ELSEWHERE}[^>]*>\s*")
-LOADED = re.compile(rf"<(?:script|iframe)\b[^>]*\bsrc={ELSEWHERE}[^>]*>|url\([\"']?https?://[^)]*\)|" + STYLE.pattern)
 
 
 def offline(text: str, depth: int, address: str) -> str:
@@ -29,27 +30,30 @@ def offline(text: str, depth: int, address: str) -> str:
     return re.sub(rf"(<a\b[^>]*\bhref=\"){re.escape(address)}/?", r"\1" + ("../" * depth or "./"), text)
 
 
-def loaded_from_elsewhere(text: str) -> list[str]:
-    "Scripts, frames, styles and fonts that a page or style sheet still loads"
-    return [found[0] for found in LOADED.finditer(text)] + [found[0] for found in IMPORT.finditer(text)]
+def lessons_first(items: list[dict]) -> list[dict]:
+    "The entries of the search in their order: lessons, other pages, the pages of the API"
+    places = ("lessons/", "api/")
+    return sorted(items, key=lambda item: (1, 0, 2)[1 + next(
+        (place for place, folder in enumerate(places) if item.get("href", "").startswith(folder)), -1)])
 
 
 def main():
     "Rewrite every page and style sheet, and fail where something is left"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("site", type=Path)
-    site = parser.parse_args().site
-    settings = configparser.ConfigParser(delimiters=["="])
-    settings.read(ROOT / "settings.ini", encoding="utf-8")
-    address = settings["DEFAULT"]["doc_host"] + settings["DEFAULT"]["doc_baseurl"]
-    pages = [path for path in sorted(site.rglob("*")) if path.suffix in {".html", ".css"}]
-    if not pages:
-        sys.exit(f"{site} holds no page: build the site first")
-    left = []
-    for path in pages:
-        text = offline(path.read_text(encoding="utf-8"), len(path.relative_to(site).parts) - 1, address)
+    folder, address = parser.parse_args().site, site_address()
+    site, left = Site(folder, address, {}), []
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in {".html", ".css"}]
+    if not paths:
+        sys.exit(f"{folder} holds no page: build the site first")
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        text = offline(path.read_text(encoding="utf-8"), name.count("/"), address)
         path.write_text(text, encoding="utf-8")
-        left += [f"{path}: {found}" for found in loaded_from_elsewhere(text)]
+        left += [f"{path}: {fault}" for fault in loaded_from_elsewhere(site, name, text)]
+    if (found := folder / "search.json").exists():
+        items = lessons_first(json.loads(found.read_text(encoding="utf-8")))
+        found.write_text(json.dumps(items, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.exit("\n".join(left) if left else 0)
 
 

@@ -15,7 +15,7 @@ import yaml
 
 NBS = Path(__file__).parents[1] / "nbs"
 sys.path.insert(0, str(NBS.parent))
-from llm_course.course import PARTS  # noqa: E402
+from llm_course.course import PARTS, read_lesson  # noqa: E402
 
 
 def notebooks_of(folder: Path) -> list[Path]:
@@ -30,6 +30,12 @@ def wings(nbs: Path) -> list[str]:
     return sorted(names - {"lessons", "api"}, key=lambda name: (name != "support", name))
 
 
+def numbered(path: Path) -> dict[str, str]:
+    "A lesson in the sidebar, with its number"
+    lesson = read_lesson(path)
+    return {"text": f"{lesson.number} · {lesson.title}", "href": f"lessons/{path.name}"}
+
+
 def sidebar(nbs: Path = NBS) -> list:
     "What the sidebar holds, as Quarto reads it"
     lessons, sections = notebooks_of(nbs / "lessons"), []
@@ -37,7 +43,7 @@ def sidebar(nbs: Path = NBS) -> list:
     if unknown:
         raise ValueError(f"{', '.join(unknown)} belong to no part of the course; its parts are {sorted(PARTS)}")
     for part, name in PARTS.items():
-        if own := [f"lessons/{path.name}" for path in lessons if path.name.startswith(str(part))]:
+        if own := [numbered(path) for path in lessons if path.name.startswith(str(part))]:
             sections.append({"section": f"{part} · {name}", "contents": own})
     own = {wing: notebooks_of(nbs / wing) for wing in wings(nbs)}
     others = [{"section": wing.capitalize(), "contents": [f"{wing}/{path.name}" for path in found]}
@@ -45,7 +51,7 @@ def sidebar(nbs: Path = NBS) -> list:
     pages = {"lessons": [f"api/{path.stem[3:]}.ipynb" for path in lessons]}
     pages |= {wing: [f"api/{'' if wing == 'support' else f'{wing}.'}{path.stem}.ipynb" for path in found]
               for wing, found in own.items()}
-    references = [{"section": f"Reference: {name}", "contents": found} for name, found in pages.items()]
+    references = [{"section": f"API: {name}", "contents": found} for name, found in pages.items()]
     return ["index.ipynb", *sections, "glossary.ipynb", "teaching.ipynb", *others, *references]
 
 

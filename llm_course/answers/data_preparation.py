@@ -166,7 +166,7 @@ QUIZZES[LESSON] = (
         "the best model reach on such labels?",
         (
             (
-                "About 93 %: even the crowd's own side differs from one person's that often.",
+                "About 93 %: even the crowd's own side agrees with one person's only that often.",
                 "Yes: the labels set the ceiling, and one rater's labels set a low one.",
             ),
             (

@@ -24,8 +24,8 @@ LESSON = 13
 @exercise(
     "macro F1",
     LESSON,
-    "F1 of a class: twice its diagonal count, divided by the sum of its row plus the sum of its column.",
     "Compute F1 class by class, then take the plain mean.",
+    "F1 of a class: twice its diagonal count, divided by the sum of its row plus the sum of its column.",
     "A class that occurs nowhere, with row and column 0, has an F1 of 0.",
 )
 def _macro_f1(answer):

@@ -53,7 +53,8 @@ def _ten_times(answer):
     "cosine schedule",
     LESSON,
     "Copy the rise from the lesson; only the fall is new.",
-    "Let u go from 0 at the end of the rise to 1 at the last step: u = (step − rising) / (steps − rising).",
+    "Let u go from 0 at the end of the rise to 1 when all steps are done: u = (step − rising) / (steps − "
+    "rising).",
     "A cosine falls from 1 to −1 while its angle goes from 0 to π; you need it from 1 to 0. And at the last "
     "step the answer is 0 even where the rise leaves no room for a fall.",
 )
@@ -62,7 +63,7 @@ def _cosine_schedule(answer):
         rising = warmup * steps
         for step in range(steps + 1):
             if step == steps:
-                expected, why = 0.0, "The last step has the factor 0, also where the rise takes all others."
+                expected, why = 0.0, "At step == steps the factor is 0, also where the rise takes all others."
             elif step < rising:
                 expected, why = (step + 1) / (rising + 1), "This step is within the rise."
             else:
@@ -140,8 +141,8 @@ QUIZZES[LESSON] = (
         (
             ("The first batches hold the shortest texts, whose gradients are too large.",
              "Batches come in random order, and a short text has no larger gradient for being short."),
-            ("The head is random and Adam has seen few gradients: long steps would do harm.",
-             "Yes: short steps first, until the head and the gradients' sizes are better known."),
+            ("The head is random and Adam has seen few gradients: long steps could do harm.",
+             "Yes, that is the thought; this lesson does not measure it."),
             ("Dropout is strongest at the start, so the first gradients can hardly be trusted.",
              "Dropout sets the same share of values to zero in every step."),
         ),
@@ -160,14 +161,15 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "At a learning rate of 0.0002 AdamW learns a set of reviews and SGD does not. What follows?",
+        "At a learning rate of 0.0002 AdamW learns a set of reviews and SGD with momentum does not. What "
+        "follows?",
         (
             ("Nothing about which is better: that rate suits one of the two.",
              "Yes: SGD multiplies tiny gradients and needs a far larger rate. Tune each, then compare."),
             ("AdamW is better for encoders, since decay lets it learn faster.",
              "At this rate a decay of 0.01 hardly moves a weight. The rate makes the difference."),
             ("SGD can never learn these reviews, however its rate is set.",
-             "With a rate a few hundred times as high it did learn them."),
+             "With a rate of 0.1, five hundred times as high, it did learn them."),
         ),
         0,
     ),
@@ -176,8 +178,8 @@ QUIZZES[LESSON] = (
         "is the most likely reason?",
         (
             ("Some validation reviews stand in the training part as well, so the split leaks.",
-             "A leak brings the two together. It cannot make the reviews that were trained on look worse."),
-            ("The training loss was taken with dropout on, over an epoch in which it still fell.",
+             "It is possible, and `fine_tune` warns of shared texts. But the gap appears without any leak."),
+            ("The training loss is a mean over an epoch in which it still fell; dropout can add to it.",
              "Yes: measured at the end and with dropout off, the training reviews have the lower loss."),
             ("The validation reviews are shorter, and a short review has a lower loss by nature.",
              "The parts are drawn at random, and a short review is not easier for being short."),

@@ -112,9 +112,9 @@ def _a_code_for_labels(answer):
 # %% ../../nbs/answers/information.ipynb #17f2789b
 QUIZZES[LESSON] = (
     Question(
-        "Training minimises the cross-entropy against the shares of raters who disagree. It can come as near "
-        "as one "
-        "likes to …",
+        "Training minimises the cross-entropy against the shares of raters who disagree. The lowest value "
+        "that "
+        "it can approach is …",
         (
             ("… zero, once training is long enough.", "Only where every label is certain."),
             ("… ln C, for C classes that it tells apart.", "That is the loss of a model that knows nothing."),

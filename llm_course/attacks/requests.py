@@ -6,7 +6,7 @@
 __all__ = ['Search', 'Waiting', 'Request', 'Probabilities', 'Similar', 'promised', 'Promising']
 
 # %% ../../nbs/attacks/requests.ipynb #644f92c3
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -131,6 +131,12 @@ class Promising(dict, Request):
     "A request for what the gradient promises of words: by place, the words that may stand there"
 
     cost, kept = 1, False
+
+    def __init__(
+        self,
+        options: Mapping[int, Sequence[str]],  # by place in the text, the words that may stand there
+    ):
+        super().__init__(options)
 
     def needs(self, draft: Draft) -> list[str]:
         "The text at which the gradient is taken"
