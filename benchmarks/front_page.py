@@ -2,10 +2,10 @@
 
 Both see the same 3,000 movie reviews for two epochs. PWWS attacks both on test reviews of at most twelve words. Kept are
 how often each keeps its right answer, and a review whose answer a single word turns with the plain classifier, while
-the other is right and keeps its answer under an attack of its own: of these the one whose meaning changes least, by the
-sentence encoder. It is chosen to show what the course is about; the shares of all attacked reviews stand beside it.
+the other is right and keeps its answer under an attack of its own: of those that both read with at least 80 % the one
+whose meaning changes least, by the sentence encoder. It is chosen to show what the course is about; the shares of all attacked reviews stand beside it.
 
-    python benchmarks/front_page.py [--reviews 3000] [--attacked 60]
+    python benchmarks/front_page.py [--reviews 3000] [--attacked 200]
 """
 
 import argparse
@@ -19,6 +19,7 @@ from llm_course.models import TextClassifier
 from llm_course.words import split_words
 
 LABELS = ["negative", "positive"]
+SURE = 0.8  # the least probability of the right label, before the attack
 
 
 def trained(train, defended: bool) -> TextClassifier:
@@ -44,7 +45,8 @@ def shown(plain: TextClassifier, defended: TextClassifier, reports: dict[str, At
     "The review that one word turns, least changed in meaning, which the other classifier reads rightly and keeps"
     pairs = zip(reports["plain"].results, reports["worst synonyms"].results, strict=True)
     found = [(turned, kept) for turned, kept in pairs
-             if turned.status == "succeeded" and len(turned.changes) == 1 and kept.status == "failed"]
+             if turned.status == "succeeded" and len(turned.changes) == 1 and kept.status == "failed"
+             and all(classifier.predict_proba([turned.text])[0, turned.label] >= SURE for classifier in (plain, defended))]
     if not found:
         raise SystemExit("no review that one word turns and that the other classifier keeps: raise --attacked")
     for turned, _ in found:
@@ -64,7 +66,7 @@ def main():
     "Train both, attack both, and keep one review with the shares of all"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reviews", type=int, default=3000)
-    parser.add_argument("--attacked", type=int, default=60)
+    parser.add_argument("--attacked", type=int, default=200)
     settings = parser.parse_args()
     movies = load_dataset("movies")
     train = movies["train"].shuffle(seed=0).select(range(settings.reviews))
