@@ -126,9 +126,10 @@ def read_lessons(
 def study_minutes(
     path: Path,  # a lesson's notebook
 ) -> int:  # a multiple of 30, at least 30
-    "How long a lesson takes to read and to solve: 100 words or 10 lines of code a minute, 15 minutes an exercise"
+    "How long a lesson takes: 100 words or 10 lines of code a minute, and 15 minutes an exercise"
     text = re.sub(r"<details>.*?</details>", "", "\n".join(cells_of(path, "markdown")), flags=re.DOTALL)
-    code = [cell for cell in cells_of(path, "code") if not re.match(r"#\| *(hide|eval: false|code-fold)", cell)]
+    hidden = re.compile(r"#\| *(hide|eval: false|code-fold)")
+    code = [cell for cell in cells_of(path, "code") if not hidden.match(cell)]
     lines = [line for cell in code for line in cell.splitlines() if line.strip()]
     exercises = len(re.findall(r'^check\("', "\n".join(code), re.MULTILINE))
     return 30 * max(1, round((len(text.split()) / 100 + len(lines) / 10 + 15 * exercises) / 30))
