@@ -45,6 +45,7 @@ LABELS = ("negative", "positive")
 WORD_KINDS = (SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion, TypingNoise)
 some = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 few = settings(some, max_examples=8)
+fewest = settings(some, max_examples=4)  # a second or more each
 pytestmark = pytest.mark.filterwarnings("ignore::llm_course.augmentation.UnchangedTexts")
 
 
@@ -71,7 +72,7 @@ def test_combinations_depend_on_text_position_and_seed(texts, seed, cut, batch_s
     assert_same_in_any_batches(augmenter, texts, seed, cut, batch_size)
 
 
-@few
+@fewest
 @given(texts=A_FEW, seed=SEEDS, cut=st.integers(0, 4), batch_size=st.integers(1, 3))
 def test_near_synonyms_depend_on_text_position_and_seed(encoder, texts, seed, cut, batch_size):
     assert_same_in_any_batches(NearSynonymReplacement(0.3, encoder=encoder), texts, seed, cut, batch_size)
@@ -87,7 +88,7 @@ needs_apertium = pytest.mark.skipif(shutil.which("apertium") is None, reason="Ap
 
 
 @needs_apertium
-@few
+@fewest
 @given(texts=A_FEW, cut=st.integers(0, 4), batch_size=st.integers(1, 3))
 def test_apertium_translates_each_text_alike_in_any_batch(texts, cut, batch_size):
     assert_same_in_any_batches(BackTranslation(), texts, 0, cut, batch_size)

@@ -216,8 +216,16 @@ def test_slider_of_lesson_14_moves_the_temperature(browser, lab, lesson):
     page.close()
 
 
-def test_two_widgets_of_lesson_11_move(browser, lab):
-    page, notebook = run_all(browser, lab, "11_cross_entropy")
+LOSSES = """import torch
+from llm_course.widgets.cross_entropy import DescentExplorer, LossExplorer
+from IPython.display import display
+display(LossExplorer())
+DescentExplorer(torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([1.0, 0.0, 0.0]))"""
+
+
+@pytest.mark.parametrize("lesson", [pytest.param("", id="alone"), pytest.param("11_cross_entropy", marks=pytest.mark.slow)])
+def test_two_widgets_of_lesson_11_move(browser, lab, lesson):
+    page, notebook = run_all(browser, lab, lesson or written(lab, "losses_trial", LOSSES))
     assert_clean(notebook, page)
     for name, sentence in (("logit", "is a probability of"), ("learning rate", "It started at")):
         slider = page.locator(".widget-hslider").filter(has_text=name)

@@ -336,8 +336,8 @@ def test_the_example_of_the_readme_runs_and_prints_its_results(installed, home):
     [example] = blocks_of_the_readme("python")
     (home / "example.py").write_text(example)
     said = run(installed, "example.py", cwd=home)
-    assert "EvaluationReport(300 texts, accuracy" in said and "majority class" in said
-    assert re.search(r"AttackReport\(SynonymAttack\(\): 20 texts, accuracy \d+\.\d% before and \d+\.\d% under attack", said)
+    assert "EvaluationReport(200 texts, accuracy" in said and "majority class" in said
+    assert re.search(r"AttackReport\(SynonymAttack\(\): 12 texts, accuracy \d+\.\d% before and \d+\.\d% under attack", said)
     assert said.endswith("['positive']\n") and (home / "sentiment/classifier.json").is_file()
 
 
