@@ -210,7 +210,7 @@ def test_a_shortlist_needs_a_model():
         SynonymAttack(shortlist=0)
 
 
-@pytest.mark.parametrize("count", [16, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_constraints_of_textfooler(count):
     rows = load_dataset("movies")["test"].select(range(count))
     rows = {"text": rows["text"], "label": [1] * count}

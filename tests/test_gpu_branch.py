@@ -22,7 +22,7 @@ def run_there(*arguments: str):
 
 def run(*arguments: str | Path) -> tuple[int, str]:
     "The runner's exit status and output"
-    return run_forked(run_there, *map(str, arguments), timeout=LIMIT)
+    return run_forked("test_gpu_branch", "run_there", *map(str, arguments), timeout=LIMIT)
 
 
 def written(path: Path, *sources: str) -> Path:

@@ -14,17 +14,17 @@ from llm_course.course import in_hours, read_lesson, study_minutes
 LIMIT = 480  # seconds; a lesson states its own time, this only ends one that hangs
 
 
-def run_notebook(path: Path):
+def run_notebook(path: str):
     "What `nbdev_test --path` does, in this process"
     from nbdev.test import nbdev_test
-    nbdev_test(path=str(path), n_workers=0, do_print=True)
+    nbdev_test(path=path, n_workers=0, do_print=True)
 
 
 def run_in_a_process(path: Path, **variables: str) -> str:
     "What a notebook says: a lesson by the command that a user has, the others in a process with the libraries loaded"
     if path.parent.name == "lessons":
         return run_tool(BIN / "nbdev_test", "--path", path, "--n_workers", "1", "--do_print", timeout=LIMIT, **variables)
-    status, output = run_forked(run_notebook, path, timeout=LIMIT, **variables)
+    status, output = run_forked("test_notebooks", "run_notebook", str(path), timeout=LIMIT, **variables)
     assert status == 0, output[-6000:]
     return output
 
