@@ -93,7 +93,7 @@ def training_compute(
         raise ValueError(f"layers, hidden_size and length are given together or not at all, got {sizes}")
     return 6 * N * D + 12 * L * d * T * D
 
-# %% ../nbs/lessons/01_value_chain.ipynb #e7a54ef0
+# %% ../nbs/lessons/01_value_chain.ipynb #04a25f1b
 @dataclass(frozen=True)
 class Device:
     "Something that computes"
@@ -122,8 +122,9 @@ class TrainingCost:
     kilowatt_hours: float  # NaN where the device's watts are unknown
 
     def __repr__(self) -> str:
-        return (f"{self.device_hours:,.4g} device hours, {self.money:,.4g} of your currency, "
-                f"{self.kilowatt_hours:,.4g} kWh")
+        values = (self.device_hours, self.money, self.kilowatt_hours)
+        hours, money, energy = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values)
+        return f"{hours} device hours, {money} of your currency, {energy} kWh"
 
 
 def training_cost(
@@ -138,7 +139,8 @@ def training_cost(
     "Device hours, money and electricity of a number of operations"
     device = device if isinstance(device, Device) else DEVICES[checked_choice("device", device, DEVICES)]
     if checked_fraction("utilisation", utilisation) == 0 or checked_number("overhead", overhead) < 1:
-        raise ValueError(f"utilisation must be above 0 and overhead at least 1, got {utilisation} and {overhead}")
+        raise ValueError("utilisation must be above 0 and overhead at least 1, "
+                         f"got {utilisation} and {overhead}")
     if checked_number("electricity", electricity) and math.isnan(device.watts):
         raise ValueError(f"electricity needs the device's watts, and those of {device.name} are unknown")
     peak = checked_number("peak", device.peak, strict=True)
@@ -195,11 +197,11 @@ def compare_runs(
                      found / run.published))
     return pd.DataFrame(rows, columns=["model", "published by", "unit", "published", "estimate", "ratio"])
 
-# %% ../nbs/lessons/01_value_chain.ipynb #060d0769
+# %% ../nbs/lessons/01_value_chain.ipynb #9956542b
 def predicted_loss(
     parameters: float,  # N
     tokens: float,  # D
-) -> float:  # surprise at each token, in nats
+) -> float:  # surprise at each token, in nats (lesson 11)
     "The fit of Hoffmann et al. (2022) to their own language models"
     N = checked_number("parameters", parameters, strict=True)
     return 1.69 + 406.4 / N**0.34 + 410.7 / checked_number("tokens", tokens, strict=True) ** 0.28

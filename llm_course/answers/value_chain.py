@@ -16,13 +16,12 @@ from ..value_chain import STAGES, answering_role, predicted_loss, training_compu
 # %% ../../nbs/answers/value_chain.ipynb #4c18b514
 LESSON = 1
 
-# %% ../../nbs/answers/value_chain.ipynb #f1aaad07
+# %% ../../nbs/answers/value_chain.ipynb #ec2db47d
 _INCIDENTS = {  # stage, and why no other
     "discount": ("monitoring", "The tests were right when they were made. What changed, changed in use."),
     "triage": ("data", "Before any model there was a label that says something else than it should."),
     "essays": ("evaluation", "The figure was there to be found: one number for all hides whom it fails."),
-    "mood": ("governance", "It does what was ordered. Whether it may be ordered comes before all other stages."),
-    "films": ("adaptation", "The model was good, and the right texts were at hand. Which was it trained on?"),
+    "mood": ("governance", "It does what was ordered. Whether it may be ordered comes before all else."),
 }
 
 
@@ -45,7 +44,7 @@ def _where_it_could_have_been_caught(answer):
             raise Wrong(f"For {incident!r} the stage is right, but {shown(found[1])} does not answer for it. "
                         "Who does the work and who answers for it are two questions.")
 
-# %% ../../nbs/answers/value_chain.ipynb #2eb4f1b1
+# %% ../../nbs/answers/value_chain.ipynb #10b1fa01
 def _counted() -> list[float]:  # a factor, a share
     "By which factor the operations grow from 128 tokens to 512, and the share of the table of embeddings"
     model = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"]).model.bert.to("meta")
@@ -70,10 +69,10 @@ def _counted() -> list[float]:  # a factor, a share
 )
 def _four_times_as_long(answer):
     see(answer, _counted,
-        ("factor of the operations", 0.4, "Four times the tokens, and each is compared with four times as many."),
+        ("factor of the operations", 0.4, "Four times the tokens, each compared with four times as many."),
         ("share of the table", 0.1, "A vocabulary of 30,522 tokens has 384 numbers for each of them."))
 
-# %% ../../nbs/answers/value_chain.ipynb #16f0bbc1
+# %% ../../nbs/answers/value_chain.ipynb #6a206549
 _BUDGETS = (1e18, 1e20, 1e22, 1e24)
 
 
@@ -97,14 +96,15 @@ def _spend_a_budget(answer):
         if len(sizes) != 2 or not all(size and 0 < size < float("inf") for size in sizes):
             raise Wrong(f"I expected parameters and tokens, two numbers above 0, and got {shown(found)}.")
         if training_compute(*sizes) > budget * (1 + 1e-6):
-            raise Wrong(f"{shown(sizes)} take {training_compute(*sizes):.3g} operations; given were {budget:.3g}.")
+            raise Wrong(f"{shown(sizes)} take {training_compute(*sizes):.3g} operations; given were "
+                        f"{budget:.3g}.")
         above = predicted_loss(*sizes) - _best(budget)
         lines.append(f"{budget:.0e} operations: {above:.4f} nats above the best, of 0.005 allowed")
         if above > 0.005:
             raise Wrong("\n".join([*lines, "The fit would divide this budget otherwise."]))
     print("\n".join(lines))
 
-# %% ../../nbs/answers/value_chain.ipynb #047540cd
+# %% ../../nbs/answers/value_chain.ipynb #66b37624
 QUIZZES[LESSON] = (
     Question(
         "Two roles both answer for a stage. What is likely to follow?",
@@ -114,7 +114,7 @@ QUIZZES[LESSON] = (
                 "A gap, since each trusts the other to have looked.",
                 "Yes: that is why exactly one role answers, and others do, are asked or are told.",
             ),
-            ("No change, since the company answers to the law.", "It does, and still somebody must decide and look."),
+            ("No change, since the company answers to the law.", "It does, and still somebody must look."),
         ),
         1,
     ),
@@ -122,7 +122,7 @@ QUIZZES[LESSON] = (
         "A model reads texts four times as long, and as many tokens in all. The operations of training …",
         (
             ("… stay as they are, since the tokens are as many.", "So it would be without comparing."),
-            ("… grow fourfold, since every text is that long.", "There are fewer texts; most work is for each token."),
+            ("… grow fourfold, since every text is that long.", "There are fewer texts, too."),
             (
                 "… grow a little, by the part that compares tokens.",
                 "Yes: 6 N for each token stays, 12 L d T grows with the length.",
@@ -131,14 +131,15 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "A report gives the energy of a run as its device hours times the watts of the device. It tells you …",
+        "A report gives the energy of a run as its device hours times the watts of the device. It tells "
+        "you …",
         (
             (
                 "… no more about the energy than the hours do.",
                 "Yes: such a figure is calculated, and confirms no estimate that is made in the same way.",
             ),
             ("… what the electricity meters of the hall showed.", "Nothing was read from a meter."),
-            ("… the energy with cooling and everything around.", "That is the overhead, which would be a factor more."),
+            ("… the energy with cooling and everything around.", "The overhead would be a factor more."),
         ),
         0,
     ),
@@ -146,9 +147,9 @@ QUIZZES[LESSON] = (
         "A chatbot that was bought ready-made misleads a customer of a shop. By the map of this lesson, who "
         "answers for putting it there?",
         (
-            ("The machine-learning engineer who adapted it", "For adaptation, but not for letting customers use it."),
-            ("The maker who trained the model in the first place", "The chain begins there; the shop's use does not."),
-            ("The product owner who decided on the deployment", "Yes: one role answers for each stage, here for deployment."),
+            ("The machine-learning engineer who adapted it", "For adaptation, and not for its release."),
+            ("The maker who trained the model in the first place", "The shop's part does not begin there."),
+            ("The product owner who decided on the deployment", "Yes: this role answers for deployment."),
         ),
         2,
     ),

@@ -16,7 +16,7 @@ from ..value_chain import DEVICES, EXAMPLE_ELECTRICITY, EXAMPLE_PRICE, PUBLISHED
 from ..value_chain import training_compute, training_cost
 from .base import Explorer
 
-# %% ../../nbs/widgets/value_chain.ipynb #d031a0a5
+# %% ../../nbs/widgets/value_chain.ipynb #7d5eb500
 OWN = "a size of your own"
 
 
@@ -87,7 +87,8 @@ class CostExplorer(Explorer):
         energy = "an unknown amount of electricity" if unknown else f"{spoken(found.kilowatt_hours)} kWh"
         return (f"{self.controls['model'].value}: {spoken(parameters)} parameters, {spoken(tokens)} tokens, "
                 f"{training_compute(parameters, tokens):.2g} operations. On {count:,} × {device}: "
-                f"{found.device_hours / count / 24:,.3g} days, {spoken(found.money)} at your prices, {energy}.")
+                f"{found.device_hours / count / 24:,.3g} days, {spoken(found.money)} at your prices, "
+                f"{energy}.")
 
     def plot(
         self,
@@ -98,10 +99,13 @@ class CostExplorer(Explorer):
         ends = (1e6, 1e13)
         for power in range(15, 28, 2):
             ax.plot(ends, [10**power / 6 / end for end in ends], color=GREY, linewidth=0.6)
-            ax.text(10**power / 6 / 2e14, 2e14, f"$10^{{{power}}}$", color=GREY, fontsize=9, clip_on=True)
+            if power > 21:
+                ax.text(10**power / 6 / 1.5e14, 1.7e14, f"$10^{{{power}}}$", color=GREY, fontsize=9)
         for run in self.models.values():
             ax.plot(run.parameters, run.tokens, "o", color=BLUE)
-            ax.annotate(run.model, (run.parameters, run.tokens), (5, 5), textcoords="offset points", fontsize=9)
+            left, below = run.model in ("BERT-base", "LLaMA-7B"), run.model in ("GPT-3", "T5-11B")
+            ax.annotate(run.model, (run.parameters, run.tokens), (-7 if left else 7, -13 if below else 5),
+                        textcoords="offset points", ha="right" if left else "left", fontsize=9)
         ax.plot(parameters, tokens, "*", color=ORANGE, markersize=16, label="your run")
         ax.plot([], [], color=GREY, linewidth=0.6, label="equally many operations")
         ax.set(xscale="log", yscale="log", xlim=ends, ylim=(1e6, 1e15), xlabel="parameters",
