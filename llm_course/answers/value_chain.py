@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['LESSON']
 
-# %% ../../nbs/answers/value_chain.ipynb #080b66bb
+# %% ../../nbs/answers/value_chain.ipynb #bcc65229
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from .base import QUIZZES, Question, Wrong, ask, exercise, number_of, plain, see, shown
-from ..models import TextClassifier
 from ..value_chain import STAGES, answering_role, predicted_loss, training_compute
 
 # %% ../../nbs/answers/value_chain.ipynb #4c18b514
@@ -44,9 +42,13 @@ def _where_it_could_have_been_caught(answer):
             raise Wrong(f"For {incident!r} the stage is right, but {shown(found[1])} does not answer for it. "
                         "Who does the work and who answers for it are two questions.")
 
-# %% ../../nbs/answers/value_chain.ipynb #10b1fa01
+# %% ../../nbs/answers/value_chain.ipynb #f9e92eaa
 def _counted() -> list[float]:  # a factor, a share
     "By which factor the operations grow from 128 tokens to 512, and the share of the table of embeddings"
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and needed nowhere else
+
+    from llm_course.models import TextClassifier
+
     model = TextClassifier.from_pretrained("minilm", labels=["negative", "positive"]).model.bert.to("meta")
     model.set_attn_implementation("eager")
     found = []
