@@ -59,6 +59,11 @@ class Lesson:
         return int(self.path.name[:2])
 
     @property
+    def label(self) -> str:
+        "Its number as it is written: two digits"
+        return f"{self.number:02}"
+
+    @property
     def link(self) -> str:
         "A link to it, in Markdown"
         return f"[{self.title}]({self.path.as_posix()})"
@@ -170,11 +175,11 @@ def part_table(
     headings = ["", "Lesson", "What it promises", *columns]
     rows = [table_row(headings), f"|{'---|' * len(headings)}"]
     for lesson in lessons:
-        before, ahead = (", ".join(links.get(number, str(number)) for number in numbers)
+        before, ahead = (", ".join(links.get(number, f"{number:02}") for number in numbers)
                          for numbers in (lesson.needs, lesson.looks_ahead))
         values = {"Laptop": lesson.laptop, "GPU": lesson.gpu, "Study": lesson.study,
                   "Before": before or "none", "Ahead": ahead}
-        rows.append(table_row((lesson.number, lesson.link, lesson.promise, *map(values.get, columns))))
+        rows.append(table_row((lesson.label, lesson.link, lesson.promise, *map(values.get, columns))))
     return "\n".join(rows)
 
 
@@ -183,7 +188,7 @@ def course_map(
 ) -> Markdown:
     "The lessons by part: promise, times, what comes before, and what they look ahead to"
     lessons = read_lessons(folder)
-    links = {lesson.number: f"[{lesson.number}]({lesson.path.as_posix()})" for lesson in lessons}
+    links = {lesson.number: f"[{lesson.label}]({lesson.path.as_posix()})" for lesson in lessons}
     columns, blocks = columns_of(lessons), []
     for part, name in PARTS.items():
         if own := [lesson for lesson in lessons if lesson.number // 10 == part]:
@@ -198,7 +203,7 @@ def role_map(
     rows = ["| If you are … | your lessons are |", "|---|---|"]
     lessons = read_lessons(folder)
     for role in ROLES:
-        if own := [f"{lesson.number} {lesson.link}" for lesson in lessons if role in lesson.roles]:
+        if own := [f"{lesson.label} {lesson.link}" for lesson in lessons if role in lesson.roles]:
             rows.append(f"| {role} | {', '.join(own)} |")
     return Markdown("\n".join(rows))
 
@@ -236,9 +241,9 @@ def plan_table(
     for when, numbers in plan.items():
         own = [lessons[number] for number in numbers]
         besides = sorted({number for lesson in own for number in lesson.needs} - set(planned))
-        rows.append((when, ", ".join(f"{lesson.number} {lesson.link}" for lesson in own),
+        rows.append((when, ", ".join(f"{lesson.label} {lesson.link}" for lesson in own),
                      together(lesson.laptop for lesson in own), together(lesson.study for lesson in own),
-                     ", ".join(f"{number} {lessons[number].link}" for number in besides)))
+                     ", ".join(f"{lessons[number].label} {lessons[number].link}" for number in besides)))
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]  # what nobody states is left out
     lines = [table_row(row) for row in zip(*kept, strict=True)]
     return Markdown("\n".join([lines[0], f"|{'---|' * len(kept)}", *lines[1:]]))

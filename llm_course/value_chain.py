@@ -69,7 +69,7 @@ def reading_paths(
     "The path of each role as a table; its own lessons are bold, those that they need are not"
     rows = ["| If you are … | read, in this order |", "|---|---|"]
     for role in ROLES:
-        links = [f"[{lesson.number}]({lesson.path.as_posix()})" for lesson in reading_path(role, folder)]
+        links = [f"[{lesson.label}]({lesson.path.as_posix()})" for lesson in reading_path(role, folder)]
         own = [role in lesson.roles for lesson in reading_path(role, folder)]
         marked = (f"**{link}**" if mine else link for link, mine in zip(links, own, strict=True))
         rows.append(f"| {role} | {', '.join(marked)} |")

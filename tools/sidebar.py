@@ -33,7 +33,7 @@ def wings(nbs: Path) -> list[str]:
 def numbered(path: Path) -> dict[str, str]:
     "A lesson in the sidebar, with its number"
     lesson = read_lesson(path)
-    return {"text": f"{lesson.number} · {lesson.title}", "href": f"lessons/{path.name}"}
+    return {"text": f"{lesson.label} · {lesson.title}", "href": f"lessons/{path.name}"}
 
 
 def sidebar(nbs: Path = NBS) -> list:
