@@ -33,14 +33,14 @@ def draw() -> plt.Figure:
     width = (SIZE[0] - 120 - 30 * (len(parts) - 1)) / len(parts)
     for place, part in enumerate(parts):
         left = 60 + place * (width + 30)
-        axes.add_patch(FancyBboxPatch((left, 60), width, 310, boxstyle="round,pad=0,rounding_size=14", linewidth=3,
+        axes.add_patch(FancyBboxPatch((left, 40), width, 345, boxstyle="round,pad=0,rounding_size=14", linewidth=3,
                                       edgecolor=COLOURS[part], facecolor="white"))
-        columns = int((width - 36) / 9)  # of the small letters
-        axes.text(left + 18, 342, textwrap.fill(PARTS[part], max(columns // 4 * 3, 10)), fontsize=16, weight="bold",
+        columns = int((width - 36) / 8)  # of the small letters
+        axes.text(left + 18, 365, textwrap.fill(PARTS[part], max(columns // 4 * 3, 10)), fontsize=15, weight="bold",
                   va="top", linespacing=1.3)
-        lines = [textwrap.fill(f"{lesson.number} {lesson.title}", columns, subsequent_indent="     ")
+        lines = [textwrap.fill(f"{lesson.label} {lesson.title.partition(':')[0]}", columns, subsequent_indent="     ")
                  for lesson in lessons if lesson.number // 10 == part]
-        axes.text(left + 18, 265, "\n".join(lines), fontsize=12, va="top", linespacing=2)
+        axes.text(left + 18, 300, "\n".join(lines), fontsize=11, va="top", linespacing=1.7)
         if place:
             axes.annotate("", (left - 3, 215), (left - 27, 215), arrowprops={"arrowstyle": "-|>", "linewidth": 2.5,
                                                                            "color": GREY})
