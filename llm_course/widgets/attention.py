@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['AttentionExplorer']
 
-# %% ../../nbs/widgets/attention.ipynb #600bc39a
+# %% ../../nbs/widgets/attention.ipynb #fe02264b
 from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 
 from ..attention import Encoder
 from ..plots import new_axes
 from .base import Explorer
 
-# %% ../../nbs/widgets/attention.ipynb #cd2cc09d
+# %% ../../nbs/widgets/attention.ipynb #ccec515e
 class AttentionExplorer(Explorer):
     "The attention weights of an encoder: a text, a layer, a head"
 
@@ -56,11 +57,15 @@ class AttentionExplorer(Explorer):
         "The tokens in letters"
         return self.tokenizer.convert_ids_to_tokens(self.token_ids)
 
+    @property
+    def heads(self) -> str:
+        "Which heads are shown, in words"
+        return f"head {self.head.value}" if self.head.value else "mean of all heads"
+
     def describe(self) -> str:
         "Which token is looked at most, in a sentence"
-        seen, head = self.weights.mean(0), self.head.value
-        who = f"head {head}" if head else "the mean of all heads"
-        return (f"In layer {self.layer.value}, {who}, tokens give most of their attention to "
+        seen = self.weights.mean(0)
+        return (f"In layer {self.layer.value}, {self.heads}, tokens give most of their attention to "
                 f"“{self.tokens[seen.argmax()]}”: {seen.max():.0%} on average.")
 
     def plot(
@@ -71,10 +76,10 @@ class AttentionExplorer(Explorer):
         weights, tokens = self.weights, self.tokens
         side = max(4.5, 0.28 * len(tokens) + 1.5)
         ax = new_axes(ax, figsize=(side + 1, side))
-        drawn = ax.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+        drawn = ax.imshow(weights, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # so that small weights show
         ax.figure.colorbar(drawn, ax=ax, label="attention weight", shrink=0.8)
         ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=9)
         ax.set_yticks(range(len(tokens)), tokens, fontsize=9)
-        ax.set(xlabel="token that is seen", ylabel="token that looks", title=f"Layer {self.layer.value}")
+        ax.set(xlabel="token that is seen", ylabel="token that looks", title=f"Layer {self.layer.value}, {self.heads}")
         ax.grid(visible=False)
         return ax
