@@ -131,6 +131,27 @@ def linear_cross_entropy(found: dict) -> str:
         "`linear_cross_entropy` takes " + ", and ".join(shares) + "."])
 
 
+def attention(found: dict) -> str:
+    alone, lengths, steps = found["attention"], found["lengths"], found["written"]
+    fit, longest = found["fit"], max(lengths)
+    rows = [[tokens, *(alone[f"{way}, {tokens}"][key] * scale for key, scale in (("seconds", 1000), ("peak_memory_mb", 1))
+                       for way in ("written out", "fused")), 1000 * found["layer"][str(tokens)]["seconds"]] for tokens in lengths]
+    memory, time = ({way: alone[f"{way}, {longest}"][key] for way in ("written out", "fused")} for key in ("peak_memory_mb", "seconds"))
+    grown = [[tokens, *(found["generation"][f"{way}, {tokens}"]["seconds"] for way in ("with a cache", "without")),
+              *(found["multiplications"][f"{way}, {tokens}"] / 1e9 for way in ("with a cache", "without"))] for tokens in steps]
+    return "\n\n".join([
+        f"Of {found['data']}; medians of {len(next(iter(found['runs']['attention'].values())))} rounds or more. `attention` writes all "
+        "weights down, fused attention does not.",
+        table(["tokens", "ms, written out", "ms, fused", "MB, written out", "MB, fused", "ms of a whole layer"], rows),
+        f"Fitted, a layer takes {1e6 * fit['a']:.3g} microseconds a token and {1e9 * fit['b']:.3g} nanoseconds a pair of tokens (largest "
+        f"relative error {percent(fit['largest_relative_error'], 0)}): both parts are equal at {fit['equal_at']:,.0f} tokens. In "
+        f"multiplications they are equal at {found['counted_equal_at']:,}.",
+        f"At {longest:,} tokens fused attention takes {percent(time['fused'] / time['written out'], 0)} of the time and "
+        f"{percent(memory['fused'] / memory['written out'])} of the memory.",
+        "A decoder of six layers writes tokens one by one, with a cache of keys and values and without:",
+        table(["tokens", "seconds, cache", "seconds, none", "10⁹ multiplications, cache", "none"], grown)])
+
+
 def near_duplicates(found: dict) -> str:
     rows = [[threshold, name, row["seconds"], row["processor_seconds"]]
             for threshold, each in found["times"].items() for name, row in each["medians"].items()]
@@ -225,6 +246,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "fine_tuning": ("What decides a fine-tuning run", fine_tuning),
     "two_processes": ("Two processes", two_processes),
     "linear_cross_entropy": ("The loss of a large vocabulary", linear_cross_entropy),
+    "attention": ("Attention by the length of a text", attention),
     "near_duplicates": ("Near-duplicates", near_duplicates),
     "augmentation": ("Does augmentation help?", augmentation),
     "augmentation_speed": ("Speed of augmentation", augmentation_speed),
