@@ -80,6 +80,7 @@ class AttentionExplorer(Explorer):
         ax.figure.colorbar(drawn, ax=ax, label="attention weight", shrink=0.8)
         ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=9)
         ax.set_yticks(range(len(tokens)), tokens, fontsize=9)
-        ax.set(xlabel="token that is seen", ylabel="token that looks", title=f"Layer {self.layer.value}, {self.heads}")
+        ax.set(xlabel="token that is seen", ylabel="token that looks",
+               title=f"Layer {self.layer.value}, {self.heads}")
         ax.grid(visible=False)
         return ax
