@@ -147,7 +147,7 @@ def tensors(value):
     "Tensors for all but texts"
     if isinstance(value, (str, np.str_)):
         return value
-    if isinstance(value, tuple) or (isinstance(value, list) and any(isinstance(item, str) for item in value)):
+    if isinstance(value, tuple) or (isinstance(value, list) and any(isinstance(item, str | torch.Tensor) for item in value)):
         return type(value)(map(tensors, value))
     return value if isinstance(value, torch.Tensor) else torch.tensor(value)
 

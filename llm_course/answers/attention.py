@@ -32,8 +32,8 @@ def _a_prefix_mask(answer):
         found = plain(ask(answer, tokens, prefix))
         wanted = torch.ones(tokens, tokens).tril().bool()
         wanted[:, :prefix] = True
-        rows = isinstance(found, list) and len(found) == tokens
-        if not rows or any(not isinstance(row, list) or len(row) != tokens for row in found):
+        rows = isinstance(found, (list, tuple)) and len(found) == tokens
+        if not rows or any(not isinstance(row, (list, tuple)) or len(row) != tokens for row in found):
             raise Wrong(f"For ({tokens}, {prefix}) I expected a table of {tokens} rows and columns, got "
                         f"{shown(found)}.")
         for row in range(tokens):
@@ -94,8 +94,11 @@ def _long_reviews() -> list[torch.Tensor]:  # each (1, T)
 
 def _checked_masks(masks: object, tokens: int) -> list[torch.Tensor]:
     "Six masks (T, T); Wrong where they are not"
-    several = isinstance(masks, (list, tuple, torch.Tensor))
-    found = [torch.as_tensor(mask) for mask in masks] if several else []
+    held = plain(masks)
+    try:
+        found = [torch.as_tensor(mask) for mask in held] if isinstance(held, (list, tuple)) else []
+    except (TypeError, ValueError):  # rows of different lengths, or no numbers
+        found = []
     if [tuple(mask.shape) for mask in found] != [(tokens, tokens)] * 6:
         raise Wrong(f"For {tokens} tokens I expected six masks of the shape ({tokens}, {tokens}), got shapes "
                     f"{[tuple(mask.shape) for mask in found]}.")
