@@ -17,11 +17,10 @@ takes the best of three.
 import argparse
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from common import in_own_process, interleaved, medians, write
+from common import in_own_process, interleaved, medians, peak_memory, write
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,12 +28,6 @@ from llm_course.attention import Encoder, EncoderLayer, attention
 
 ATTENTIONS = {"written out": lambda q, k, v: attention(q, k, v)[0], "fused": F.scaled_dot_product_attention}
 LENGTHS, WRITTEN, HEADS, SIZE = (128, 256, 512, 1024, 2048, 4096), (16, 32, 64, 128, 256), 12, 384
-
-
-def resident(field: str) -> float:
-    "VmRSS (memory now) or VmHWM (its highest value) of this process in MB"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
 def seconds_of(call) -> float:
@@ -49,10 +42,7 @@ def alone(name: str, tokens: int) -> dict:
     "Seconds and peak memory of one attention"
     q, k, v = torch.randn(3, 1, HEADS, tokens, SIZE // HEADS, generator=torch.Generator().manual_seed(0))
     seconds_of(lambda: ATTENTIONS[name](q[..., :64, :], k[..., :64, :], v[..., :64, :]))  # what is loaded once
-    Path("/proc/self/clear_refs").write_text("5")  # sets the highest value back to that of now
-    before = resident("VmRSS")
-    seconds_of(lambda: ATTENTIONS[name](q, k, v))
-    peak = resident("VmHWM") - before
+    peak = peak_memory(lambda: seconds_of(lambda: ATTENTIONS[name](q, k, v)))
     return {"seconds": min(seconds_of(lambda: ATTENTIONS[name](q, k, v)) for _ in range(3)), "peak_memory_mb": peak}
 
 

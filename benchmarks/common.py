@@ -45,6 +45,20 @@ def in_own_process(script: str, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def resident(field: str) -> float:
+    "VmRSS (memory now) or VmHWM (its highest value) of this process in MB"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+
+
+def peak_memory(call: Callable[[], object]) -> float:
+    "How far a call lifts the memory of this process, at its highest, in MB"
+    Path("/proc/self/clear_refs").write_text("5")  # sets the highest value back to that of now
+    before = resident("VmRSS")
+    call()
+    return resident("VmHWM") - before
+
+
 def medians(rows: dict[str, list[dict]]) -> dict[str, dict]:
     "Median of each figure of each contestant"
     return {name: {key: statistics.median(row[key] for row in runs) for key in runs[0]} for name, runs in rows.items()}

@@ -3,7 +3,8 @@
 Both see the same 3,000 movie reviews for two epochs. PWWS attacks both on test reviews of at most twelve words. Kept are
 how often each keeps its right answer, and a review whose answer a single word turns with the plain classifier, while
 the other is right and keeps its answer under an attack of its own: of those that both read with at least 80 % the one
-whose meaning changes least, by the sentence encoder. It is chosen to show what the course is about; the shares of all attacked reviews stand beside it.
+whose meaning changes least, by the sentence encoder. It is chosen to show what the course is about; the shares of all
+attacked reviews stand beside it.
 
     python benchmarks/front_page.py [--reviews 3000] [--attacked 200]
 """
@@ -32,13 +33,8 @@ def trained(train, defended: bool) -> TextClassifier:
 
 def shares(report: AttackReport) -> dict:
     "How many reviews were right before, and under attack"
-    right = report.count("succeeded", "failed", "nothing to change")
-    return {"reviews": len(report.results), "right": right, "right under attack": right - report.count("succeeded")}
-
-
-def attacked_text(pieces: list[str], place: int, new: str) -> str:
-    "The text with another word"
-    return "".join([*pieces[:place], new, *pieces[place + 1:]])
+    return {"reviews": len(report.results), "right": report.attacked,
+            "right under attack": report.attacked - report.count("succeeded")}
 
 
 def shown(plain: TextClassifier, defended: TextClassifier, reports: dict[str, AttackReport]) -> dict:
@@ -54,10 +50,9 @@ def shown(plain: TextClassifier, defended: TextClassifier, reports: dict[str, At
     turned, kept = max(found, key=lambda pair: pair[0].similarity)
     [(place, new)] = turned.changes
     pieces = split_words(turned.text)
-    attacked = attacked_text(pieces, place, new)
-    probability = {name: classifier.predict_proba([turned.text, attacked])[:, turned.label].tolist()
+    probability = {name: classifier.predict_proba([turned.text, turned.perturbed])[:, turned.label].tolist()
                    for name, classifier in (("plain", plain), ("worst synonyms", defended))}
-    return {"text": turned.text, "label": LABELS[turned.label], "word": pieces[place], "synonym": new, "attacked": attacked,
+    return {"text": turned.text, "label": LABELS[turned.label], "word": pieces[place], "synonym": new, "attacked": turned.perturbed,
             "similarity": turned.similarity, "chosen from": len(found), "probability of the label": probability,
             "queries": kept.queries}
 

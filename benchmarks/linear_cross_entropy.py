@@ -12,11 +12,10 @@ One more process computes all gradients and compares them.
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import in_own_process, interleaved, medians, ratios, write
+from common import in_own_process, interleaved, medians, peak_memory, ratios, write
 
 from llm_course.cross_entropy import linear_cross_entropy
 
@@ -47,20 +46,11 @@ def inputs(tokens: int = TOKENS, words: int = WORDS) -> tuple[torch.Tensor, torc
     return hidden.requires_grad_(), weight.requires_grad_(), torch.randint(words, (tokens,), generator=generator)
 
 
-def resident(field: str) -> float:
-    "VmRSS (memory now) or VmHWM (its highest value) of this process in MB"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
-
-
 def contest(name: str, chunk_size: int) -> dict:
     "Peak memory in MB above what was there before, and the seconds of the second call"
     loss_of(name, *inputs(8, 100), chunk_size).backward()  # what is loaded once is not counted
     hidden, weight, targets = inputs()
-    Path("/proc/self/clear_refs").write_text("5")  # sets the highest value back to that of now
-    before = resident("VmRSS")
-    loss_of(name, hidden, weight, targets, chunk_size).backward()
-    peak = resident("VmHWM") - before
+    peak = peak_memory(lambda: loss_of(name, hidden, weight, targets, chunk_size).backward())
     hidden.grad = weight.grad = None
     start = time.perf_counter()
     loss_of(name, hidden, weight, targets, chunk_size).backward()

@@ -21,7 +21,6 @@ import accessibility
 import lab_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
 MINUTES = 60_000  # milliseconds, as Playwright counts
 
 
@@ -81,7 +80,7 @@ def chromium():
     assert path, "Chromium is missing: apt-get install chromium"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        launched = playwright.chromium.launch(executable_path=path, args=accessibility.FLAGS)
         yield launched
         launched.close()
 
@@ -228,15 +227,9 @@ def test_two_widgets_of_lesson_11_move(browser, lab, lesson):
     page, notebook = run_all(browser, lab, lesson or written(lab, "losses_trial", LOSSES))
     assert_clean(notebook, page)
     for name, sentence in (("logit", "is a probability of"), ("learning rate", "It started at")):
-        slider = page.locator(".widget-hslider").filter(has_text=name)
-        slider.scroll_into_view_if_needed()
         output = page.locator(".widget-html").filter(has_text=sentence).first
-        text, picture = output.inner_text(), output.locator("img").get_attribute("src")
-        slider.locator(".noUi-handle").focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        wait_for(lambda output=output, text=text: output.inner_text() != text, 20)
-        assert output.locator("img").get_attribute("src") != picture
+        before = output.inner_text()
+        moved_right(page, name, output, lambda text, before=before: text != before)
     page.locator("button").filter(has_text="one step").click()
     wait_for(lambda: "after 6 steps" in output.inner_text(), 20)
     page.close()

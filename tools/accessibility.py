@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from check_site import read_page
+from check_site import read_site, site_address
 from playwright.sync_api import Browser, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
@@ -23,8 +23,7 @@ WIDTHS = (390, 1366)  # pixels
 
 def pages_of(site: Path) -> list[Path]:
     "The pages that somebody reads: what Quarto brings along and what only sends on are none"
-    found = [path for path in sorted(site.rglob("*.html")) if "site_libs" not in path.parts]
-    return [path for path in found if not read_page(path.read_text(encoding="utf-8", errors="replace")).is_redirect]
+    return [site / name for name, page in read_site(site, site_address()).pages.items() if not page.is_redirect]
 
 
 def findings(browser: Browser, path: Path, scheme: str, width: int) -> Iterator[tuple[str, str]]:

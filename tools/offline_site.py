@@ -32,9 +32,8 @@ def offline(text: str, depth: int, address: str) -> str:
 
 def lessons_first(items: list[dict]) -> list[dict]:
     "The entries of the search in their order: lessons, other pages, the pages of the API"
-    places = ("lessons/", "api/")
-    return sorted(items, key=lambda item: (1, 0, 2)[1 + next(
-        (place for place, folder in enumerate(places) if item.get("href", "").startswith(folder)), -1)])
+    places = {"lessons": 0, "api": 2}
+    return sorted(items, key=lambda item: places.get(item.get("href", "").partition("/")[0], 1))
 
 
 def main():
