@@ -67,7 +67,7 @@ setup(
                  "Topic :: Education", "Topic :: Scientific/Engineering :: Artificial Intelligence",
                  "Topic :: Text Processing :: Linguistic", "Typing :: Typed"],
     packages=find_packages(include=["llm_course", "llm_course.*"]),
-    package_data={"llm_course": ["assets/*", "py.typed"]},
+    package_data={"llm_course": ["assets/*", "assets/*/*", "py.typed"]},
     python_requires=f">={settings['min_python']},<3.{int(pythons[-1].split('.')[1]) + 1}",
     install_requires=settings["requirements"].split(),
     extras_require=extras,

@@ -184,11 +184,11 @@ class BestCheckpoint(Callback):
 class ProgressBar(Callback):
     "A progress bar that shows the loss: in a notebook HTML that stays readable, else a line of text"
 
-    def __init__(self):
-        self.bar = None
+    def __init__(self, title: str = "Fine-tuning"):  # what is going on
+        self.title, self.bar = title, None
 
     def _update(self, run: Run):
-        self.bar = self.bar or Progress("Fine-tuning", "steps", run.total_steps)
+        self.bar = self.bar or Progress(self.title, "steps", run.total_steps)
         loss = pd.Series([row["loss"] for row in run.steps[-20:]], dtype=float).mean()
         speed = run.examples / run.seconds if run.seconds else 0.0
         self.bar.update(len(run.steps), f"loss {loss:.3f} · {speed:.0f} examples per second")

@@ -199,10 +199,13 @@ def test_import_is_light():
 
 def test_assets_are_small_and_described():
     assets = ROOT / "llm_course/assets"
-    assert sum(path.stat().st_size for path in assets.iterdir()) <= 6_000_000
+    files = [path for path in assets.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16_000_000
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for line in (assets / "SHA256SUMS").read_text().splitlines():
         assert all(part in notice for part in line.split()), f"NOTICE lacks {line}"
+    named = {line.split()[1] for line in (assets / "SHA256SUMS").read_text().splitlines()}
+    assert named == {path.relative_to(assets).as_posix() for path in files} - {"SHA256SUMS"}
     [font] = (ROOT / "nbs/fonts").iterdir()
     assert hashlib.sha256(font.read_bytes()).hexdigest() in notice and font.stat().st_size < 200_000
 

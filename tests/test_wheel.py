@@ -147,8 +147,8 @@ def test_every_folder_of_modules_is_a_package():
 
 def test_wheel_holds_the_assets_the_lessons_and_the_notices(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for asset in (ROOT / "llm_course/assets").iterdir():
-        assert f"llm_course/assets/{asset.name}" in names
+    for asset in (path for path in (ROOT / "llm_course/assets").rglob("*") if path.is_file()):
+        assert asset.relative_to(ROOT).as_posix() in names
     for lesson in (ROOT / "nbs/lessons").glob("[!.]*.ipynb"):
         assert f"llm_course/course/nbs/lessons/{lesson.name}" in names
     assert "llm_course/py.typed" in names and "llm_course/course/nbs/index.ipynb" in names
