@@ -8,7 +8,7 @@ Texts: the training part of all four bundled sets, labels left out; what is said
 and settings are chosen on the validation part. All models share one tokenizer of 4,096 byte pairs and blocks of 128
 tokens. A seed draws the weights, the order of the blocks, what is taken away, and dropout.
 
-- rates: two passes over the texts for each of three learning rates; the loss on the validation part.
+- rates: two passes over the texts for each of six pairs of learning rate and blocks a step; validation loss.
 - seeds: a tenth of the passes that the bundled models had, three seeds; surprise on the test part in nats, beside a
   unigram, a bigram and a two-sided bigram counted from the same texts (their discount is chosen on the validation
   part) at the same places. The masked model is asked with [MASK] alone, at places whose neighbours are not hidden.
@@ -44,7 +44,8 @@ from llm_course.pretraining import token_blocks, train_tokenizer
 from llm_course.value_chain import training_compute
 
 NAME, SHAPES = "pretraining", ("bert", "gpt", "t5")
-RATES, FINE_RATES, DISCOUNTS = (1e-3, 2e-3, 4e-3), (1e-4, 3e-4, 1e-3), (0.5, 0.75, 0.9)
+SETTINGS = tuple((rate, batch) for batch in (32, 8) for rate in (1e-3, 2e-3, 4e-3))  # learning rate, blocks of a step
+FINE_RATES, DISCOUNTS = (1e-4, 3e-4, 1e-3), (0.5, 0.75, 0.9)
 ENCODER_RATES = (3e-5, 1e-4, 3e-4)  # of the bundled encoder, which is twenty times as large
 SIZES = (32, 64, 128, 192)
 PASSES = 30  # of the bundled models, see tools/build_models.py
@@ -88,16 +89,16 @@ def fresh(shape: str, sizes: Sizes, seed: int, **options) -> LanguageModel:
     return new_language_model(shape, tokenizer_of(sizes), seed=seed, device="cpu", **options)
 
 
-def rate_of(rows: dict, shape: str) -> float:
-    "The rate with the lowest validation loss"
-    found = {rate: rows[f"{shape} {rate:g}"]["loss"] for rate in RATES if f"{shape} {rate:g}" in rows}
-    return min(found, key=found.get) if found else 2e-3
+def settings_of(rows: dict, shape: str) -> dict[str, float]:
+    "The learning rate and the blocks of a step with the lowest validation loss"
+    rate, batch = min(SETTINGS, key=lambda pair: rows["rates"][f"{shape} {pair[0]:g} {pair[1]}"]["loss"])
+    return {"learning_rate": rate, "batch_size": batch}
 
 
-def rates(sizes: Sizes, rows: dict, shape: str, rate: float) -> dict:
+def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int) -> dict:
     "The loss on the validation part after a short run"
     run = pretrain(fresh(shape, sizes, 0), texts_of("train", sizes.texts), texts_of("validation", sizes.texts),
-                   epochs=sizes.passes, learning_rate=rate, progress=False)
+                   epochs=sizes.passes, learning_rate=rate, batch_size=batch, progress=False)
     return {"loss": run.evaluations[-1]["loss"], "seconds": run.seconds}
 
 
@@ -159,7 +160,7 @@ def seeds(sizes: Sizes, rows: dict, shape: str, seed: int) -> dict:
     "Surprise after a tenth of the passes"
     model = fresh(shape, sizes, seed)
     run = pretrain(model, texts_of("train", sizes.texts), epochs=max(1, round(sizes.short * PASSES)),
-                   learning_rate=rate_of(rows["rates"], shape), seed=seed, progress=False)
+                   seed=seed, progress=False, **settings_of(rows, shape))
     return {**compared(model, sizes), "seconds": run.seconds}
 
 
@@ -172,9 +173,11 @@ def sizes_(sizes: Sizes, rows: dict, size: int) -> dict:
     "The validation loss on the way, against the operations of training"
     model = fresh("gpt", sizes, 0, size=size)
     matrices = sum(w.numel() for name, w in model.model.named_parameters() if w.ndim > 1 and ".wpe" not in name)
+    chosen = settings_of(rows, "gpt")
     run = pretrain(model, texts_of("train", sizes.texts), texts_of("validation", sizes.texts), epochs=sizes.passes,
-                   learning_rate=rate_of(rows["rates"], "gpt"), evaluate_every=34, progress=False)
-    points = [{"operations": training_compute(matrices, row["step"] * 32 * model.max_length), "loss": row["loss"]}
+                   evaluate_every=1088 // chosen["batch_size"], progress=False, **chosen)
+    tokens = chosen["batch_size"] * model.max_length  # of a step
+    points = [{"operations": training_compute(matrices, row["step"] * tokens), "loss": row["loss"]}
               for row in run.evaluations]
     return {"parameters": model.parameters, "matrices": matrices, "points": points, "seconds": run.seconds}
 
@@ -223,9 +226,9 @@ def rates_of(arm: str) -> tuple[float, ...]:
 def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
     "Test accuracy on tweets, by what the model read before"
     others = tuple(name for name in BUNDLED_DATASETS if name != "tweets")
-    model, rate = fresh("bert", sizes, seed), rate_of(rows["rates"], "bert")
+    model, chosen = fresh("bert", sizes, seed), settings_of(rows, "bert")
     pretrain(model, texts_of("train", sizes.texts, others), epochs=max(1, round(2 * sizes.short * PASSES)),
-             learning_rate=rate, seed=seed, progress=False)
+             seed=seed, progress=False, **chosen)
     tweets, found = load_dataset("tweets"), {}
     target = texts_of("train", sizes.texts, ("tweets",))
     tokens = token_blocks(model.tokenizer, target).numel()
@@ -237,7 +240,8 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
         for name, texts in {"nothing more": None, "tweets": target, "movie reviews": control}.items():
             again = LanguageModel.from_pretrained(folder, max_length=128, device="cpu")
             if texts is not None:
-                pretrain(again, texts, epochs=sizes.again, learning_rate=rate / 2, seed=seed, progress=False)
+                pretrain(again, texts, epochs=sizes.again, learning_rate=chosen["learning_rate"] / 2,
+                         batch_size=chosen["batch_size"], seed=seed, progress=False)
             found[name] = domain_scores(again, sizes, tweets, seed)
     return {name: values for name, values in found.items()}
 
@@ -260,7 +264,7 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The rows of each part, and what makes them"
     arms = [(arm, labels, epochs) for labels, epochs in sizes.labels for arm in ARMS]
     return {
-        "rates": {f"{shape} {rate:g}": (shape, rate) for shape in SHAPES for rate in RATES},
+        "rates": {f"{shape} {rate:g} {batch}": (shape, rate, batch) for shape in SHAPES for rate, batch in SETTINGS},
         "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
         "bundled": {shape: (shape,) for shape in SHAPES},
         "sizes": {str(size): (size,) for size in SIZES},
