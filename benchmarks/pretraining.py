@@ -8,8 +8,8 @@ Texts: the training part of all four bundled sets, labels left out; what is said
 and settings are chosen on the validation part. All models share one tokenizer of 4,096 byte pairs and blocks of 128
 tokens. A seed draws the weights, the order of the blocks, what is taken away, and dropout.
 
-- rates: two passes over the texts for each of six pairs of learning rate and blocks a step; validation loss.
-- seeds: a tenth of the passes that the bundled models had, three seeds; surprise on the test part in nats, beside a
+- rates: one pass over the texts for each of four pairs of learning rate and blocks of a step; validation loss.
+- seeds: two passes, a tenth of what the bundled models had, three seeds; surprise on the test part in nats, beside a
   unigram, a bigram and a two-sided bigram counted from the same texts (their discount is chosen on the validation
   part) at the same places. The masked model is asked with [MASK] alone, at places whose neighbours are not hidden.
 - bundled: the same for the bundled models.
@@ -20,7 +20,8 @@ tokens. A seed draws the weights, the order of the blocks, what is taken away, a
 - domain: a masked model learns from all texts but tweets, then a second time from tweets or from movie reviews (the
   same number of steps), and is fine-tuned on 200 tweets; three seeds.
 
-Each row is written as it ends. Two processes work, with one thread each.
+Each row is written as it ends. Two processes work, with one thread each; pre-training computes in bfloat16 where torch's
+autocast does.
 """
 
 import argparse
@@ -44,11 +45,11 @@ from llm_course.pretraining import token_blocks, train_tokenizer
 from llm_course.value_chain import training_compute
 
 NAME, SHAPES = "pretraining", ("bert", "gpt", "t5")
-SETTINGS = tuple((rate, batch) for batch in (32, 8) for rate in (1e-3, 2e-3, 4e-3))  # learning rate, blocks of a step
+QUICK = {"mixed_precision": "bf16", "progress": False}  # of pre-training
+SETTINGS = ((2e-3, 32), (1e-3, 8), (2e-3, 8), (4e-3, 8))  # learning rate, blocks of a step
 FINE_RATES, DISCOUNTS = (1e-4, 3e-4, 1e-3), (0.5, 0.75, 0.9)
 ENCODER_RATES = (3e-5, 1e-4, 3e-4)  # of the bundled encoder, which is twenty times as large
 SIZES = (32, 64, 128, 192)
-PASSES = 30  # of the bundled models, see tools/build_models.py
 ARMS = (*(f"tiny-{shape}" for shape in SHAPES), *(f"random {shape}" for shape in SHAPES), "minilm")
 
 
@@ -56,8 +57,7 @@ class Sizes(NamedTuple):
     "How much each part trains"
 
     texts: int | None  # of each part of a bundled set; None: all
-    short: float  # passes of the seeds, of the bundled models' passes
-    passes: int  # of the rates and the sizes
+    passes: int  # of the seeds and the sizes
     labels: tuple[tuple[int, int], ...]  # labels and epochs
     seeds: int  # of the transfer
     few: int  # of everything else
@@ -65,8 +65,8 @@ class Sizes(NamedTuple):
     test: int
 
 
-FULL = Sizes(None, 0.1, 2, ((200, 8), (1000, 4)), 5, 3, 8, 1004)
-SMALL = Sizes(60, 0.04, 1, ((16, 1),), 2, 2, 1, 16)
+FULL = Sizes(None, 2, ((200, 8), (1000, 4)), 5, 3, 8, 1004)
+SMALL = Sizes(60, 1, ((16, 1),), 2, 2, 1, 16)
 
 
 def texts_of(part: str, most: int | None, names: tuple[str, ...] = BUNDLED_DATASETS) -> list[str]:
@@ -98,7 +98,7 @@ def settings_of(rows: dict, shape: str) -> dict[str, float]:
 def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int) -> dict:
     "The loss on the validation part after a short run"
     run = pretrain(fresh(shape, sizes, 0), texts_of("train", sizes.texts), texts_of("validation", sizes.texts),
-                   epochs=sizes.passes, learning_rate=rate, batch_size=batch, progress=False)
+                   epochs=1, learning_rate=rate, batch_size=batch, **QUICK)
     return {"loss": run.evaluations[-1]["loss"], "seconds": run.seconds}
 
 
@@ -157,10 +157,10 @@ def block_interval(sums: torch.Tensor, draws: int = 2000) -> list[float]:
 
 
 def seeds(sizes: Sizes, rows: dict, shape: str, seed: int) -> dict:
-    "Surprise after a tenth of the passes"
+    "Surprise after a short run"
     model = fresh(shape, sizes, seed)
-    run = pretrain(model, texts_of("train", sizes.texts), epochs=max(1, round(sizes.short * PASSES)),
-                   seed=seed, progress=False, **settings_of(rows, shape))
+    run = pretrain(model, texts_of("train", sizes.texts), epochs=sizes.passes,
+                   seed=seed, **QUICK, **settings_of(rows, shape))
     return {**compared(model, sizes), "seconds": run.seconds}
 
 
@@ -175,7 +175,7 @@ def sizes_(sizes: Sizes, rows: dict, size: int) -> dict:
     matrices = sum(w.numel() for name, w in model.model.named_parameters() if w.ndim > 1 and ".wpe" not in name)
     chosen = settings_of(rows, "gpt")
     run = pretrain(model, texts_of("train", sizes.texts), texts_of("validation", sizes.texts), epochs=sizes.passes,
-                   evaluate_every=1088 // chosen["batch_size"], progress=False, **chosen)
+                   evaluate_every=1088 // chosen["batch_size"], **QUICK, **chosen)
     tokens = chosen["batch_size"] * model.max_length  # of a step
     points = [{"operations": training_compute(matrices, row["step"] * tokens), "loss": row["loss"]}
               for row in run.evaluations]
@@ -193,6 +193,7 @@ def classifier_of(arm: str, sizes: Sizes, seed: int, labels: list[str]) -> TextC
 
 def tuned(classifier: TextClassifier, reviews: dict, count: int, epochs: int, rate: float, seed: int, judged: Dataset):
     "Accuracy after fine-tuning on some labels"
+    epochs = max(1, epochs // 2) if classifier.model.config.hidden_size == 384 else epochs  # the encoder needs fewer
     train = reviews["train"].shuffle(seed=seed).select(range(count))
     fine_tune(classifier, train, epochs=epochs, learning_rate=rate, batch_size=16, seed=seed, progress=False)
     return validation_scores(classifier, judged)["accuracy"]
@@ -227,8 +228,8 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
     "Test accuracy on tweets, by what the model read before"
     others = tuple(name for name in BUNDLED_DATASETS if name != "tweets")
     model, chosen = fresh("bert", sizes, seed), settings_of(rows, "bert")
-    pretrain(model, texts_of("train", sizes.texts, others), epochs=max(1, round(2 * sizes.short * PASSES)),
-             seed=seed, progress=False, **chosen)
+    pretrain(model, texts_of("train", sizes.texts, others), epochs=2 * sizes.passes,
+             seed=seed, **QUICK, **chosen)
     tweets, found = load_dataset("tweets"), {}
     target = texts_of("train", sizes.texts, ("tweets",))
     tokens = token_blocks(model.tokenizer, target).numel()
@@ -241,7 +242,7 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
             again = LanguageModel.from_pretrained(folder, max_length=128, device="cpu")
             if texts is not None:
                 pretrain(again, texts, epochs=sizes.again, learning_rate=chosen["learning_rate"] / 2,
-                         batch_size=chosen["batch_size"], seed=seed, progress=False)
+                         batch_size=chosen["batch_size"], seed=seed, **QUICK)
             found[name] = domain_scores(again, sizes, tweets, seed)
     return {name: values for name, values in found.items()}
 

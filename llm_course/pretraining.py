@@ -8,7 +8,7 @@ __all__ = ['SPECIAL_TOKENS', 'SENTINELS', 'ALGORITHMS', 'OBJECTIVES', 'byte_pair
            'MaskedLanguageModelling', 'draws', 'at_least_one', 'SpanCorruption', 'random_parts', 'Bigram', 'Guesses',
            'guess', 'objective_for', 'block_record', 'checked_corpus', 'validation_loss', 'pretrain']
 
-# %% ../nbs/lessons/03_pretraining.ipynb #bbb34c02
+# %% ../nbs/lessons/03_pretraining.ipynb #fd8b913e
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from .checks import checked_choice, checked_count, checked_fraction, checked_num
 from .checks import checked_seed, checked_texts
 from .core import keep_freed_memory
 from .identity import digest
-from .language_models import LanguageModel
+from .language_models import LanguageModel, ends_of
 from .models import quiet_loading
 from .tokens import read_tokens
 from .training.batches import Batches, Record
@@ -88,7 +88,7 @@ def train_tokenizer(
         mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]", extra_special_tokens=list(SENTINELS),
         clean_up_tokenization_spaces=False)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #6d4742d1
+# %% ../nbs/lessons/03_pretraining.ipynb #9c89b4e7
 def token_blocks(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],  # N texts
@@ -98,7 +98,7 @@ def token_blocks(
     texts, length = checked_texts(texts), checked_count("length", length, 2)
     with quiet_loading():  # its warning about long texts: they are cut below
         token_ids = read_tokens(tokenizer, texts)["input_ids"] if texts else []
-    end = tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
+    _, end = ends_of(tokenizer)
     row = [token for ids in token_ids for token in (ids if ids[-1:] == [end] else [*ids, end])]
     if len(row) < 2 * length:
         raise ValueError(f"{len(texts)} text{'s' * (len(texts) != 1)} make {len(row)} tokens; pre-training "
@@ -202,7 +202,7 @@ def draws(
     "Random numbers, the same on every device"
     return torch.rand(like.shape, generator=generator).to(like.device)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #b36c70aa
+# %% ../nbs/lessons/03_pretraining.ipynb #c4471be8
 def at_least_one(
     name: str,  # of the setting, for the error
     value: float,
@@ -253,7 +253,7 @@ class SpanCorruption(LanguageObjective):
         gone, first = part % 2 == 1, part.diff(dim=1, prepend=part[:, :1]) > 0
         names = torch.tensor(self.sentinels(), device=device)[part // 2]  # of the span that a token is in or before
         shown = blocks.where(~gone, names)[~gone | first].reshape(rows, -1)
-        end = torch.full((rows, 1), self.tokenizer.eos_token_id, device=device)
+        end = torch.full((rows, 1), ends_of(self.tokenizer)[1], device=device)
         places = torch.arange(length, device=device).repeat(rows, 1)
         # In the answer, the sentinel of a span and then its tokens.
         starts = torch.stack([names, blocks], -1)[torch.stack([gone & first, gone], -1)].reshape(rows, -1)

@@ -4,10 +4,11 @@
     python tools/build_models.py tiny-gpt            # one of them
     python tools/build_models.py --passes 1 --folder /tmp/models     # a quick try, elsewhere
 
-Each reads the training part of the four bundled sets, labels left out, thirty times: up to an hour on one thread. The
+Each reads the training part of the four bundled sets, labels left out, twenty times: up to an hour on one thread. The
 pass with the lowest loss on the validation part is kept. All have the same tokenizer of 4,096 byte pairs. What is
-written is a folder in the format of transformers, weights in bfloat16. The same call on the same machine, with the same versions, gives the same bytes. The losses on the way go to
-benchmarks/results/tiny_models.json, the checksums to llm_course/assets/SHA256SUMS.
+written is a folder in the format of transformers, weights in bfloat16. The same call on the same machine, with the same
+versions, gives the same bytes. The losses on the way go to benchmarks/results/tiny_models.json, the checksums to
+llm_course/assets/SHA256SUMS.
 """
 
 import argparse
@@ -27,8 +28,8 @@ ASSETS = ROOT / "llm_course/assets"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, keep  # noqa: E402
 
-VOCABULARY, PASSES, SEED = 4096, 30, 0
-SETTINGS = {"tiny-bert": (1e-3, 8), "tiny-gpt": (2e-3, 32), "tiny-t5": (2e-3, 32)}  # learning rate, blocks of a step
+VOCABULARY, PASSES, SEED = 4096, 20, 0
+SETTINGS = {"tiny-bert": (2e-3, 8), "tiny-gpt": (2e-3, 32), "tiny-t5": (2e-3, 32)}  # learning rate, blocks of a step
 
 
 def texts_of(part: str) -> list[str]:
@@ -44,7 +45,8 @@ def trained(name: str, passes: int, checkpoints: Path) -> PretrainingRun:
     model = new_language_model(name.removeprefix("tiny-"), train_tokenizer(train, VOCABULARY), seed=SEED, device="cpu")
     rate, batch = SETTINGS[name]  # the best of benchmarks/pretraining.py, part rates
     return pretrain(model, train, texts_of("validation"), epochs=passes, learning_rate=rate, batch_size=batch,
-                    seed=SEED, progress=False, checkpoints=checkpoints / name, keep_best=True, resume="auto")
+                    seed=SEED, mixed_precision="bf16", progress=False, checkpoints=checkpoints / name, keep_best=True,
+                    resume="auto")
 
 
 def written(model: LanguageModel, folder: Path) -> Path:
@@ -85,8 +87,8 @@ def main():
             models = json.loads(path.read_text())["models"] if path.is_file() else {}
             rate, batch = SETTINGS[name]
             models[name] = {"parameters": run.language_model.parameters, "learning_rate": rate, "batch_size": batch,
-                            "seed": SEED, "passes": given.passes, "steps": len(run.steps), "seconds": run.seconds, "bytes": size,
-                            "evaluations": run.evaluations,
+                            "seed": SEED, "passes": given.passes, "steps": len(run.steps), "seconds": run.seconds,
+                            "bytes": size, "evaluations": run.evaluations,
                             "training": [row["loss"] for row in run.steps[::25]]}
             keep("tiny_models", {"script": Path(__file__).name, "models": models})
 
