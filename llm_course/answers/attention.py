@@ -110,8 +110,8 @@ def _checked_masks(masks: object, tokens: int) -> list[torch.Tensor]:
     LESSON,
     "A word that is near is more often of use than one that is far. Let each token see a few neighbours.",
     "Neighbours alone fail. Where did half of the attention go in the middle layers?",
-    "Count what a choice costs a row: one more neighbour on each side costs 2 pairs, one token that everybody "
-    "sees costs 1.",
+    "Count what a choice costs a row: one more neighbour on each side costs 2 pairs, "
+    "one token that everybody sees costs 1.",
 )
 @torch.no_grad()
 def _look_at_less(answer):
