@@ -8,7 +8,8 @@ Texts: the training part of all four bundled sets, labels left out; what is said
 and settings are chosen on the validation part. All models share one tokenizer of 4,096 byte pairs and blocks of 128
 tokens. A seed draws the weights, the order of the blocks, what is taken away, and dropout.
 
-- rates: one pass over the texts for each of four pairs of learning rate and blocks of a step; validation loss.
+- rates: one pass over the texts for each of four settings (learning rate, blocks of a step, share that is asked for);
+  the loss on the validation part, where all answer the same questions.
 - seeds: two passes, a tenth of what the bundled models had, three seeds; surprise on the test part in nats, beside a
   unigram, a bigram and a two-sided bigram counted from the same texts (their discount is chosen on the validation
   part) at the same places. The masked model is asked with [MASK] alone, at places whose neighbours are not hidden.
@@ -30,6 +31,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -40,13 +42,16 @@ from llm_course.data import BUNDLED_DATASETS, load_dataset, load_ratings
 from llm_course.fine_tuning import fine_tune, validation_scores
 from llm_course.language_models import LanguageModel, new_language_model
 from llm_course.models import TextClassifier
-from llm_course.pretraining import Bigram, MaskedLanguageModelling, guess, objective_for, pretrain
-from llm_course.pretraining import token_blocks, train_tokenizer
+from llm_course.pretraining import Bigram, LanguageObjective, guess, objective_for, pretrain, token_blocks
+from llm_course.pretraining import train_tokenizer
 from llm_course.value_chain import training_compute
 
-NAME, SHAPES = "pretraining", ("bert", "gpt", "t5")
+NAME, SHAPES = "pretraining", ("gpt", "t5", "bert")
 QUICK = {"mixed_precision": "bf16", "progress": False}  # of pre-training
-SETTINGS = ((2e-3, 32), (1e-3, 8), (2e-3, 8), (4e-3, 8))  # learning rate, blocks of a step
+SETTINGS = {  # learning rate, blocks of a step, share of the tokens that are asked for
+    "bert": ((2e-3, 32, 0.3), (1e-3, 8, 0.3), (2e-3, 8, 0.3), (2e-3, 8, 0.15)),
+    "gpt": ((2e-3, 32, None), (1e-3, 8, None), (2e-3, 8, None), (4e-3, 8, None)),
+    "t5": ((2e-3, 8, 0.15), (2e-3, 8, 0.3), (4e-3, 8, 0.3), (4e-3, 32, 0.3))}
 FINE_RATES, DISCOUNTS = (1e-4, 3e-4, 1e-3), (0.5, 0.75, 0.9)
 ENCODER_RATES = (3e-5, 1e-4, 3e-4)  # of the bundled encoder, which is twenty times as large
 SIZES = (32, 64, 128, 192)
@@ -89,17 +94,30 @@ def fresh(shape: str, sizes: Sizes, seed: int, **options) -> LanguageModel:
     return new_language_model(shape, tokenizer_of(sizes), seed=seed, device="cpu", **options)
 
 
-def settings_of(rows: dict, shape: str) -> dict[str, float]:
-    "The learning rate and the blocks of a step with the lowest validation loss"
-    rate, batch = min(SETTINGS, key=lambda pair: rows["rates"][f"{shape} {pair[0]:g} {pair[1]}"]["loss"])
-    return {"learning_rate": rate, "batch_size": batch}
+def named(shape: str, rate: float, batch: int, share: float | None) -> str:
+    "The row of a setting"
+    return f"{shape} {rate:g} {batch} {share}"
 
 
-def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int) -> dict:
+def settings_of(rows: dict, model: LanguageModel, shape: str) -> dict:
+    "The arguments of `pretrain` with the lowest validation loss"
+    rate, batch, share = min(SETTINGS[shape], key=lambda setting: rows["rates"][named(shape, *setting)]["loss"])
+    return {"learning_rate": rate, "batch_size": batch, "objective": asking(model, share)}
+
+
+def asking(model: LanguageModel, share: float | None) -> LanguageObjective:
+    "The objective of a model's kind, with a share of the tokens"
+    objective = objective_for(model, None)
+    return objective if share is None else replace(objective, share=share)
+
+
+def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int, share: float | None) -> dict:
     "The loss on the validation part after a short run"
-    run = pretrain(fresh(shape, sizes, 0), texts_of("train", sizes.texts), texts_of("validation", sizes.texts),
-                   epochs=1, learning_rate=rate, batch_size=batch, **QUICK)
-    return {"loss": run.evaluations[-1]["loss"], "seconds": run.seconds}
+    model = fresh(shape, sizes, 0)
+    run = pretrain(model, texts_of("train", sizes.texts), objective=asking(model, share), epochs=1,
+                   learning_rate=rate, batch_size=batch, **QUICK)
+    losses, *_ = asked_places(model, token_blocks(model.tokenizer, texts_of("validation", sizes.texts)))
+    return {"loss": losses.mean().item(), "seconds": run.seconds}
 
 
 def neighbours(blocks: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -112,7 +130,7 @@ def asked_places(model: LanguageModel, blocks: torch.Tensor) -> tuple[torch.Tens
     "Losses, rows and places where all models know the same"
     objective = objective_for(model, None)
     if model.kind == "masked":
-        objective = MaskedLanguageModelling(model.tokenizer, masked=1.0, random=0.0)
+        objective = replace(objective, masked=1.0, random=0.0)
     found = guess(model, blocks, objective)
     special = torch.tensor(model.tokenizer.all_special_ids)
     fits = (found.places > 0) & (found.places < blocks.shape[1] - 1)
@@ -160,7 +178,7 @@ def seeds(sizes: Sizes, rows: dict, shape: str, seed: int) -> dict:
     "Surprise after a short run"
     model = fresh(shape, sizes, seed)
     run = pretrain(model, texts_of("train", sizes.texts), epochs=sizes.passes,
-                   seed=seed, **QUICK, **settings_of(rows, shape))
+                   seed=seed, **QUICK, **settings_of(rows, model, shape))
     return {**compared(model, sizes), "seconds": run.seconds}
 
 
@@ -173,7 +191,7 @@ def sizes_(sizes: Sizes, rows: dict, size: int) -> dict:
     "The validation loss on the way, against the operations of training"
     model = fresh("gpt", sizes, 0, size=size)
     matrices = sum(w.numel() for name, w in model.model.named_parameters() if w.ndim > 1 and ".wpe" not in name)
-    chosen = settings_of(rows, "gpt")
+    chosen = settings_of(rows, model, "gpt")
     run = pretrain(model, texts_of("train", sizes.texts), texts_of("validation", sizes.texts), epochs=sizes.passes,
                    evaluate_every=1088 // chosen["batch_size"], **QUICK, **chosen)
     tokens = chosen["batch_size"] * model.max_length  # of a step
@@ -227,7 +245,8 @@ def rates_of(arm: str) -> tuple[float, ...]:
 def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
     "Test accuracy on tweets, by what the model read before"
     others = tuple(name for name in BUNDLED_DATASETS if name != "tweets")
-    model, chosen = fresh("bert", sizes, seed), settings_of(rows, "bert")
+    model = fresh("bert", sizes, seed)
+    chosen = settings_of(rows, model, "bert")
     pretrain(model, texts_of("train", sizes.texts, others), epochs=2 * sizes.passes,
              seed=seed, **QUICK, **chosen)
     tweets, found = load_dataset("tweets"), {}
@@ -241,8 +260,8 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
         for name, texts in {"nothing more": None, "tweets": target, "movie reviews": control}.items():
             again = LanguageModel.from_pretrained(folder, max_length=128, device="cpu")
             if texts is not None:
-                pretrain(again, texts, epochs=sizes.again, learning_rate=chosen["learning_rate"] / 2,
-                         batch_size=chosen["batch_size"], seed=seed, **QUICK)
+                again_so = {**chosen, "learning_rate": chosen["learning_rate"] / 2}
+                pretrain(again, texts, epochs=sizes.again, seed=seed, **QUICK, **again_so)
             found[name] = domain_scores(again, sizes, tweets, seed)
     return {name: values for name, values in found.items()}
 
@@ -265,7 +284,7 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The rows of each part, and what makes them"
     arms = [(arm, labels, epochs) for labels, epochs in sizes.labels for arm in ARMS]
     return {
-        "rates": {f"{shape} {rate:g} {batch}": (shape, rate, batch) for shape in SHAPES for rate, batch in SETTINGS},
+        "rates": {named(shape, *setting): (shape, *setting) for shape in SHAPES for setting in SETTINGS[shape]},
         "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
         "bundled": {shape: (shape,) for shape in SHAPES},
         "sizes": {str(size): (size,) for size in SIZES},

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['KINDS', 'kind_of', 'ends_of', 'LanguageModel', 'new_language_model']
 
-# %% ../nbs/support/language_models.ipynb #ced4ae77
+# %% ../nbs/support/language_models.ipynb #d67dfd8d
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
-from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import RoFormerConfig, RoFormerForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from .checks import checked_choice, checked_count, checked_fraction, checked_number, checked_seed
 from .checks import checked_texts
@@ -55,7 +55,7 @@ def ends_of(
         found.append(known[0])
     return found[0], found[1]
 
-# %% ../nbs/support/language_models.ipynb #7c7ce9e8
+# %% ../nbs/support/language_models.ipynb #6712ed45
 class LanguageModel:
     "A model that guesses tokens, and its tokenizer"
 
@@ -151,15 +151,18 @@ class LanguageModel:
         count = min(checked_count("tokens", tokens), self.max_length - ids.shape[1])
         if count < 1:
             raise ValueError(f"The prompt has {len(begin)} tokens; the model reads {self.max_length} at most")
+        share = checked_fraction("top_p", 1.0 if top_p is None else top_p)
+        if not share:
+            raise ValueError("top_p must be above 0: with nothing left there is nothing to draw")
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(checked_seed(seed))
             out = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=count,
-                temperature=checked_number("temperature", temperature, strict=True), top_k=top_k or 0,
-                top_p=1.0 if top_p is None else top_p, eos_token_id=last, pad_token_id=self.tokenizer.pad_token_id)
+                temperature=checked_number("temperature", temperature, strict=True), top_k=checked_count("top_k", top_k or 0, 0),
+                top_p=share, eos_token_id=last, pad_token_id=self.tokenizer.pad_token_id)
         return self.tokenizer.decode(out[0], skip_special_tokens=True).strip()
 
-# %% ../nbs/support/language_models.ipynb #13f229b4
+# %% ../nbs/support/language_models.ipynb #9cd4826e
 def new_language_model(
     shape: str,  # "bert", "gpt" or "t5"
     tokenizer: PreTrainedTokenizerBase,
@@ -168,7 +171,7 @@ def new_language_model(
     layers: int = 3,  # of the encoder and the decoder together
     heads: int = 4,  # of the attention; D divides by it
     positions: int = 128,  # most tokens of a text
-    dropout: float = 0.1,  # share of the numbers between the layers that training hides, 0 to 1
+    dropout: float = 0.1,  # share of the numbers between the layers that training hides, 0 to below 1
     seed: int = 0,  # of the random weights
     device: torch.device | str | None = None,  # the fastest of this machine if None
 ) -> LanguageModel:
@@ -177,6 +180,8 @@ def new_language_model(
     sizes = {"size": size, "layers": layers, "heads": heads, "positions": positions}
     for name, value in sizes.items():
         checked_count(name, value)
+    if checked_fraction("dropout", dropout) == 1:
+        raise ValueError("dropout must be below 1: nothing would be left")
     if size % heads:
         raise ValueError(f"size must divide by heads: {size} numbers cannot be cut into {heads} parts")
     if shape == "t5" and layers < 2:
@@ -184,9 +189,9 @@ def new_language_model(
     first, last = ends_of(tokenizer)
     ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": first, "eos_token_id": last,
             "decoder_start_token_id": tokenizer.pad_token_id}
-    kind, options = _SHAPES[shape](size, layers, heads, positions, checked_fraction("dropout", dropout))
+    kind, options = _SHAPES[shape](size, layers, heads, positions, float(dropout))
     config = kind(vocab_size=len(tokenizer), **ends, **options)
-    classes = {"bert": BertForMaskedLM, "gpt": GPT2LMHeadModel, "t5": T5ForConditionalGeneration}
+    classes = {"bert": RoFormerForMaskedLM, "gpt": GPT2LMHeadModel, "t5": T5ForConditionalGeneration}
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
         model = classes[shape](config)
@@ -194,10 +199,10 @@ def new_language_model(
 
 
 def _bert(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
-    return BertConfig, {
-        "hidden_size": size, "num_hidden_layers": layers, "num_attention_heads": heads, "type_vocab_size": 1,
-        "intermediate_size": 4 * size, "max_position_embeddings": positions, "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": 0.0}
+    return RoFormerConfig, {
+        "hidden_size": size, "embedding_size": size, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "intermediate_size": 4 * size, "max_position_embeddings": positions, "type_vocab_size": 1,
+        "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
 
 
 def _gpt(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:

@@ -6,7 +6,7 @@
 __all__ = ['SPECIAL_TOKENS', 'SENTINELS', 'ALGORITHMS', 'OBJECTIVES', 'byte_pairs', 'word_pieces', 'train_tokenizer',
            'token_blocks', 'Questions', 'LanguageObjective', 'CausalLanguageModelling', 'part_of_all',
            'MaskedLanguageModelling', 'draws', 'at_least_one', 'SpanCorruption', 'random_parts', 'Bigram', 'Guesses',
-           'guess', 'objective_for', 'block_record', 'checked_corpus', 'validation_loss', 'pretrain']
+           'guess', 'objective_for', 'check_blocks', 'block_record', 'checked_corpus', 'validation_loss', 'pretrain']
 
 # %% ../nbs/lessons/03_pretraining.ipynb #fd8b913e
 import warnings
@@ -38,7 +38,7 @@ from .training.optimizer import optimizer_named, prepared_for
 from .training.resume import Keeper, identity_of, resumed_from
 from .training.settings import Settings, chosen_precision, seeded_accelerator
 
-# %% ../nbs/lessons/03_pretraining.ipynb #87e49e6d
+# %% ../nbs/lessons/03_pretraining.ipynb #1ca9ffd2
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(32))  # stand for what was taken out
 
@@ -72,6 +72,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     "A tokenizer of pieces in lower case, which reads a text as [CLS] … [SEP]"
     texts, vocabulary = checked_texts(texts), checked_count("vocabulary", vocabulary)
+    if not any(text.strip() for text in texts):
+        raise ValueError("There is no text to learn pieces from")
     tokenizer, trainer, options = ALGORITHMS[checked_choice("algorithm", algorithm, ALGORITHMS)]()
     names = [*SPECIAL_TOKENS, *SENTINELS]
     tokenizer.train_from_iterator(texts, trainer(
@@ -88,14 +90,15 @@ def train_tokenizer(
         mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]", extra_special_tokens=list(SENTINELS),
         clean_up_tokenization_spaces=False)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #9c89b4e7
+# %% ../nbs/lessons/03_pretraining.ipynb #2f61126b
 def token_blocks(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],  # N texts
     length: int = 128,  # tokens of a block, at least 2
 ) -> torch.Tensor:  # (blocks, length), token numbers
     "All texts in one row, each with its special tokens, cut into blocks; what is left at the end is not used"
-    texts, length = checked_texts(texts), checked_count("length", length, 2)
+    length = checked_count("length", length, 2)
+    texts = [text for text in checked_texts(texts) if text.strip()]
     with quiet_loading():  # its warning about long texts: they are cut below
         token_ids = read_tokens(tokenizer, texts)["input_ids"] if texts else []
     _, end = ends_of(tokenizer)
@@ -105,7 +108,7 @@ def token_blocks(
                          f"needs two blocks of {length} at least. Give more text, or a smaller length.")
     return torch.tensor(row[: len(row) // length * length]).reshape(-1, length)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #7e34eba4
+# %% ../nbs/lessons/03_pretraining.ipynb #cb614a7c
 class Questions(NamedTuple):
     "What a model is shown, and what it has to guess"
 
@@ -134,6 +137,8 @@ class LanguageObjective(Limited):
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
         asked = self.questions(batch["input_ids"])
+        if not (asked.answers >= 0).any():
+            raise ValueError("Nothing in this batch can be asked for: its texts hold special tokens only")
         logits = model(**asked.inputs).logits  # (B, L, V)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), asked.answers.flatten())
         backward(loss)
@@ -153,7 +158,7 @@ class CausalLanguageModelling(LanguageObjective):
         places[:, -1] = -1
         return Questions({"input_ids": blocks}, torch.cat([blocks[:, 1:], nothing], 1), places)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #a66811a6
+# %% ../nbs/lessons/03_pretraining.ipynb #61e1e369
 def part_of_all(
     name: str,  # of the setting, for the error
     value: float,
@@ -187,7 +192,8 @@ class MaskedLanguageModelling(LanguageObjective):
         order, fate = (draws(blocks, generator) for _ in range(2))
         count = max(1, round(self.share * blocks.shape[1]))
         order = order.masked_fill(torch.isin(blocks, special), 2)
-        asked = (order <= order.kthvalue(count, 1, keepdim=True).values) & (order < 2)
+        chosen = order.topk(count, 1, largest=False).indices
+        asked = torch.zeros_like(order, dtype=torch.bool).scatter(1, chosen, True) & (order < 2)
         other = torch.randint(len(self.tokenizer), blocks.shape, generator=generator).to(blocks.device)
         shown = blocks.where(~(asked & (fate < self.masked)), self.tokenizer.mask_token_id)
         shown = shown.where(~(asked & (fate >= 1 - self.random)), other)
@@ -273,7 +279,7 @@ def random_parts(
     order = torch.rand(rows, items - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
     return torch.diff(F.pad(F.pad(order, (1, 0)), (0, 1), value=items), dim=1)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #e187189c
+# %% ../nbs/lessons/03_pretraining.ipynb #f3f0940d
 class Bigram:
     "The probability of a token by those beside it, from counts of single tokens and of pairs"
 
@@ -285,6 +291,8 @@ class Bigram:
         discount: float = 0.75,  # what each count of a pair gives to the pairs that were not seen, 0 to 1
     ):
         row, size = blocks.flatten(), checked_count("vocabulary", vocabulary)
+        if row.max() >= size:
+            raise ValueError(f"vocabulary is {size}, but a token has the number {row.max().item()}")
         discount = checked_fraction("discount", discount)
         counts = torch.bincount(row, minlength=size) + 1.0
         self.unigram = counts / counts.sum()  # (V,)
@@ -314,7 +322,7 @@ class Bigram:
             shares.append(both[torch.arange(len(middle)), middle] / both.sum(1))
         return torch.cat(shares)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #a51ef0d7
+# %% ../nbs/lessons/03_pretraining.ipynb #7e04f049
 OBJECTIVES = {kind.kind: kind for kind in (MaskedLanguageModelling, CausalLanguageModelling, SpanCorruption)}
 
 
@@ -338,6 +346,7 @@ def guess(
     "Let a model guess the tokens of some blocks"
     model, generator = language_model.model, torch.Generator().manual_seed(checked_seed(seed))
     objective, found, training = objective_for(language_model, objective), [], model.training
+    check_blocks(language_model, blocks)
     model.eval()
     for start in range(0, len(blocks), checked_count("batch_size", batch_size)):
         asked = objective.questions(blocks[start : start + batch_size], generator)
@@ -355,12 +364,32 @@ def objective_for(
     objective: LanguageObjective | None,  # or what the model's kind is trained with, if None
 ) -> LanguageObjective:
     "The objective; ValueError where it is for models of another kind"
+    fits = OBJECTIVES[language_model.kind]
     if objective is None:
-        return OBJECTIVES[language_model.kind](language_model.tokenizer)
-    if getattr(objective, "kind", language_model.kind) != language_model.kind:
+        return fits(language_model.tokenizer)
+    if not isinstance(objective, LanguageObjective):
+        raise TypeError(f"objective must be a LanguageObjective, such as {fits.__name__}(tokenizer), got {objective!r}")
+    if objective.kind not in ("", language_model.kind):
         raise ValueError(f"{type(objective).__name__} is for {objective.kind} models, and this one is "
-                         f"{language_model.kind}; use {OBJECTIVES[language_model.kind].__name__}")
+                         f"{language_model.kind}; use {fits.__name__}")
+    ours, theirs = language_model.tokenizer, objective.tokenizer
+    if ours is not theirs and ours.get_vocab() != theirs.get_vocab():
+        raise ValueError("The objective has another tokenizer than the model: its numbers stand for other tokens")
     return objective
+
+
+def check_blocks(
+    language_model: LanguageModel,
+    blocks: torch.Tensor,  # (N, T)
+):
+    "ValueError where they are no blocks that the model can read"
+    dtype, shape = getattr(blocks, "dtype", None), tuple(getattr(blocks, "shape", ()))
+    if dtype not in (torch.int64, torch.int32) or len(shape) != 2 or 0 in shape:
+        raise ValueError(f"blocks must be token numbers (blocks, length), as token_blocks makes them, got {shape}")
+    if shape[1] > language_model.max_length or blocks.max() >= len(language_model.tokenizer):
+        raise ValueError(f"This model reads {language_model.max_length} tokens at once and knows "
+                         f"{len(language_model.tokenizer)}; the blocks have {shape[1]}, numbered up to "
+                         f"{blocks.max().item()}. Make them by its own tokenizer.")
 
 # %% ../nbs/lessons/03_pretraining.ipynb #d7e6a745
 def block_record(
@@ -376,7 +405,7 @@ def block_record(
 
     return Record({"input_ids": blocks}, [blocks.shape[1]] * len(blocks), dict, identity)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #5c14946e
+# %% ../nbs/lessons/03_pretraining.ipynb #56b8f861
 def checked_corpus(
     texts: Sequence[str],
     validation: Sequence[str] | None,
@@ -386,6 +415,8 @@ def checked_corpus(
     if validation is None:
         return texts, None
     others, seen = checked_texts(validation), set(texts)
+    if not others:
+        raise ValueError("There are no validation texts; leave `validation` out where nothing shall be evaluated")
     if shared := sum(text in seen for text in others):
         warnings.warn(f"{shared} of {len(others)} validation texts are training texts too: the validation loss "
                       "will be too good.", stacklevel=3)
@@ -394,15 +425,14 @@ def checked_corpus(
 
 def validation_loss(
     language_model: LanguageModel,
-    texts: Sequence[str],  # N texts
+    blocks: torch.Tensor,  # (N, T)
     objective: LanguageObjective,
     batch_size: int = 32,
 ) -> dict[str, float]:
     "The mean surprise at what is asked, always the same questions"
-    blocks = token_blocks(language_model.tokenizer, texts, language_model.max_length)
     return {"loss": guess(language_model, blocks, objective, batch_size=batch_size).losses.mean().item()}
 
-# %% ../nbs/lessons/03_pretraining.ipynb #1938ae7f
+# %% ../nbs/lessons/03_pretraining.ipynb #68bfea43
 def pretrain(
     language_model: LanguageModel,  # trained in place
     texts: Sequence[str],  # N texts, without labels
@@ -440,13 +470,14 @@ def pretrain(
     loss, resume_from = objective_for(language_model, objective), resumed_from(checkpoints, resume_from, resume)
     texts, others = checked_corpus(texts, validation)
     record = block_record(language_model, texts)
+    held_out = others and token_blocks(language_model.tokenizer, others, language_model.max_length)
     loss.questions(record.columns["input_ids"][:1], torch.Generator())  # what does not fit says so before the work
     accelerator = seeded_accelerator(settings, language_model.device)
     sampler = ShuffledBlocks(len(record), settings.of_step(accelerator.num_processes)[0], settings.seed)
     parts = partial(equal_parts, batch_size=settings.batch_size)
     batches = Batches(record, sampler, parts, accelerator, settings.epochs)
     run, keeper = PretrainingRun(language_model, sum(batches.counts)), None
-    looks = others and partial(validation_loss, language_model, others, loss, settings.batch_size)
+    looks = others and partial(validation_loss, language_model, held_out, loss, settings.batch_size)
     if checkpoints is not None or resume_from is not None:
         told = others and {"text": others, "place": list(range(len(others)))}
         same = identity_of(language_model, record, told, "place", settings, loss, accelerator.num_processes)

@@ -15,13 +15,14 @@ import argparse
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from llm_course.data import BUNDLED_DATASETS, load_ratings
 from llm_course.language_models import LanguageModel, new_language_model
-from llm_course.pretraining import PretrainingRun, pretrain, train_tokenizer
+from llm_course.pretraining import PretrainingRun, objective_for, pretrain, train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "llm_course/assets"
@@ -29,7 +30,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, keep  # noqa: E402
 
 VOCABULARY, PASSES, SEED = 4096, 20, 0
-SETTINGS = {"tiny-bert": (2e-3, 8), "tiny-gpt": (2e-3, 32), "tiny-t5": (2e-3, 32)}  # learning rate, blocks of a step
+SETTINGS = {  # learning rate, blocks of a step, share of tokens asked for: the best of benchmarks/pretraining.py, rates
+    "tiny-bert": (2e-3, 8, 0.3), "tiny-gpt": (2e-3, 8, None), "tiny-t5": (2e-3, 8, 0.3)}
 
 
 def texts_of(part: str) -> list[str]:
@@ -43,10 +45,12 @@ def trained(name: str, passes: int, checkpoints: Path) -> PretrainingRun:
     torch.set_num_threads(1)  # sums of several threads may come in another order
     train = texts_of("train")
     model = new_language_model(name.removeprefix("tiny-"), train_tokenizer(train, VOCABULARY), seed=SEED, device="cpu")
-    rate, batch = SETTINGS[name]  # the best of benchmarks/pretraining.py, part rates
-    return pretrain(model, train, texts_of("validation"), epochs=passes, learning_rate=rate, batch_size=batch,
-                    seed=SEED, mixed_precision="bf16", progress=False, checkpoints=checkpoints / name, keep_best=True,
-                    resume="auto")
+    rate, batch, share = SETTINGS[name]
+    objective = objective_for(model, None)
+    objective = objective if share is None else replace(objective, share=share)
+    return pretrain(model, train, texts_of("validation"), objective=objective, epochs=passes, learning_rate=rate,
+                    batch_size=batch, seed=SEED, mixed_precision="bf16", progress=False,
+                    checkpoints=checkpoints / name, keep_best=True, resume="auto")
 
 
 def written(model: LanguageModel, folder: Path) -> Path:
@@ -85,10 +89,10 @@ def main():
         if given.folder == ASSETS and given.passes == PASSES:
             path = RESULTS / "tiny_models.json"
             models = json.loads(path.read_text())["models"] if path.is_file() else {}
-            rate, batch = SETTINGS[name]
+            rate, batch, share = SETTINGS[name]
             models[name] = {"parameters": run.language_model.parameters, "learning_rate": rate, "batch_size": batch,
-                            "seed": SEED, "passes": given.passes, "steps": len(run.steps), "seconds": run.seconds,
-                            "bytes": size, "evaluations": run.evaluations,
+                            "share": share, "seed": SEED, "passes": given.passes, "steps": len(run.steps),
+                            "seconds": run.seconds, "bytes": size, "evaluations": run.evaluations,
                             "training": [row["loss"] for row in run.steps[::25]]}
             keep("tiny_models", {"script": Path(__file__).name, "models": models})
 
