@@ -71,7 +71,7 @@ def _the_next_merge(answer):
         words = {tuple(word.split(".") if "." in word else word): count for word, count in letters.items()}
         expect(answer, [words, algorithm], _next_merge(words, algorithm), why)
 
-# %% ../../nbs/answers/pretraining.ipynb #b774ec30
+# %% ../../nbs/answers/pretraining.ipynb #3398fe6a
 BAND = 0.8  # nats; a guess counts if it is right within a factor of about two in probability
 
 
@@ -117,8 +117,8 @@ def _what_is_easy_to_guess(answer):
         answer,
         _surprises,
         ("pieces that go on a word", BAND,
-         "What goes on a word is seldom frequent by itself; the pieces beside it must give it away, and a small "
-         "model has seen most words only a few times."),
+         "By itself each is rare. But the rest of its word stands beside it and often leaves only a few pieces, as "
+         "far as so small a model has learnt to look."),
         ("the ten most frequent words", BAND,
          "Each of the ten is a good guess even without a neighbour, and grammar says where one stands."),
         ("all other whole words", BAND,
