@@ -72,6 +72,24 @@ def train_without_sentinels():
 BAD = {
     "share 0": (lambda: MaskedLanguageModelling(tokenizer(), 0), ValueError, "share must be above 0 and below 1, got 0"),
     "share 1": (lambda: MaskedLanguageModelling(tokenizer(), 1), ValueError, "share must be above 0 and below 1, got 1"),
+    "an objective's name": (lambda: trained("gpt", objective="masked"), TypeError, "must be a LanguageObjective.*'masked'"),
+    "an objective's class": (lambda: trained("gpt", objective=CausalLanguageModelling), TypeError, "must be a LanguageObjective"),
+    "another tokenizer": (lambda: trained("gpt", objective=CausalLanguageModelling(train_tokenizer(TEXTS, 350))), ValueError,
+                          "another tokenizer than the model"),
+    "no validation text": (lambda: trained("gpt", validation=[]), ValueError, "no validation texts"),
+    "short validation": (lambda: trained("gpt", validation=["short"]), ValueError, "needs two blocks"),
+    "special tokens only": (lambda: MaskedLanguageModelling(tokenizer())(
+        small("bert").model, {"input_ids": torch.full((2, 8), 3)}, lambda loss: None), ValueError, "special tokens only"),
+    "no blocks": (lambda: guess(small("gpt"), torch.zeros(0, 8, dtype=torch.int64)), ValueError, "blocks must be token numbers"),
+    "a list for blocks": (lambda: guess(small("gpt"), [[1, 2]]), ValueError, "blocks must be token numbers"),
+    "long blocks": (lambda: guess(small("gpt"), torch.zeros(2, 40, dtype=torch.int64)), ValueError, "reads 32 tokens at once"),
+    "an unknown token": (lambda: guess(small("gpt"), torch.full((2, 8), 4000)), ValueError, "numbered up to 4000"),
+    "a small table": (lambda: Bigram(torch.tensor([[1, 2, 9]]), 5), ValueError, "vocabulary is 5, but a token has the number 9"),
+    "empty texts": (lambda: train_tokenizer(["", " "]), ValueError, "no text to learn pieces from"),
+    "top-p 1.5": (lambda: small("gpt").generate("a", top_p=1.5), ValueError, "top_p must be a number from 0 to 1"),
+    "top-p 0": (lambda: small("gpt").generate("a", top_p=0), ValueError, "top_p must be above 0"),
+    "top-k": (lambda: small("gpt").generate("a", top_k=2.5), ValueError, "top_k must be"),
+    "dropout 1": (lambda: small("gpt", dropout=1.0), ValueError, "dropout must be below 1"),
     "share 1.5": (lambda: MaskedLanguageModelling(tokenizer(), 1.5), ValueError, "share must be .*1.5"),
     "share nan": (lambda: MaskedLanguageModelling(tokenizer(), math.nan), ValueError, "share must be .*nan"),
     "share a": (lambda: MaskedLanguageModelling(tokenizer(), "a"), ValueError, "share must be .*'a'"),
@@ -124,7 +142,7 @@ def test_bad_input_says_what_is_wrong(name):
 def test_a_classifier_guesses_no_tokens(tmp_path):
     trained("bert", epochs=1).save(tmp_path / "model")
     TextClassifier.from_pretrained(tmp_path / "model", labels=["bad", "good"]).save(tmp_path / "classifier")
-    with pytest.raises(ValueError, match="BertForSequenceClassification, which guesses no tokens"):
+    with pytest.raises(ValueError, match="RoFormerForSequenceClassification, which guesses no tokens"):
         LanguageModel.from_pretrained(tmp_path / "classifier")
 
 
@@ -193,6 +211,8 @@ def test_loss_and_gradient_by_a_loop_and_by_differences(shape):
     with torch.no_grad():
         assert loss == pytest.approx(by_loop(model, objective, blocks), rel=1e-5)  # the scores are read in float32
         for name, weight in model.named_parameters():
+            if not weight.requires_grad:  # the angles of rotary positions
+                continue
             gradient, step = weight.grad, 1e-3
             place = gradient.abs().argmax().item()
             if gradient.flatten()[place].abs() < 1e-4:
