@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'SENTINELS', 'ALGORITHMS', 'OBJECTIVES', 'byte_pairs', 'word_pieces', 'train_tokenizer',
            'token_blocks', 'Questions', 'LanguageObjective', 'CausalLanguageModelling', 'part_of_all',
-           'MaskedLanguageModelling', 'draws', 'at_least_one', 'SpanCorruption', 'random_parts', 'Bigram', 'Guesses',
-           'guess', 'objective_for', 'check_blocks', 'block_record', 'checked_corpus', 'validation_loss', 'pretrain']
+           'MaskedLanguageModelling', 'at_least_one', 'SpanCorruption', 'Bigram', 'Guesses', 'guess', 'objective_for',
+           'pretrain']
 
-# %% ../nbs/lessons/03_pretraining.ipynb #fd8b913e
+# %% ../nbs/lessons/03_pretraining.ipynb #3d0181c8
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,15 @@ from .callbacks import BestCheckpoint, Callback, ProgressBar
 from .checks import checked_choice, checked_count, checked_fraction, checked_number
 from .checks import checked_seed, checked_texts
 from .core import keep_freed_memory
-from .identity import digest
 from .language_models import LanguageModel, ends_of
 from .models import quiet_loading
 from .tokens import read_tokens
-from .training.batches import Batches, Record
-from .training.blocks import PretrainingRun, ShuffledBlocks, equal_parts
+from .training.blocks import PretrainingRun, block_batches, block_record, check_blocks
+from .training.blocks import checked_corpus, draws, keeper_of, random_parts
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
 from .training.objective import Backward, Batch, Limited, allowed, checked_kind
 from .training.optimizer import optimizer_named, prepared_for
-from .training.resume import Keeper, identity_of, resumed_from
+from .training.resume import resumed_from
 from .training.settings import Settings, chosen_precision, seeded_accelerator
 
 # %% ../nbs/lessons/03_pretraining.ipynb #1ca9ffd2
@@ -158,7 +157,7 @@ class CausalLanguageModelling(LanguageObjective):
         places[:, -1] = -1
         return Questions({"input_ids": blocks}, torch.cat([blocks[:, 1:], nothing], 1), places)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #61e1e369
+# %% ../nbs/lessons/03_pretraining.ipynb #363090b9
 def part_of_all(
     name: str,  # of the setting, for the error
     value: float,
@@ -200,15 +199,7 @@ class MaskedLanguageModelling(LanguageObjective):
         places = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
         return Questions({"input_ids": shown}, blocks.where(asked, -100), places.where(asked, -1))
 
-
-def draws(
-    like: torch.Tensor,  # of any shape
-    generator: torch.Generator | None = None,  # on the CPU; torch's own if None
-) -> torch.Tensor:  # of the same shape, on the same device, from 0 to below 1
-    "Random numbers, the same on every device"
-    return torch.rand(like.shape, generator=generator).to(like.device)
-
-# %% ../nbs/lessons/03_pretraining.ipynb #c4471be8
+# %% ../nbs/lessons/03_pretraining.ipynb #4e7158b1
 def at_least_one(
     name: str,  # of the setting, for the error
     value: float,
@@ -268,17 +259,6 @@ class SpanCorruption(LanguageObjective):
         return Questions({"input_ids": inputs, "labels": answers}, answers,
                          F.pad(where.reshape(rows, -1), (0, 1), value=-1))
 
-
-def random_parts(
-    rows: int,  # B
-    items: int,  # to share out, at least as many as parts
-    parts: int,  # at least 1
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:  # (B, parts), whole numbers of 1 or more whose sum is `items`
-    "Cut each of B rows at random; all cuts are equally likely"
-    order = torch.rand(rows, items - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
-    return torch.diff(F.pad(F.pad(order, (1, 0)), (0, 1), value=items), dim=1)
-
 # %% ../nbs/lessons/03_pretraining.ipynb #f3f0940d
 class Bigram:
     "The probability of a token by those beside it, from counts of single tokens and of pairs"
@@ -322,7 +302,7 @@ class Bigram:
             shares.append(both[torch.arange(len(middle)), middle] / both.sum(1))
         return torch.cat(shares)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #7e04f049
+# %% ../nbs/lessons/03_pretraining.ipynb #b284247b
 OBJECTIVES = {kind.kind: kind for kind in (MaskedLanguageModelling, CausalLanguageModelling, SpanCorruption)}
 
 
@@ -377,62 +357,7 @@ def objective_for(
         raise ValueError("The objective has another tokenizer than the model: its numbers stand for other tokens")
     return objective
 
-
-def check_blocks(
-    language_model: LanguageModel,
-    blocks: torch.Tensor,  # (N, T)
-):
-    "ValueError where they are no blocks that the model can read"
-    dtype, shape = getattr(blocks, "dtype", None), tuple(getattr(blocks, "shape", ()))
-    if dtype not in (torch.int64, torch.int32) or len(shape) != 2 or 0 in shape:
-        raise ValueError(f"blocks must be token numbers (blocks, length), as token_blocks makes them, got {shape}")
-    if shape[1] > language_model.max_length or blocks.max() >= len(language_model.tokenizer):
-        raise ValueError(f"This model reads {language_model.max_length} tokens at once and knows "
-                         f"{len(language_model.tokenizer)}; the blocks have {shape[1]}, numbered up to "
-                         f"{blocks.max().item()}. Make them by its own tokenizer.")
-
-# %% ../nbs/lessons/03_pretraining.ipynb #d7e6a745
-def block_record(
-    language_model: LanguageModel,
-    texts: Sequence[str],
-) -> Record:  # column input_ids
-    "Texts as blocks of tokens"
-    blocks = token_blocks(language_model.tokenizer, texts, language_model.max_length)
-
-    def identity() -> dict:
-        told = {"rows": len(texts), "digest": digest(*(text.encode() for text in texts))}
-        return {"training data": told, "tokens of the training data": digest(blocks.numpy().tobytes())}
-
-    return Record({"input_ids": blocks}, [blocks.shape[1]] * len(blocks), dict, identity)
-
-# %% ../nbs/lessons/03_pretraining.ipynb #56b8f861
-def checked_corpus(
-    texts: Sequence[str],
-    validation: Sequence[str] | None,
-) -> tuple[list[str], list[str] | None]:
-    "Both as lists; TypeError where they are no texts, a warning where they share some"
-    texts = checked_texts(texts)
-    if validation is None:
-        return texts, None
-    others, seen = checked_texts(validation), set(texts)
-    if not others:
-        raise ValueError("There are no validation texts; leave `validation` out where nothing shall be evaluated")
-    if shared := sum(text in seen for text in others):
-        warnings.warn(f"{shared} of {len(others)} validation texts are training texts too: the validation loss "
-                      "will be too good.", stacklevel=3)
-    return texts, others
-
-
-def validation_loss(
-    language_model: LanguageModel,
-    blocks: torch.Tensor,  # (N, T)
-    objective: LanguageObjective,
-    batch_size: int = 32,
-) -> dict[str, float]:
-    "The mean surprise at what is asked, always the same questions"
-    return {"loss": guess(language_model, blocks, objective, batch_size=batch_size).losses.mean().item()}
-
-# %% ../nbs/lessons/03_pretraining.ipynb #68bfea43
+# %% ../nbs/lessons/03_pretraining.ipynb #da0560de
 def pretrain(
     language_model: LanguageModel,  # trained in place
     texts: Sequence[str],  # N texts, without labels
@@ -469,25 +394,23 @@ def pretrain(
     make, callbacks = optimizer_named(optimizer), checked_callbacks(callbacks)
     loss, resume_from = objective_for(language_model, objective), resumed_from(checkpoints, resume_from, resume)
     texts, others = checked_corpus(texts, validation)
-    record = block_record(language_model, texts)
-    held_out = others and token_blocks(language_model.tokenizer, others, language_model.max_length)
-    loss.questions(record.columns["input_ids"][:1], torch.Generator())  # what does not fit says so before the work
-    accelerator = seeded_accelerator(settings, language_model.device)
-    sampler = ShuffledBlocks(len(record), settings.of_step(accelerator.num_processes)[0], settings.seed)
-    parts = partial(equal_parts, batch_size=settings.batch_size)
-    batches = Batches(record, sampler, parts, accelerator, settings.epochs)
-    run, keeper = PretrainingRun(language_model, sum(batches.counts)), None
-    looks = others and partial(validation_loss, language_model, held_out, loss, settings.batch_size)
-    if checkpoints is not None or resume_from is not None:
-        told = others and {"text": others, "place": list(range(len(others)))}
-        same = identity_of(language_model, record, told, "place", settings, loss, accelerator.num_processes)
-        keeper = Keeper(checkpoints, resume_from, settings.checkpoint_every, same)
-        if keeper.resume(run):
-            return run
+    blocks, held_out = (part and token_blocks(language_model.tokenizer, part, language_model.max_length)
+                        for part in (texts, others))
+    loss.questions(blocks[:1], torch.Generator())  # what does not fit says so before the work
+    accelerator, record = seeded_accelerator(settings, language_model.device), block_record(blocks, texts)
+    batches = block_batches(record, settings, accelerator)
+    run = PretrainingRun(language_model, sum(batches.counts))
+    keeper = keeper_of(run, record, others, settings, loss, accelerator, checkpoints, resume_from)
+    if keeper and keeper.resume(run):
+        return run
     bar = [ProgressBar("Pre-training")] if progress and accelerator.is_main_process else []
     best = [BestCheckpoint(keeper.folder.folder / "best")] if keeper and keep_best else []
     listeners = Listeners([*bar, *best, *callbacks], run)
+
+    def looks() -> dict[str, float]:
+        return {"loss": guess(language_model, held_out, loss, batch_size=settings.batch_size).losses.mean().item()}
+
     with keep_freed_memory():
         prepared, schedule = prepared_for(run, settings, make, accelerator)
-        return run_to_the_end(
-            Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks))
+        return run_to_the_end(Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper,
+                                   looks if others else None))
