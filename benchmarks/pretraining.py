@@ -336,7 +336,7 @@ def main():
         for part, wanted in jobs(sizes).items():
             if given.part and part not in given.part:
                 continue
-            rows.setdefault(part, {})
+            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
             missing = [(part, key, made, sizes, rows) for key, made in wanted.items() if key not in rows[part]]
             for _, key, row in pool.imap_unordered(done, missing):
                 rows[part][key] = row
