@@ -4,14 +4,18 @@ import json
 import math
 import random
 import re
+import shutil
+import sys
 import warnings
 from functools import lru_cache
 from itertools import pairwise
 
 import pytest
 import torch
+from conftest import ROOT, run_tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -23,6 +27,7 @@ from llm_course.models import TextClassifier
 from llm_course.pretraining import (ALGORITHMS, SPECIAL_TOKENS, Bigram, CausalLanguageModelling, MaskedLanguageModelling,
                                     SpanCorruption, guess, objective_for, pretrain, token_blocks, train_tokenizer)
 
+RESULT = ROOT / "benchmarks/results/pretraining.json"
 some = settings(max_examples=40, deadline=None, derandomize=True)
 SHAPES = ("bert", "gpt", "t5")
 TEXTS = list(load_dataset("movies")["train"]["text"][:240])
@@ -422,3 +427,60 @@ def test_writing_is_seeded_and_leaves_the_random_state_alone():
     assert all(text.startswith("the film") for text in texts)
     assert model.generate("The film", tokens=8, top_k=1) == model.generate("The film", tokens=8, temperature=1e-4, seed=9)
     assert isinstance(model.generate("", tokens=99), str)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_whole_at_small_size():
+    before = RESULT.read_bytes()
+    output = run_tool(sys.executable, ROOT / "benchmarks/pretraining.py", "--small", timeout=900, PYTHONWARNINGS="ignore",
+                      HF_HUB_OFFLINE="1")
+    parts = {line.split()[0] for line in output.splitlines() if line.strip()}
+    assert {"rates", "seeds", "bundled", "sizes", "fine_rates", "transfer", "domain"} <= parts
+    assert RESULT.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_same_call_builds_the_same_bytes(tmp_path):
+    """The bundled models are built by this tool, with more passes"""
+    built = []
+    for name in ("one", "two"):
+        run_tool(sys.executable, ROOT / "tools/build_models.py", "tiny-t5", "--passes", "1", "--folder", tmp_path / name,
+                 "--checkpoints", tmp_path / f"checkpoints-{name}", timeout=900, HF_HUB_OFFLINE="1")
+        built.append({path.name: path.read_bytes() for path in (tmp_path / name / "tiny-t5").iterdir()})
+    assert built[0] == built[1] and len(built[0]) == 4
+
+
+def test_the_bundled_models_are_what_was_built():
+    """Names, sizes and precision of the files, and the run on file"""
+    models = json.loads((ROOT / "benchmarks/results/tiny_models.json").read_text())["models"]
+    assert sorted(models) == ["tiny-bert", "tiny-gpt", "tiny-t5"]
+    for name, row in models.items():
+        folder = ROOT / "llm_course/assets" / name
+        assert sum(path.stat().st_size for path in folder.iterdir()) == row["bytes"] < 4_000_000
+        held = load_file(folder / "model.safetensors")
+        assert {weight.dtype for weight in held.values()} == {torch.bfloat16}
+        model = LanguageModel.from_pretrained(name, device="cpu")
+        assert model.parameters == row["parameters"] <= 1_200_000 and model.model.dtype == torch.float32
+        assert model.max_length == 128 and len(model.tokenizer) == 4096
+        losses = [each["loss"] for each in row["evaluations"]]
+        assert len(losses) == row["passes"] and min(losses) < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt", "tiny-t5"])
+def test_a_bundled_model_becomes_a_classifier(name):
+    classifier = TextClassifier.from_pretrained(name, labels=["bad", "good"], device="cpu", seed=1)
+    texts = ["a good film", "", "not good, not bad " * 10, "🙂 été"]
+    together, alone = classifier.logits(texts), torch.cat([classifier.logits([text]) for text in texts])
+    assert together.shape == (4, 2) and torch.allclose(together, alone, atol=1e-5)
+    again = TextClassifier.from_pretrained(name, labels=["bad", "good"], device="cpu", seed=1)
+    assert torch.equal(again.logits(texts), together)
+
+
+def test_a_damaged_tiny_model_is_named(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "llm_course/assets", tmp_path / "assets")
+    weights = tmp_path / "assets/tiny-gpt/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + b"damaged!")
+    monkeypatch.setattr("llm_course.models.assets_folder", lambda: tmp_path / "assets")
+    monkeypatch.setattr("llm_course.data.assets_folder", lambda: tmp_path / "assets")
+    with pytest.raises(ValueError, match=r"tiny-gpt.model\\.safetensors is damaged.*Reinstall llm_course"):
+        LanguageModel.from_pretrained("tiny-gpt")
