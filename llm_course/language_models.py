@@ -162,7 +162,7 @@ class LanguageModel:
                 top_p=share, eos_token_id=last, pad_token_id=self.tokenizer.pad_token_id)
         return self.tokenizer.decode(out[0], skip_special_tokens=True).strip()
 
-# %% ../nbs/support/language_models.ipynb #9cd4826e
+# %% ../nbs/support/language_models.ipynb #5cc98d4e
 def new_language_model(
     shape: str,  # "bert", "gpt" or "t5"
     tokenizer: PreTrainedTokenizerBase,
@@ -195,6 +195,9 @@ def new_language_model(
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
         model = classes[shape](config)
+    if shape == "t5":  # all weights about as small as GPT-2's: T5's own suit an optimiser of proportional steps
+        with torch.no_grad():
+            model.shared.weight.mul_(0.1)
     return LanguageModel(model, tokenizer, max_length=positions, device=device)
 
 
@@ -214,7 +217,8 @@ def _gpt(size: int, layers: int, heads: int, positions: int, dropout: float) -> 
 def _t5(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
     return T5Config, {
         "d_model": size, "d_kv": size // heads, "d_ff": 4 * size, "num_layers": layers - layers // 2,
-        "num_decoder_layers": layers // 2, "num_heads": heads, "n_positions": positions, "dropout_rate": dropout}
+        "num_decoder_layers": layers // 2, "num_heads": heads, "n_positions": positions, "dropout_rate": dropout,
+        "initializer_factor": 0.25, "tie_word_embeddings": False}  # its scores are not scaled down, as in T5 1.1
 
 
 _SHAPES = {"bert": _bert, "gpt": _gpt, "t5": _t5}

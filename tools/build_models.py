@@ -31,7 +31,7 @@ from common import RESULTS, keep  # noqa: E402
 
 VOCABULARY, PASSES, SEED = 4096, 20, 0
 SETTINGS = {  # learning rate, blocks of a step, share of tokens asked for: the best of benchmarks/pretraining.py, rates
-    "tiny-bert": (2e-3, 8, 0.3), "tiny-gpt": (2e-3, 8, None), "tiny-t5": (2e-3, 8, 0.3)}
+    "tiny-bert": (2e-3, 8, 0.3), "tiny-gpt": (2e-3, 8, None), "tiny-t5": (4e-3, 8, 0.3)}
 
 
 def texts_of(part: str) -> list[str]:
