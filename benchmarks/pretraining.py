@@ -244,7 +244,7 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
     others = tuple(name for name in BUNDLED_DATASETS if name != "tweets")
     model = fresh("bert", sizes, seed)
     chosen = settings_of(rows, model, "bert")
-    pretrain(model, texts_of("train", sizes.texts, others), epochs=2 * sizes.passes,
+    pretrain(model, texts_of("train", sizes.texts, others), epochs=sizes.passes,
              seed=seed, **QUICK, **chosen)
     tweets, found = load_dataset("tweets"), {}
     target = texts_of("train", sizes.texts, ("tweets",))
@@ -260,7 +260,7 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
                 again_so = {**chosen, "learning_rate": chosen["learning_rate"] / 2}
                 pretrain(again, texts, epochs=sizes.again, seed=seed, **QUICK, **again_so)
             found[name] = domain_scores(again, sizes, tweets, seed)
-    return {name: values for name, values in found.items()}
+    return found
 
 
 def domain_scores(model: LanguageModel, sizes: Sizes, tweets: dict, seed: int) -> dict:
@@ -282,14 +282,14 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     arms = [(arm, labels, epochs) for labels, epochs in sizes.labels for arm in ARMS]
     return {
         "rates": {named(shape, *setting): (shape, *setting) for shape in SHAPES for setting in SETTINGS[shape]},
-        "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
         "bundled": {shape: (shape,) for shape in SHAPES},
-        "sizes": {str(size): (size,) for size in SIZES},
         "fine_rates": {f"{arm} {labels} {epochs} {rate:g}": (arm, labels, epochs, rate)
                        for arm, labels, epochs in arms for rate in rates_of(arm)},
         "transfer": {f"{arm} {labels} {epochs} {seed}": (arm, labels, epochs, seed)
                      for arm, labels, epochs in arms for seed in range(sizes.seeds)},
+        "sizes": {str(size): (size,) for size in SIZES},
         "domain": {str(seed): (seed,) for seed in range(sizes.few)},
+        "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
     }
 
 

@@ -95,7 +95,7 @@ def _tiny_bert() -> LanguageModel:
 def _surprises() -> tuple[float, float, float]:
     "Mean surprise at pieces that go on a word, at the ten most frequent words, at all other whole words"
     model, sorts = _tiny_bert(), _sorts()
-    blocks = token_blocks(model.tokenizer, _texts("test")[:1000], 128)[:60]
+    blocks = token_blocks(model.tokenizer, _texts("test")[:500], 128)[:40]
     asked = guess(model, blocks, MaskedLanguageModelling(model.tokenizer, masked=1.0, random=0.0), seed=0)
     is_of = {sort: torch.isin(blocks, torch.tensor(sorted(group))) for sort, group in sorts.items()}
     whole = torch.zeros_like(is_of["on"])  # what goes on behind the end of a block is not known
@@ -126,7 +126,7 @@ def _what_is_easy_to_guess(answer):
     )
 
 # %% ../../nbs/answers/pretraining.ipynb #6e2bd3e8
-VOCABULARY, PLACES, GAIN = 1024, 2000, 0.35  # pieces, places, nats for each token
+VOCABULARY, PLACES, GAIN = 1024, 1000, 0.35  # pieces, places, nats for each token
 
 
 @lru_cache(1)
