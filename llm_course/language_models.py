@@ -23,7 +23,7 @@ from .models import OURS, check_model_folder, model_source, model_window, own_co
 from .speed import use_quick_dropout
 from .tokens import check_vocabulary, load_tokenizer, read_tokens
 
-# %% ../nbs/support/language_models.ipynb #e2a82ed0
+# %% ../nbs/support/language_models.ipynb #449010b2
 KINDS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "spans": AutoModelForSeq2SeqLM}
 _ENDINGS = {"ForMaskedLM": "masked", "LMHeadModel": "causal", "ForCausalLM": "causal",
             "ForConditionalGeneration": "spans", "ForPreTraining": "masked"}
@@ -38,11 +38,13 @@ def kind_of(
         for ending, kind in _ENDINGS.items():
             if name.endswith(ending):
                 return kind
-    raise ValueError(f"{source} holds {', '.join(names) or 'a model without a named class'}, which guesses no "
-                     f"tokens. Say what it shall guess: kind={' or kind='.join(map(repr, KINDS))}; where it has "
+    raise ValueError(f"{source} holds {', '.join(names) or 'a model of no named class'}, which guesses no "
+                     f""
+                     f"tokens. Say what it shall guess: kind={' or kind='.join(map(repr, KINDS))}; where it "
+                     f"has "
                      "no layer for that, a new one is made, which must be trained.")
 
-# %% ../nbs/support/language_models.ipynb #6d61d5fb
+# %% ../nbs/support/language_models.ipynb #6ba4d147
 def ends_of(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[int, int]:
@@ -51,11 +53,12 @@ def ends_of(
     for names in (("bos_token_id", "cls_token_id", "eos_token_id"), ("eos_token_id", "sep_token_id")):
         known = [number for name in names if (number := getattr(tokenizer, name)) is not None]
         if not known:
-            raise ValueError("The tokenizer has no token that ends a text; set one: tokenizer.eos_token = '</s>'")
+            raise ValueError("The tokenizer has no token that ends a text; set one: tokenizer.eos_token = "
+                             "'</s>'")
         found.append(known[0])
     return found[0], found[1]
 
-# %% ../nbs/support/language_models.ipynb #6712ed45
+# %% ../nbs/support/language_models.ipynb #cd4e0229
 class LanguageModel:
     "A model that guesses tokens, and its tokenizer"
 
@@ -111,8 +114,10 @@ class LanguageModel:
                 tokenizer = load_tokenizer(source)
                 model = KINDS[kind].from_pretrained(source, dtype=dtype, use_safetensors=True)
         except OSError as error:
-            raise ConnectionError(f"No model {str(name)!r}: not bundled, no local folder, and the Hugging Face "
-                                  f"Hub did not give it. Check the name and the network. ({error})") from error
+            raise ConnectionError(f"No model {str(name)!r}: not bundled, no local folder, and the Hugging "
+                                  f"Face "
+                                  f"Hub did not give it. Check the name and the network. "
+                                  f"({error})") from error
         return LanguageModel(model, tokenizer, kind=kind, max_length=max_length, device=device)
 
     def save(
@@ -127,7 +132,7 @@ class LanguageModel:
             self.model.save_pretrained(new, state_dict=weights)
             self.tokenizer.save_pretrained(new)
             settings = json.loads((new / "tokenizer_config.json").read_text(encoding="utf-8"))
-            settings["model_max_length"] = self.max_length  # not every model's configuration says how much it reads
+            settings["model_max_length"] = self.max_length  # not every model's configuration says it
             (new / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         return given
 
@@ -158,11 +163,12 @@ class LanguageModel:
             torch.manual_seed(checked_seed(seed))
             out = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=count,
-                temperature=checked_number("temperature", temperature, strict=True), top_k=checked_count("top_k", top_k or 0, 0),
+                temperature=checked_number("temperature", temperature, strict=True),
+                top_k=checked_count("top_k", top_k or 0, 0),
                 top_p=share, eos_token_id=last, pad_token_id=self.tokenizer.pad_token_id)
         return self.tokenizer.decode(out[0], skip_special_tokens=True).strip()
 
-# %% ../nbs/support/language_models.ipynb #5cc98d4e
+# %% ../nbs/support/language_models.ipynb #6eec52d0
 def new_language_model(
     shape: str,  # "bert", "gpt" or "t5"
     tokenizer: PreTrainedTokenizerBase,
@@ -195,7 +201,7 @@ def new_language_model(
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
         model = classes[shape](config)
-    if shape == "t5":  # all weights about as small as GPT-2's: T5's own suit an optimiser of proportional steps
+    if shape == "t5":  # weights as small as GPT-2's: T5's own suit an optimiser of proportional steps
         with torch.no_grad():
             model.shared.weight.mul_(0.1)
     return LanguageModel(model, tokenizer, max_length=positions, device=device)
@@ -203,7 +209,8 @@ def new_language_model(
 
 def _bert(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
     return RoFormerConfig, {
-        "hidden_size": size, "embedding_size": size, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "hidden_size": size, "embedding_size": size, "num_hidden_layers": layers,
+        "num_attention_heads": heads,
         "intermediate_size": 4 * size, "max_position_embeddings": positions, "type_vocab_size": 1,
         "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
 
@@ -217,8 +224,10 @@ def _gpt(size: int, layers: int, heads: int, positions: int, dropout: float) -> 
 def _t5(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
     return T5Config, {
         "d_model": size, "d_kv": size // heads, "d_ff": 4 * size, "num_layers": layers - layers // 2,
-        "num_decoder_layers": layers // 2, "num_heads": heads, "n_positions": positions, "dropout_rate": dropout,
-        "initializer_factor": 0.25, "tie_word_embeddings": False}  # its scores are not scaled down, as in T5 1.1
+        "num_decoder_layers": layers // 2, "num_heads": heads, "n_positions": positions,
+        "dropout_rate": dropout,
+        "initializer_factor": 0.25,
+        "tie_word_embeddings": False}  # its scores are not scaled down, as in T5 1.1
 
 
 _SHAPES = {"bert": _bert, "gpt": _gpt, "t5": _t5}

@@ -543,7 +543,8 @@ def _reorder_head(model: PreTrainedModel, inside: str, order: list[int], there: 
 
 def _no_model(name: str | Path, error: OSError) -> str:
     return (
-        f"No model {str(name)!r}: not bundled ({', '.join([*BUNDLED_MODELS, *TINY_MODELS])}), no local folder, and the "
+        f"No model {str(name)!r}: not bundled ({', '.join([*BUNDLED_MODELS, *TINY_MODELS])}), no local "
+        f"folder, and the "
         f"Hugging Face Hub did not give it. Check the name and the network. ({error})"
     )
 

@@ -37,7 +37,7 @@ from .training.optimizer import optimizer_named, prepared_for
 from .training.resume import resumed_from
 from .training.settings import Settings, chosen_precision, seeded_accelerator
 
-# %% ../nbs/lessons/03_pretraining.ipynb #1ca9ffd2
+# %% ../nbs/lessons/03_pretraining.ipynb #99fc9541
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(32))  # stand for what was taken out
 
@@ -85,7 +85,8 @@ def train_tokenizer(
     ends = [(name, names.index(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]",
         mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]", extra_special_tokens=list(SENTINELS),
         clean_up_tokenization_spaces=False)
 
@@ -157,14 +158,15 @@ class CausalLanguageModelling(LanguageObjective):
         places[:, -1] = -1
         return Questions({"input_ids": blocks}, torch.cat([blocks[:, 1:], nothing], 1), places)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #363090b9
+# %% ../nbs/lessons/03_pretraining.ipynb #6c5e9a22
 def part_of_all(
     name: str,  # of the setting, for the error
     value: float,
 ) -> float:
     "The value, if it is a share of some and not of all; ValueError if not"
     if not 0 < checked_fraction(name, value) < 1:
-        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}: none or all of a text teach nothing")
+        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}: none or all of a text teach "
+                         f"nothing")
     return value
 
 
@@ -181,7 +183,8 @@ class MaskedLanguageModelling(LanguageObjective):
     def __post_init__(self):
         super().__post_init__()
         if self.masked + self.random > 1:
-            raise ValueError(f"masked and random are shares of the same tokens, got {self.masked} + {self.random}")
+            raise ValueError(f"masked and random are shares of the same tokens, got {self.masked} + "
+                             f"{self.random}")
         if self.tokenizer.mask_token_id is None:
             raise ValueError("This tokenizer has no token for a mask; take that of a masked model")
 
@@ -199,7 +202,7 @@ class MaskedLanguageModelling(LanguageObjective):
         places = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
         return Questions({"input_ids": shown}, blocks.where(asked, -100), places.where(asked, -1))
 
-# %% ../nbs/lessons/03_pretraining.ipynb #4e7158b1
+# %% ../nbs/lessons/03_pretraining.ipynb #38f80e76
 def at_least_one(
     name: str,  # of the setting, for the error
     value: float,
@@ -227,8 +230,8 @@ class SpanCorruption(LanguageObjective):
         taken = round(self.share * length)
         spans = max(1, round(taken / self.span))
         if taken < self.span or length - taken < spans:
-            raise ValueError(f"A block of {length} tokens is too short: a share of {self.share} takes {taken} of "
-                             f"them, and a span has {self.span}. Give longer blocks, or other numbers.")
+            raise ValueError(f"A block of {length} tokens is too short: a share of {self.share} takes "
+                             f"{taken} of them, and a span has {self.span}. Give longer blocks.")
         if spans > len(self.sentinels()):
             raise ValueError(f"A block of {length} tokens loses {spans} spans, but the tokenizer has "
                              f"{len(self.sentinels())} sentinels; give shorter blocks")
@@ -248,7 +251,8 @@ class SpanCorruption(LanguageObjective):
         ends = sizes.cumsum(1).to(device)
         part = torch.searchsorted(ends, torch.arange(length, device=device).repeat(rows, 1), right=True)
         gone, first = part % 2 == 1, part.diff(dim=1, prepend=part[:, :1]) > 0
-        names = torch.tensor(self.sentinels(), device=device)[part // 2]  # of the span that a token is in or before
+        names = torch.tensor(self.sentinels(),
+                             device=device)[part // 2]  # of the span that a token is in or before
         shown = blocks.where(~gone, names)[~gone | first].reshape(rows, -1)
         end = torch.full((rows, 1), ends_of(self.tokenizer)[1], device=device)
         places = torch.arange(length, device=device).repeat(rows, 1)
@@ -302,7 +306,7 @@ class Bigram:
             shares.append(both[torch.arange(len(middle)), middle] / both.sum(1))
         return torch.cat(shares)
 
-# %% ../nbs/lessons/03_pretraining.ipynb #b284247b
+# %% ../nbs/lessons/03_pretraining.ipynb #c4c407c2
 OBJECTIVES = {kind.kind: kind for kind in (MaskedLanguageModelling, CausalLanguageModelling, SpanCorruption)}
 
 
@@ -331,7 +335,8 @@ def guess(
     for start in range(0, len(blocks), checked_count("batch_size", batch_size)):
         asked = objective.questions(blocks[start : start + batch_size], generator)
         logits = model(**{name: value.to(model.device) for name, value in asked.inputs.items()}).logits
-        losses = F.cross_entropy(logits.flatten(0, 1).float().cpu(), asked.answers.flatten(), reduction="none")
+        losses = F.cross_entropy(logits.flatten(0, 1).float().cpu(), asked.answers.flatten(),
+                                 reduction="none")
         rows = torch.arange(start, start + len(asked.places))[:, None].expand_as(asked.places)
         there = asked.answers.flatten() >= 0
         found.append([part.flatten()[there] for part in (losses, rows, asked.places)])
@@ -348,16 +353,18 @@ def objective_for(
     if objective is None:
         return fits(language_model.tokenizer)
     if not isinstance(objective, LanguageObjective):
-        raise TypeError(f"objective must be a LanguageObjective, such as {fits.__name__}(tokenizer), got {objective!r}")
+        raise TypeError(f"objective must be a LanguageObjective, such as {fits.__name__}(tokenizer), got "
+                        f"{objective!r}")
     if objective.kind not in ("", language_model.kind):
         raise ValueError(f"{type(objective).__name__} is for {objective.kind} models, and this one is "
                          f"{language_model.kind}; use {fits.__name__}")
     ours, theirs = language_model.tokenizer, objective.tokenizer
     if ours is not theirs and ours.get_vocab() != theirs.get_vocab():
-        raise ValueError("The objective has another tokenizer than the model: its numbers stand for other tokens")
+        raise ValueError("The objective has another tokenizer than the model: its numbers stand for other "
+                         "tokens")
     return objective
 
-# %% ../nbs/lessons/03_pretraining.ipynb #da0560de
+# %% ../nbs/lessons/03_pretraining.ipynb #89c0c26b
 def pretrain(
     language_model: LanguageModel,  # trained in place
     texts: Sequence[str],  # N texts, without labels
@@ -388,11 +395,14 @@ def pretrain(
     The texts are one row of tokens, cut into blocks of the model's `max_length`. An interruption returns what
     was done. What cannot be trained on raises ValueError or TypeError before a weight changes."""
     settings = Settings(
-        epochs, batch_size, None, gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup,
-        optimizer, chosen_precision(mixed_precision, language_model.device), evaluate_every, checkpoint_every, seed,
+        epochs, batch_size, None, gradient_accumulation, learning_rate, max_gradient_norm, weight_decay,
+        warmup,
+        optimizer, chosen_precision(mixed_precision, language_model.device), evaluate_every, checkpoint_every,
+        seed,
     ).checked()
     make, callbacks = optimizer_named(optimizer), checked_callbacks(callbacks)
-    loss, resume_from = objective_for(language_model, objective), resumed_from(checkpoints, resume_from, resume)
+    loss, resume_from = objective_for(language_model, objective), resumed_from(checkpoints, resume_from,
+                                                                               resume)
     texts, others = checked_corpus(texts, validation)
     blocks, held_out = (part and token_blocks(language_model.tokenizer, part, language_model.max_length)
                         for part in (texts, others))
@@ -408,7 +418,8 @@ def pretrain(
     listeners = Listeners([*bar, *best, *callbacks], run)
 
     def looks() -> dict[str, float]:
-        return {"loss": guess(language_model, held_out, loss, batch_size=settings.batch_size).losses.mean().item()}
+        return {"loss": guess(language_model, held_out, loss,
+                              batch_size=settings.batch_size).losses.mean().item()}
 
     with keep_freed_memory():
         prepared, schedule = prepared_for(run, settings, make, accelerator)

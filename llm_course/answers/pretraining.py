@@ -31,14 +31,16 @@ def _texts(part: str) -> list[str]:
 # %% ../../nbs/answers/pretraining.ipynb #e07007c1
 _MERGES = (
     ("byte-pair", {"low": 1, "log": 1, "new": 5},
-     "A word that occurs 5 times brings its pairs 5 times; of equal pairs the alphabetically first is joined."),
+     "A word that occurs 5 times brings its pairs 5 times; of equal pairs the alphabetically first is "
+     "joined."),
     ("byte-pair", {"banana": 3, "mo": 5}, "In 'banana' the pair (a, n) stands twice."),
     ("byte-pair", {"to": 2, "at": 2, "go": 1},
      "Both (t, o) and (a, t) stand there twice: the alphabetically first is joined."),
     ("byte-pair", {"th.e": 3, "th.is": 2, "is": 2, "a": 9},
      "Pieces may have several letters; a word of one piece has no pair."),
     ("wordpiece", {"the": 9, "to": 4, "quit": 2},
-     "(q, u), q and u stand twice each: 2 / (2 · 2). (t, h) stands 9 times, t 15 and h 9 times: 9 / (15 · 9)."),
+     "(q, u), q and u stand twice each: 2 / (2 · 2). (t, h) stands 9 times, t 15 and h 9 times: 9 / (15 · "
+     "9)."),
     ("wordpiece", {"ab": 4, "bc": 1, "b": 8, "cd": 3},
      "A piece is counted in all words, in those without the pair too."),
     ("wordpiece", {"ox": 2, "am": 2, "mm": 2},
@@ -117,7 +119,8 @@ def _what_is_easy_to_guess(answer):
         answer,
         _surprises,
         ("pieces that go on a word", BAND,
-         "By itself each is rare. But the rest of its word stands beside it and often leaves only a few pieces, as "
+         "By itself each is rare. But the rest of its word stands beside it and often leaves only a few "
+         "pieces, as "
          "far as so small a model has learnt to look."),
         ("the ten most frequent words", BAND,
          "Each of the ten is a good guess even without a neighbour, and grammar says where one stands."),
@@ -168,7 +171,8 @@ def _probabilities(found: object) -> torch.Tensor:  # (PLACES, VOCABULARY)
 @exercise(
     "beat the pairs",
     LESSON,
-    "Two tokens before say more than one, where the training text has seen both together. What if it has not?",
+    "Two tokens before say more than one, where the training text has seen both together. What if it has "
+    "not?",
     "A table of all threes has 1,024³ places, a thousand million. Count only what follows the pairs that you "
     "are asked about: unique() and bincount() do it, and so does a dictionary.",
     "Bigram mixes pairs with single tokens: a discount from each count pays for what was not seen. Nothing "
@@ -184,7 +188,8 @@ def _beat_the_pairs(answer):
     if missed := (given <= 0).sum().item():
         place = (given <= 0).int().argmax().item()
         first, second, third = places[place].tolist()
-        raise Wrong(f"At {missed:,} of {PLACES:,} places your table says 0 for the token that follows, and the "
+        raise Wrong(f"At {missed:,} of {PLACES:,} places your table says 0 for the token that follows, and "
+                    f"the "
                     f"surprise is infinite; the first is place {place}, where {third} follows ({first}, "
                     f"{second}). Keep something for what was never seen.")
     mine, pairs = -given.log().mean().item(), _by_pairs()
@@ -210,7 +215,8 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "A masked model has a loss of 3.1 nats, a causal one 3.9, each per token that it is asked for, on the "
+        "A masked model has a loss of 3.1 nats, a causal one 3.9, each per token that is asked for, on the "
+        ""
         "same texts with the same tokenizer. What follows?",
         (
             ("The masked model has learnt more about the texts, by 0.8 nats for each of the tokens.",
@@ -224,11 +230,13 @@ QUIZZES[LESSON] = (
     ),
     Question(
         "A causal model gives the five tokens that it knows 0.40, 0.30, 0.20, 0.06 and 0.04. You draw with "
-        "top_p = 0.65 at temperature 1, then with top_p = 1 at a temperature just above 0. Among how many do you "
+        "top_p = 0.65 at temperature 1, then with top_p = 1 at a temperature just above 0. Among how many do "
+        "you "
         "draw?",
         (
             ("Among one at first, and later, in effect, among two of them.",
-             "0.40 alone is less than 0.65, so the second joins it; and a low temperature lets the first win."),
+             "0.40 alone is less than 0.65, so the second joins it; and a low temperature lets the first "
+             "win."),
             ("Among three at first, and later, in effect, among all five.",
              "Two have 0.70 together already, and near 0 the differences grow, they do not vanish."),
             ("Among two at first, and later, in effect, among the first one.",
@@ -241,7 +249,8 @@ QUIZZES[LESSON] = (
         "count on?",
         (
             ("That it guesses tokens of your domain better; what it does for a classifier is to be measured.",
-             "Yes: that is the loss it is trained on. All else, old texts included, may get better or worse."),
+             "Yes: that is the loss it is trained on. All else, old texts included, may get better or "
+             "worse."),
             ("That a classifier made from it gets better in your domain, since its loss there has come down.",
              "Often it does, and sometimes not: a lower loss is no accuracy."),
             ("That it learns the words of your domain as new pieces, and so reads its texts in fewer tokens.",

@@ -106,7 +106,7 @@ def equal_parts(
     count += -count % processes
     return [list(rows[first::count]) for first in range(count)]
 
-# %% ../../nbs/training/blocks.ipynb #5e5e8b9f
+# %% ../../nbs/training/blocks.ipynb #78042613
 def check_blocks(
     language_model: LanguageModel,
     blocks: torch.Tensor,  # (N, T)
@@ -114,7 +114,8 @@ def check_blocks(
     "ValueError where they are no blocks that the model can read"
     dtype, shape = getattr(blocks, "dtype", None), tuple(getattr(blocks, "shape", ()))
     if dtype not in (torch.int64, torch.int32) or len(shape) != 2 or 0 in shape:
-        raise ValueError(f"blocks must be token numbers (blocks, length), as token_blocks makes them, got {shape}")
+        raise ValueError(f"blocks must be token numbers (blocks, length), as token_blocks makes them, got "
+                         f"{shape}")
     if shape[1] > language_model.max_length or blocks.max() >= len(language_model.tokenizer):
         raise ValueError(f"This model reads {language_model.max_length} tokens at once and knows "
                          f"{len(language_model.tokenizer)}; the blocks have {shape[1]}, numbered up to "
@@ -131,9 +132,11 @@ def checked_corpus(
         return texts, None
     others, seen = checked_texts(validation), set(texts)
     if not others:
-        raise ValueError("There are no validation texts; leave `validation` out where nothing shall be evaluated")
+        raise ValueError("There are no validation texts; leave `validation` out where nothing shall be "
+                         "evaluated")
     if shared := sum(text in seen for text in others):
-        warnings.warn(f"{shared} of {len(others)} validation texts are training texts too: the validation loss "
+        warnings.warn(f"{shared} of {len(others)} validation texts are training texts too: the validation "
+                      f"loss "
                       "will be too good.", stacklevel=3)
     return texts, others
 
@@ -168,7 +171,7 @@ def random_parts(
     order = torch.rand(rows, items - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
     return torch.diff(F.pad(F.pad(order, (1, 0)), (0, 1), value=items), dim=1)
 
-# %% ../../nbs/training/blocks.ipynb #365acdce
+# %% ../../nbs/training/blocks.ipynb #4066e8bb
 def block_batches(
     record: Record,
     settings: Settings,
@@ -194,5 +197,6 @@ def keeper_of(
     if checkpoints is None and resume_from is None:
         return None
     told = others and {"text": others, "place": list(range(len(others)))}
-    same = identity_of(run.language_model, record, told, "place", settings, objective, accelerator.num_processes)
+    same = identity_of(run.language_model, record, told, "place", settings, objective,
+                       accelerator.num_processes)
     return Keeper(checkpoints, resume_from, settings.checkpoint_every, same)

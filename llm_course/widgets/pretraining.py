@@ -59,7 +59,8 @@ class SamplingExplorer(Explorer):
             self.token_ids(prompt)
         slow = {"continuous_update": False}
         self.prompt = widgets.Dropdown(options=prompts, description="prompt")
-        self.temperature = widgets.FloatSlider(value=1, min=0.2, max=2, step=0.1, description="temperature", **slow)
+        self.temperature = widgets.FloatSlider(value=1, min=0.2, max=2, step=0.1, description="temperature",
+                                               **slow)
         self.top_k = widgets.IntSlider(value=0, min=0, max=50, description="top-k, 0: all", **slow)
         self.top_p = widgets.FloatSlider(value=1, min=0.1, max=1, step=0.05, description="top-p", **slow)
         self.seed = widgets.IntSlider(value=0, min=0, max=20, description="draw", **slow)
@@ -73,7 +74,8 @@ class SamplingExplorer(Explorer):
         tokenizer, most = self.language_model.tokenizer, self.language_model.max_length
         read = read_tokens(tokenizer, [prompt], add_special_tokens=False)["input_ids"][0]
         if len(read) + 1 >= most:
-            raise ValueError(f"The prompt {prompt[:40]!r} has {len(read)} tokens; the model reads {most} at most")
+            raise ValueError(f"The prompt {prompt[:40]!r} has {len(read)} tokens; the model reads {most} at "
+                             f"most")
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         return [first, *read]
 
@@ -107,7 +109,8 @@ class SamplingExplorer(Explorer):
         left, first = (after > 0).sum().item(), after.argmax().item()
         are = "token is" if left == 1 else "tokens are"
         return (f"After “{self.prompt.value}”, {left:,} of {len(after):,} {are} left to draw from; the most "
-                f"probable, “{self.name_of(first)}”, has {after[first]:.1%}, and had {before[first]:.1%} before.")
+                f"probable, “{self.name_of(first)}”, has {after[first]:.1%}, and had {before[first]:.1%} "
+                f"before.")
 
     def plot(
         self,
