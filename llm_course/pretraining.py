@@ -364,7 +364,7 @@ def objective_for(
                          "tokens")
     return objective
 
-# %% ../nbs/lessons/03_pretraining.ipynb #89c0c26b
+# %% ../nbs/lessons/03_pretraining.ipynb #c3f89296
 def pretrain(
     language_model: LanguageModel,  # trained in place
     texts: Sequence[str],  # N texts, without labels
@@ -396,13 +396,11 @@ def pretrain(
     was done. What cannot be trained on raises ValueError or TypeError before a weight changes."""
     settings = Settings(
         epochs, batch_size, None, gradient_accumulation, learning_rate, max_gradient_norm, weight_decay,
-        warmup,
-        optimizer, chosen_precision(mixed_precision, language_model.device), evaluate_every, checkpoint_every,
-        seed,
-    ).checked()
+        warmup, optimizer, chosen_precision(mixed_precision, language_model.device), evaluate_every,
+        checkpoint_every, seed).checked()
     make, callbacks = optimizer_named(optimizer), checked_callbacks(callbacks)
-    loss, resume_from = objective_for(language_model, objective), resumed_from(checkpoints, resume_from,
-                                                                               resume)
+    loss = objective_for(language_model, objective)
+    resume_from = resumed_from(checkpoints, resume_from, resume)
     texts, others = checked_corpus(texts, validation)
     blocks, held_out = (part and token_blocks(language_model.tokenizer, part, language_model.max_length)
                         for part in (texts, others))
@@ -418,8 +416,8 @@ def pretrain(
     listeners = Listeners([*bar, *best, *callbacks], run)
 
     def looks() -> dict[str, float]:
-        return {"loss": guess(language_model, held_out, loss,
-                              batch_size=settings.batch_size).losses.mean().item()}
+        seen = guess(language_model, held_out, loss, batch_size=settings.batch_size)
+        return {"loss": seen.losses.mean().item()}
 
     with keep_freed_memory():
         prepared, schedule = prepared_for(run, settings, make, accelerator)
