@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'SENTINELS', 'ALGORITHMS', 'OBJECTIVES', 'byte_pairs', 'word_pieces', 'train_tokenizer',
-           'token_blocks', 'Questions', 'LanguageObjective', 'CausalLanguageModelling', 'part_of_all',
-           'MaskedLanguageModelling', 'at_least_one', 'SpanCorruption', 'Bigram', 'Guesses', 'guess', 'objective_for',
-           'pretrain']
+           'token_blocks', 'Questions', 'LanguageObjective', 'CausalLanguageModelling', 'MaskedLanguageModelling',
+           'SpanCorruption', 'Bigram', 'Guesses', 'guess', 'objective_for', 'pretrain']
 
 # %% ../nbs/lessons/03_pretraining.ipynb #3d0181c8
 import warnings
@@ -23,14 +22,15 @@ from tokenizers.models import BPE, WordPiece
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .callbacks import BestCheckpoint, Callback, ProgressBar
-from .checks import checked_choice, checked_count, checked_fraction, checked_number
+from .checks import checked_choice, checked_count, checked_fraction
 from .checks import checked_seed, checked_texts
 from .core import keep_freed_memory
 from .language_models import LanguageModel, ends_of
 from .models import quiet_loading
 from .tokens import read_tokens
 from .training.blocks import PretrainingRun, block_batches, block_record, check_blocks
-from .training.blocks import checked_corpus, draws, keeper_of, random_parts
+from .training.blocks import at_least_one, checked_corpus, draws, keeper_of, part_of_all
+from .training.blocks import random_parts
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
 from .training.objective import Backward, Batch, Limited, allowed, checked_kind
 from .training.optimizer import optimizer_named, prepared_for
@@ -159,17 +159,6 @@ class CausalLanguageModelling(LanguageObjective):
         return Questions({"input_ids": blocks}, torch.cat([blocks[:, 1:], nothing], 1), places)
 
 # %% ../nbs/lessons/03_pretraining.ipynb #6c5e9a22
-def part_of_all(
-    name: str,  # of the setting, for the error
-    value: float,
-) -> float:
-    "The value, if it is a share of some and not of all; ValueError if not"
-    if not 0 < checked_fraction(name, value) < 1:
-        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}: none or all of a text teach "
-                         f"nothing")
-    return value
-
-
 @dataclass(frozen=True)
 class MaskedLanguageModelling(LanguageObjective):
     "Guess hidden tokens from both sides (BERT): of each ten, eight are masked, one is another, one is kept"
@@ -203,16 +192,6 @@ class MaskedLanguageModelling(LanguageObjective):
         return Questions({"input_ids": shown}, blocks.where(asked, -100), places.where(asked, -1))
 
 # %% ../nbs/lessons/03_pretraining.ipynb #38f80e76
-def at_least_one(
-    name: str,  # of the setting, for the error
-    value: float,
-) -> float:
-    "The value, if it is a number of 1 or more; ValueError if not"
-    if checked_number(name, value) < 1:
-        raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
-    return value
-
-
 @dataclass(frozen=True)
 class SpanCorruption(LanguageObjective):
     "Guess what was taken out, span by span (T5): a sentinel stands in its place"

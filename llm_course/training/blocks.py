@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PretrainingRun', 'ShuffledBlocks', 'equal_parts', 'check_blocks', 'checked_corpus', 'block_record', 'draws',
-           'random_parts', 'block_batches', 'keeper_of']
+           'random_parts', 'part_of_all', 'at_least_one', 'block_batches', 'keeper_of']
 
 # %% ../../nbs/training/blocks.ipynb #a589d017
 import warnings
@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from matplotlib.axes import Axes
 
 from ..callbacks import is_first_process
-from ..checks import checked_texts
+from ..checks import checked_fraction, checked_number, checked_texts
 from ..identity import digest
 from ..language_models import LanguageModel
 from ..plots import BLUE, ORANGE, new_axes
@@ -170,6 +170,27 @@ def random_parts(
     "Cut each of B rows at random; all cuts are equally likely"
     order = torch.rand(rows, items - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
     return torch.diff(F.pad(F.pad(order, (1, 0)), (0, 1), value=items), dim=1)
+
+
+def part_of_all(
+    name: str,  # of the setting, for the error
+    value: float,
+) -> float:
+    "The value, if it is a share of some and not of all; ValueError if not"
+    if not 0 < checked_fraction(name, value) < 1:
+        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}: none or all of a text teach "
+                         f"nothing")
+    return value
+
+
+def at_least_one(
+    name: str,  # of the setting, for the error
+    value: float,
+) -> float:
+    "The value, if it is a number of 1 or more; ValueError if not"
+    if checked_number(name, value) < 1:
+        raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
+    return value
 
 # %% ../../nbs/training/blocks.ipynb #4066e8bb
 def block_batches(
