@@ -78,6 +78,9 @@ class LanguageModel:
         self.tokenizer, window = tokenizer, model_window(model, tokenizer)
         self.max_length = min(window, checked_count("max_length", max_length or window))
         self.model = own_copy(model).to(torch.device(device) if device else best_device()).eval()
+        for name, weight in self.model.named_parameters():
+            if name.endswith("embed_positions.weight"):  # the angles of rotary positions are no weights
+                weight.requires_grad_(False)
         use_quick_dropout(self.model)
 
     @property

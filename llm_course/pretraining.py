@@ -381,8 +381,9 @@ def pretrain(
     loss = objective_for(language_model, objective)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     texts, others = checked_corpus(texts, validation)
-    blocks, held_out = (part and token_blocks(language_model.tokenizer, part, language_model.max_length)
-                        for part in (texts, others))
+    length = language_model.max_length
+    blocks = token_blocks(language_model.tokenizer, texts, length)
+    held_out = None if others is None else token_blocks(language_model.tokenizer, others, length)
     loss.questions(blocks[:1], torch.Generator())  # what does not fit says so before the work
     accelerator, record = seeded_accelerator(settings, language_model.device), block_record(blocks, texts)
     batches = block_batches(record, settings, accelerator)

@@ -482,5 +482,5 @@ def test_a_damaged_tiny_model_is_named(tmp_path, monkeypatch):
     weights.write_bytes(weights.read_bytes()[:-8] + b"damaged!")
     monkeypatch.setattr("llm_course.models.assets_folder", lambda: tmp_path / "assets")
     monkeypatch.setattr("llm_course.data.assets_folder", lambda: tmp_path / "assets")
-    with pytest.raises(ValueError, match=r"tiny-gpt.model\\.safetensors is damaged.*Reinstall llm_course"):
+    with pytest.raises(ValueError, match=r"tiny-gpt.model\.safetensors is damaged.*Reinstall llm_course"):
         LanguageModel.from_pretrained("tiny-gpt")
