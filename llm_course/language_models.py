@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
-from transformers import RoFormerConfig, RoFormerForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, RoFormerForMaskedLM
+from transformers import T5ForConditionalGeneration
 
 from .checks import checked_choice, checked_count, checked_fraction, checked_number, checked_seed
 from .checks import checked_texts
 from .core import best_device
-from .folders import check_place, new_folder
-from .models import OURS, check_model_folder, model_source, model_window, own_copy, quiet_loading
+from .models import check_model_folder, model_source, model_window, no_model, own_copy, place_of
+from .models import quiet_loading
 from .speed import use_quick_dropout
 from .tokens import check_vocabulary, load_tokenizer, read_tokens
 
@@ -39,10 +39,8 @@ def kind_of(
             if name.endswith(ending):
                 return kind
     raise ValueError(f"{source} holds {', '.join(names) or 'a model of no named class'}, which guesses no "
-                     f""
                      f"tokens. Say what it shall guess: kind={' or kind='.join(map(repr, KINDS))}; where it "
-                     f"has "
-                     "no layer for that, a new one is made, which must be trained.")
+                     "has no layer for that, a new one is made, which must be trained.")
 
 # %% ../nbs/support/language_models.ipynb #6ba4d147
 def ends_of(
@@ -117,10 +115,7 @@ class LanguageModel:
                 tokenizer = load_tokenizer(source)
                 model = KINDS[kind].from_pretrained(source, dtype=dtype, use_safetensors=True)
         except OSError as error:
-            raise ConnectionError(f"No model {str(name)!r}: not bundled, no local folder, and the Hugging "
-                                  f"Face "
-                                  f"Hub did not give it. Check the name and the network. "
-                                  f"({error})") from error
+            raise ConnectionError(no_model(name, error)) from error
         return LanguageModel(model, tokenizer, kind=kind, max_length=max_length, device=device)
 
     def save(
@@ -129,15 +124,25 @@ class LanguageModel:
         weights: dict[str, torch.Tensor] | None = None,  # to write instead of the model's own
     ) -> Path:
         "Write the model and its tokenizer to a folder, as safetensors"
-        given, folder = Path(folder), Path(folder).expanduser().resolve()
-        check_place(folder, "config.json")
-        with new_folder(folder, OURS) as new, quiet_loading():
+        with place_of("language model", folder, "config.json") as new:
             self.model.save_pretrained(new, state_dict=weights)
             self.tokenizer.save_pretrained(new)
             settings = json.loads((new / "tokenizer_config.json").read_text(encoding="utf-8"))
             settings["model_max_length"] = self.max_length  # not every model's configuration says it
             (new / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        return given
+        return Path(folder).expanduser()
+
+    def begun(
+        self,
+        prompt: str,
+    ) -> list[int]:
+        "The tokens that `generate` goes on from; ValueError where nothing more would fit"
+        [prompt] = checked_texts([prompt])
+        read = read_tokens(self.tokenizer, [prompt], add_special_tokens=False)["input_ids"][0]
+        if len(read) + 1 >= self.max_length:
+            raise ValueError(f"The prompt {prompt[:40]!r} has {len(read)} tokens; the model reads "
+                             f"{self.max_length} at most")
+        return [ends_of(self.tokenizer)[0], *read]
 
     def generate(
         self,
@@ -152,13 +157,8 @@ class LanguageModel:
         "Write on, token by token; only a causal model can"
         if self.kind != "causal":
             raise ValueError(f"A {self.kind} model does not write on; a causal one does, such as 'tiny-gpt'")
-        [prompt] = checked_texts([prompt])
-        begin = read_tokens(self.tokenizer, [prompt], add_special_tokens=False)["input_ids"][0]
-        first, last = ends_of(self.tokenizer)
-        ids = torch.tensor([[first, *begin]], device=self.device)
+        ids = torch.tensor([self.begun(prompt)], device=self.device)
         count = min(checked_count("tokens", tokens), self.max_length - ids.shape[1])
-        if count < 1:
-            raise ValueError(f"The prompt has {len(begin)} tokens; the model reads {self.max_length} at most")
         share = checked_fraction("top_p", 1.0 if top_p is None else top_p)
         if not share:
             raise ValueError("top_p must be above 0: with nothing left there is nothing to draw")
@@ -168,7 +168,8 @@ class LanguageModel:
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=count,
                 temperature=checked_number("temperature", temperature, strict=True),
                 top_k=checked_count("top_k", top_k or 0, 0),
-                top_p=share, eos_token_id=last, pad_token_id=self.tokenizer.pad_token_id)
+                top_p=share, eos_token_id=ends_of(self.tokenizer)[1],
+                pad_token_id=self.tokenizer.pad_token_id)
         return self.tokenizer.decode(out[0], skip_special_tokens=True).strip()
 
 # %% ../nbs/support/language_models.ipynb #6eec52d0
@@ -198,39 +199,38 @@ def new_language_model(
     first, last = ends_of(tokenizer)
     ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": first, "eos_token_id": last,
             "decoder_start_token_id": tokenizer.pad_token_id}
-    kind, options = _SHAPES[shape](size, layers, heads, positions, float(dropout))
-    config = kind(vocab_size=len(tokenizer), **ends, **options)
-    classes = {"bert": RoFormerForMaskedLM, "gpt": GPT2LMHeadModel, "t5": T5ForConditionalGeneration}
+    kind, options = _SHAPES[shape]
+    options = options(size, layers, heads, positions, float(dropout))
+    config = kind.config_class(vocab_size=len(tokenizer), **ends, **options)
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
-        model = classes[shape](config)
+        model = kind(config)
     if shape == "t5":  # weights as small as GPT-2's: T5's own suit an optimiser of proportional steps
         with torch.no_grad():
             model.shared.weight.mul_(0.1)
     return LanguageModel(model, tokenizer, max_length=positions, device=device)
 
 
-def _bert(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
-    return RoFormerConfig, {
-        "hidden_size": size, "embedding_size": size, "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * size, "max_position_embeddings": positions, "type_vocab_size": 1,
+def _bert(size: int, layers: int, heads: int, positions: int, dropout: float) -> dict:
+    return {
+        "hidden_size": size, "embedding_size": size, "num_hidden_layers": layers, "type_vocab_size": 1,
+        "num_attention_heads": heads, "intermediate_size": 4 * size, "max_position_embeddings": positions,
         "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
 
 
-def _gpt(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
-    return GPT2Config, {
+def _gpt(size: int, layers: int, heads: int, positions: int, dropout: float) -> dict:
+    return {
         "n_embd": size, "n_layer": layers, "n_head": heads, "n_positions": positions, "resid_pdrop": dropout,
         "embd_pdrop": dropout, "attn_pdrop": 0.0, "activation_function": "gelu"}
 
 
-def _t5(size: int, layers: int, heads: int, positions: int, dropout: float) -> tuple[type, dict]:
-    return T5Config, {
+def _t5(size: int, layers: int, heads: int, positions: int, dropout: float) -> dict:
+    return {
         "d_model": size, "d_kv": size // heads, "d_ff": 4 * size, "num_layers": layers - layers // 2,
         "num_decoder_layers": layers // 2, "num_heads": heads, "n_positions": positions,
-        "dropout_rate": dropout,
-        "initializer_factor": 0.25,
+        "dropout_rate": dropout, "initializer_factor": 0.25,
         "tie_word_embeddings": False}  # its scores are not scaled down, as in T5 1.1
 
 
-_SHAPES = {"bert": _bert, "gpt": _gpt, "t5": _t5}
+_SHAPES = {"bert": (RoFormerForMaskedLM, _bert), "gpt": (GPT2LMHeadModel, _gpt),
+           "t5": (T5ForConditionalGeneration, _t5)}

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from ..checks import checked_texts
 from ..language_models import LanguageModel
 from ..plots import BLUE, GREY, new_axes
-from ..tokens import read_tokens
 from .base import Explorer
 
 # %% ../../nbs/widgets/pretraining.ipynb #91e78634
@@ -56,7 +55,7 @@ class SamplingExplorer(Explorer):
         if not prompts:
             raise ValueError("There is no prompt to begin with")
         for prompt in prompts:
-            self.token_ids(prompt)
+            language_model.begun(prompt)  # refuses one that leaves no room
         slow = {"continuous_update": False}
         self.prompt = widgets.Dropdown(options=prompts, description="prompt")
         self.temperature = widgets.FloatSlider(value=1, min=0.2, max=2, step=0.1, description="temperature",
@@ -66,25 +65,12 @@ class SamplingExplorer(Explorer):
         self.seed = widgets.IntSlider(value=0, min=0, max=20, description="draw", **slow)
         super().__init__(self.prompt, self.temperature, self.top_k, self.top_p, self.seed)
 
-    def token_ids(
-        self,
-        prompt: str,
-    ) -> list[int]:
-        "What the model reads, as `generate` begins; ValueError where nothing more would fit"
-        tokenizer, most = self.language_model.tokenizer, self.language_model.max_length
-        read = read_tokens(tokenizer, [prompt], add_special_tokens=False)["input_ids"][0]
-        if len(read) + 1 >= most:
-            raise ValueError(f"The prompt {prompt[:40]!r} has {len(read)} tokens; the model reads {most} at "
-                             f"most")
-        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        return [first, *read]
-
     @property
     def probabilities(self) -> tuple[torch.Tensor, torch.Tensor]:  # (V,) each
         "Of the next token: as the model says, and after what the sliders do"
         model = self.language_model.model
         with torch.inference_mode():
-            ids = torch.tensor([self.token_ids(self.prompt.value)], device=model.device)
+            ids = torch.tensor([self.language_model.begun(self.prompt.value)], device=model.device)
             scores = model(input_ids=ids).logits[0, -1].float().cpu()
         after = left_to_draw(scores, self.temperature.value, self.top_k.value, self.top_p.value)
         return scores.softmax(0), after
