@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'SENTINELS', 'ALGORITHMS', 'OBJECTIVES', 'byte_pairs', 'word_pieces', 'train_tokenizer',
            'token_blocks', 'Questions', 'LanguageObjective', 'CausalLanguageModelling', 'MaskedLanguageModelling',
-           'SpanCorruption', 'Bigram', 'Guesses', 'guess', 'objective_for', 'pretrain']
+           'SpanCorruption', 'numbered_tokens', 'Bigram', 'Guesses', 'guess', 'objective_for', 'pretrain']
 
 # %% ../nbs/lessons/03_pretraining.ipynb #3d0181c8
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,15 +22,14 @@ from tokenizers.models import BPE, WordPiece
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .callbacks import BestCheckpoint, Callback, ProgressBar
-from .checks import checked_choice, checked_count, checked_fraction
+from .checks import checked_choice, checked_count, checked_fraction, checked_number
 from .checks import checked_seed, checked_texts
 from .core import keep_freed_memory
 from .language_models import LanguageModel, ends_of
 from .models import quiet_loading
 from .tokens import read_tokens
 from .training.blocks import PretrainingRun, block_batches, block_record, check_blocks
-from .training.blocks import at_least_one, checked_corpus, draws, keeper_of, part_of_all
-from .training.blocks import random_parts
+from .training.blocks import checked_corpus, draws, keeper_of, part_of_all, random_parts
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
 from .training.objective import Backward, Batch, Limited, allowed, checked_kind
 from .training.optimizer import optimizer_named, prepared_for
@@ -86,9 +85,8 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]", extra_special_tokens=list(SENTINELS),
-        clean_up_tokenization_spaces=False)
+        sep_token="[SEP]", mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]",
+        extra_special_tokens=list(SENTINELS), clean_up_tokenization_spaces=False)
 
 # %% ../nbs/lessons/03_pretraining.ipynb #2f61126b
 def token_blocks(
@@ -199,7 +197,7 @@ class SpanCorruption(LanguageObjective):
     share: float = 0.15  # of the tokens of a block that are taken out, above 0 and below 1
     span: float = 3.0  # mean length of a span in tokens, at least 1
     kind = "spans"
-    limits = allowed(share=part_of_all, span=at_least_one)
+    limits = allowed(share=part_of_all, span=partial(checked_number, least=1))
 
     def counts(
         self,
@@ -211,15 +209,14 @@ class SpanCorruption(LanguageObjective):
         if taken < self.span or length - taken < spans:
             raise ValueError(f"A block of {length} tokens is too short: a share of {self.share} takes "
                              f"{taken} of them, and a span has {self.span}. Give longer blocks.")
-        if spans > len(self.sentinels()):
+        if spans > (known := len(self.sentinels())):
             raise ValueError(f"A block of {length} tokens loses {spans} spans, but the tokenizer has "
-                             f"{len(self.sentinels())} sentinels; give shorter blocks")
+                             f"{known} sentinels; give shorter blocks")
         return taken, spans
 
     def sentinels(self) -> list[int]:
         "The numbers of the tokens that stand for spans, in their order"
-        known = self.tokenizer.get_vocab()
-        return [known[name] for name in (f"<extra_id_{n}>" for n in range(len(known))) if name in known]
+        return list(numbered_tokens(self.tokenizer, len(self.tokenizer)))
 
     def questions(self, blocks: torch.Tensor, generator: torch.Generator | None = None) -> Questions:
         "Cut each block into kept and taken parts, which take turns"
@@ -230,17 +227,27 @@ class SpanCorruption(LanguageObjective):
         ends = sizes.cumsum(1).to(device)
         part = torch.searchsorted(ends, torch.arange(length, device=device).repeat(rows, 1), right=True)
         gone, first = part % 2 == 1, part.diff(dim=1, prepend=part[:, :1]) > 0
-        names = torch.tensor(self.sentinels(),
-                             device=device)[part // 2]  # of the span that a token is in or before
+        names = torch.tensor(self.sentinels(), device=device)[part // 2]  # of the span here, or the next
         shown = blocks.where(~gone, names)[~gone | first].reshape(rows, -1)
         end = torch.full((rows, 1), ends_of(self.tokenizer)[1], device=device)
         places = torch.arange(length, device=device).repeat(rows, 1)
         # In the answer, the sentinel of a span and then its tokens.
-        starts = torch.stack([names, blocks], -1)[torch.stack([gone & first, gone], -1)].reshape(rows, -1)
-        where = torch.stack([-torch.ones_like(places), places], -1)[torch.stack([gone & first, gone], -1)]
+        told = torch.stack([gone & first, gone], -1)
+        starts = torch.stack([names, blocks], -1)[told].reshape(rows, -1)
+        where = torch.stack([-torch.ones_like(places), places], -1)[told]
         inputs, answers = torch.cat([shown, end], 1), torch.cat([starts, end], 1)
         return Questions({"input_ids": inputs, "labels": answers}, answers,
                          F.pad(where.reshape(rows, -1), (0, 1), value=-1))
+
+
+@lru_cache(8)
+def numbered_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,  # of its vocabulary, which may grow
+) -> tuple[int, ...]:
+    "The numbers of <extra_id_0>, <extra_id_1> and so on"
+    known = tokenizer.get_vocab()
+    return tuple(known[name] for name in (f"<extra_id_{n}>" for n in range(size)) if name in known)
 
 # %% ../nbs/lessons/03_pretraining.ipynb #f3f0940d
 class Bigram:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from llm_course.data import BUNDLED_DATASETS, load_ratings
+from llm_course.data import bundled_texts
 from llm_course.language_models import LanguageModel, new_language_model
 from llm_course.pretraining import PretrainingRun, objective_for, pretrain, train_tokenizer
 
@@ -30,25 +30,18 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from common import RESULTS, keep  # noqa: E402
 
 VOCABULARY, PASSES, SEED = 4096, 20, 0
-SETTINGS = {  # learning rate, blocks of a step, share of tokens asked for: the best of benchmarks/pretraining.py, rates
-    "tiny-bert": (2e-3, 8, 0.3), "tiny-gpt": (2e-3, 8, None), "tiny-t5": (4e-3, 8, 0.3)}
-
-
-def texts_of(part: str) -> list[str]:
-    "The texts of one part of all bundled sets"
-    frames = map(load_ratings, BUNDLED_DATASETS)
-    return [text for frame in frames for text in frame.loc[frame["split"] == part, "text"]]
+SETTINGS = {  # learning rate, blocks of a step, what is asked for: after part rates of benchmarks/pretraining.py
+    "tiny-bert": (2e-3, 8, {"share": 0.3}), "tiny-gpt": (2e-3, 8, {}), "tiny-t5": (4e-3, 8, {"share": 0.3})}
 
 
 def trained(name: str, passes: int, checkpoints: Path) -> PretrainingRun:
     "A model, trained on one thread; a run that was stopped goes on"
     torch.set_num_threads(1)  # sums of several threads may come in another order
-    train = texts_of("train")
+    train = bundled_texts("train")
     model = new_language_model(name.removeprefix("tiny-"), train_tokenizer(train, VOCABULARY), seed=SEED, device="cpu")
-    rate, batch, share = SETTINGS[name]
-    objective = objective_for(model, None)
-    objective = objective if share is None else replace(objective, share=share)
-    return pretrain(model, train, texts_of("validation"), objective=objective, epochs=passes, learning_rate=rate,
+    rate, batch, asked = SETTINGS[name]
+    objective = replace(objective_for(model, None), **asked)
+    return pretrain(model, train, bundled_texts("validation"), objective=objective, epochs=passes, learning_rate=rate,
                     batch_size=batch, seed=SEED, mixed_precision="bf16", progress=False,
                     checkpoints=checkpoints / name, keep_best=True, resume="auto")
 
@@ -89,9 +82,9 @@ def main():
         if given.folder == ASSETS and given.passes == PASSES:
             path = RESULTS / "tiny_models.json"
             models = json.loads(path.read_text())["models"] if path.is_file() else {}
-            rate, batch, share = SETTINGS[name]
+            rate, batch, asked = SETTINGS[name]
             models[name] = {"parameters": run.language_model.parameters, "learning_rate": rate, "batch_size": batch,
-                            "share": share, "seed": SEED, "passes": given.passes, "steps": len(run.steps),
+                            "share": asked.get("share"), "seed": SEED, "passes": given.passes, "steps": len(run.steps),
                             "seconds": run.seconds, "bytes": size, "evaluations": run.evaluations,
                             "training": [row["loss"] for row in run.steps[::25]]}
             keep("tiny_models", {"script": Path(__file__).name, "models": models})

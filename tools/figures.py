@@ -46,10 +46,10 @@ def by_contestant(medians: dict[str, dict], **columns: str) -> str:
     return table(["", *columns.values()], [[f"`{name}`", *(row.get(key) for key in columns)] for name, row in medians.items()])
 
 
-def spread(values: Iterable[float]) -> str:
-    "The lowest and the highest of some shares"
+def spread(values: Iterable[float], shown: Callable[[float], str] = percent) -> str:
+    "The lowest and the highest of some figures, if there are any"
     values = list(values)
-    return f"{percent(min(values))} to {percent(max(values))}"
+    return f"{shown(min(values))} to {shown(max(values))}" if values else "not measured"
 
 
 def times(ratios: dict[str, float], what: str) -> str:
@@ -156,7 +156,7 @@ def pretraining(found: dict) -> str:
     rows, means, ways = found["rows"], found["summary"], ("unigram", "bigram", "two-sided bigram")
     learnt = [[f"`tiny-{shape}`", row["places"], *(row.get(way) for way in ways), row["model"],
                "{:.2f} to {:.2f}".format(*row["interval of the model"]),
-               spread_of(run["model"] for key, run in rows["seeds"].items() if key.startswith(shape))]
+               spread((run["model"] for key, run in rows["seeds"].items() if key.startswith(shape)), "{:.2f}".format)]
               for shape, row in rows["bundled"].items()]
     reached = {}
     for key, (mean, width) in means["transfer"].items():
@@ -178,12 +178,6 @@ def pretraining(found: dict) -> str:
         "Reading tweets was worth {:+.1f} ± {:.1f} points.".format(*(100 * value for value in means["gain by reading tweets"])),
         "Validation loss after one pass, by learning rate, blocks of a step and share of the tokens that is asked for:",
         table(["", "rate", "blocks", "share", "loss"], chosen)])
-
-
-def spread_of(values: Iterable[float]) -> str:
-    "The lowest and the highest of some numbers, if there are any"
-    values = list(values)
-    return f"{min(values):.2f} to {max(values):.2f}" if values else "not measured"
 
 
 def tiny_models(found: dict) -> str:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from .base import QUIZZES, Question, Wrong, ask, exercise, expect, plain, see, shown
-from ..data import BUNDLED_DATASETS, load_ratings
+from ..data import bundled_texts
 from ..language_models import LanguageModel
 from ..pretraining import Bigram, MaskedLanguageModelling, guess, token_blocks, train_tokenizer
 
@@ -22,11 +22,7 @@ from ..pretraining import Bigram, MaskedLanguageModelling, guess, token_blocks, 
 LESSON = 3
 
 
-@lru_cache(4)
-def _texts(part: str) -> list[str]:
-    "The texts of one part of the four bundled sets, in their order"
-    frames = map(load_ratings, BUNDLED_DATASETS)
-    return [text for frame in frames for text in frame.loc[frame["split"] == part, "text"]]
+_texts = lru_cache(4)(bundled_texts)
 
 # %% ../../nbs/answers/pretraining.ipynb #e07007c1
 _MERGES = (

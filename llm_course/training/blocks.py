@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['PretrainingRun', 'ShuffledBlocks', 'equal_parts', 'check_blocks', 'checked_corpus', 'block_record', 'draws',
-           'random_parts', 'part_of_all', 'at_least_one', 'block_batches', 'keeper_of']
+           'random_parts', 'part_of_all', 'block_batches', 'keeper_of']
 
 # %% ../../nbs/training/blocks.ipynb #a589d017
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,34 +17,24 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from matplotlib.axes import Axes
 
-from ..callbacks import is_first_process
-from ..checks import checked_fraction, checked_number, checked_texts
+from ..checks import checked_fraction, checked_texts
 from ..identity import digest
 from ..language_models import LanguageModel
 from ..plots import BLUE, ORANGE, new_axes
-from .batches import Batches, Record
+from .batches import Batches, Record, warn_of_overlap
 from .objective import Objective
 from .resume import Keeper, identity_of
 from .settings import Settings
-from .state import whole_weights
+from .state import TrainingRun
 
 # %% ../../nbs/training/blocks.ipynb #8f0beb4c
-@dataclass
-class PretrainingRun:
+class PretrainingRun(TrainingRun):
     "What happened: a row of `steps` per optimiser step, one of `evaluations` per look at the validation part"
 
-    language_model: LanguageModel
-    total_steps: int
-    steps: list[dict] = field(default_factory=list)  # step, epoch, loss, learning_rate, gradient_norm, …
-    evaluations: list[dict] = field(default_factory=list)  # step, epoch, loss
-    examples: int = 0  # blocks seen in training, repeats counted
-    seconds: float = 0.0  # in training steps, evaluation left out
-    interrupted: bool = False
-
     @property
-    def classifier(self) -> LanguageModel:
-        "The model under the name by which the engine and callbacks know it"
-        return self.language_model
+    def language_model(self) -> LanguageModel:
+        "The model that is trained, which the engine and callbacks call the classifier"
+        return self.classifier
 
     def __repr__(self) -> str:
         seen = f", validation loss {self.evaluations[-1]['loss']:.3f}" if self.evaluations else ""
@@ -64,13 +52,6 @@ class PretrainingRun:
         ax.set(xlabel="step", ylabel="loss (nats for each token)", title="Loss while pre-training")
         ax.legend(loc="upper right")
         return ax
-
-    def save(self, folder: str | Path) -> Path:  # for LanguageModel.from_pretrained, or TextClassifier's
-        "Write the model as it is now; with several processes, all call this and the first one writes"
-        weights = whole_weights(self.language_model.model)
-        if is_first_process():
-            self.language_model.save(folder, weights)
-        return Path(folder)
 
 # %% ../../nbs/training/blocks.ipynb #390e8a7d
 class ShuffledBlocks:
@@ -130,14 +111,11 @@ def checked_corpus(
     texts = checked_texts(texts)
     if validation is None:
         return texts, None
-    others, seen = checked_texts(validation), set(texts)
+    others = checked_texts(validation)
     if not others:
         raise ValueError("There are no validation texts; leave `validation` out where nothing shall be "
                          "evaluated")
-    if shared := sum(text in seen for text in others):
-        warnings.warn(f"{shared} of {len(others)} validation texts are training texts too: the validation "
-                      f"loss "
-                      "will be too good.", stacklevel=3)
+    warn_of_overlap(texts, others, "loss")
     return texts, others
 
 
@@ -178,18 +156,8 @@ def part_of_all(
 ) -> float:
     "The value, if it is a share of some and not of all; ValueError if not"
     if not 0 < checked_fraction(name, value) < 1:
-        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}: none or all of a text teach "
-                         f"nothing")
-    return value
-
-
-def at_least_one(
-    name: str,  # of the setting, for the error
-    value: float,
-) -> float:
-    "The value, if it is a number of 1 or more; ValueError if not"
-    if checked_number(name, value) < 1:
-        raise ValueError(f"{name} must be a number of at least 1, got {value!r}")
+        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}: none or all of a text "
+                         "teach nothing")
     return value
 
 # %% ../../nbs/training/blocks.ipynb #4066e8bb
