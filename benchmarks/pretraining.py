@@ -14,6 +14,7 @@ tokens. A seed draws the weights, the order of the blocks, what is taken away, a
   unigram, a bigram and a two-sided bigram counted from the same texts (their discount is chosen on the validation
   part) at the same places. The masked model is asked with [MASK] alone, at places whose neighbours are not hidden.
 - bundled: the same for the bundled models.
+- full: the same for two more seeds of each, trained as tools/build_models.py trains them, half an hour for each.
 - sizes: a causal model of four sizes, two passes each; the validation loss as training goes on, against operations.
 - transfer: test accuracy on movie reviews after fine-tuning with 200 and 1,000 labels, five seeds: the bundled tiny
   models, the same architectures from random weights, and the bundled sentence encoder. For each arm and number of
@@ -22,16 +23,18 @@ tokens. A seed draws the weights, the order of the blocks, what is taken away, a
 - domain: a masked model learns from all texts but tweets, then a second time from tweets or from movie reviews (the
   same number of steps), and is fine-tuned on 200 tweets; three seeds.
 
-Each row is written as it ends. Two processes work, with one thread each; pre-training computes in bfloat16 where torch's
-autocast does.
+Each row is written as it ends. Two processes work (or --processes), with one thread each; pre-training computes in
+bfloat16 where torch's autocast does.
 """
 
 import argparse
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -46,6 +49,11 @@ from llm_course.pretraining import Bigram, LanguageObjective, guess, objective_f
 from llm_course.pretraining import train_tokenizer
 from llm_course.value_chain import training_compute
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from build_models import PASSES, trained  # noqa: E402
+
+CHECKPOINTS = ROOT / "checkpoints-of-tiny-models"
 NAME, SHAPES = "pretraining", ("gpt", "t5", "bert")
 QUICK = {"mixed_precision": "bf16", "progress": False}  # of pre-training
 SETTINGS = {  # learning rate, blocks of a step, share of the tokens that are asked for
@@ -180,6 +188,17 @@ def bundled(sizes: Sizes, rows: dict, shape: str) -> dict:
     return compared(LanguageModel.from_pretrained(f"tiny-{shape}", device="cpu"), sizes)
 
 
+def full(sizes: Sizes, rows: dict, shape: str, seed: int) -> dict:
+    "Surprise of a model that was trained like a bundled one, from another seed; weights as precise as theirs"
+    passes, checkpoints = (PASSES, CHECKPOINTS / f"seed-{seed}") if sizes.texts is None else (1, None)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = checkpoints or Path(folder)
+        run = trained(f"tiny-{shape}", passes, checkpoints, seed, sizes.texts)
+        model = LanguageModel.from_pretrained(checkpoints / f"tiny-{shape}" / "best", device="cpu")
+    model.model.to(torch.bfloat16).float()
+    return {**compared(model, sizes), "seconds": run.seconds}
+
+
 def sizes_(sizes: Sizes, rows: dict, size: int) -> dict:
     "The validation loss on the way, against the operations of training"
     model = fresh("gpt", sizes, 0, size=size)
@@ -279,13 +298,14 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
                        for arm, labels, epochs in arms for rate in rates_of(arm)},
         "transfer": {f"{arm} {labels} {epochs} {seed}": (arm, labels, epochs, seed)
                      for arm, labels, epochs in arms for seed in range(sizes.seeds)},
+        "full": {f"{shape} {seed}": (shape, seed) for seed in range(1, sizes.few) for shape in SHAPES},
         "sizes": {str(size): (size,) for size in SIZES},
         "domain": {str(seed): (seed,) for seed in range(sizes.few)},
         "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
     }
 
 
-WORK = {"rates": rates, "seeds": seeds, "bundled": bundled, "sizes": sizes_, "fine_rates": fine_rates,
+WORK = {"rates": rates, "seeds": seeds, "bundled": bundled, "full": full, "sizes": sizes_, "fine_rates": fine_rates,
         "transfer": transfer, "domain": domain}
 
 
@@ -318,15 +338,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=[*WORK], action="append")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
+    parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         for part, wanted in jobs(sizes).items():
             if given.part and part not in given.part:
                 continue
             rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
-            missing = [(part, key, made, sizes, rows) for key, made in wanted.items() if key not in rows[part]]
+            missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
+                       if key not in rows[part] and key.startswith(given.rows)]
             for _, key, row in pool.imap_unordered(done, missing):
                 rows[part][key] = row
                 print(part, key, row, flush=True)

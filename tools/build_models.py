@@ -34,15 +34,15 @@ SETTINGS = {  # learning rate, blocks of a step, what is asked for: after part r
     "tiny-bert": (2e-3, 8, {"share": 0.3}), "tiny-gpt": (2e-3, 8, {}), "tiny-t5": (4e-3, 8, {"share": 0.3})}
 
 
-def trained(name: str, passes: int, checkpoints: Path) -> PretrainingRun:
-    "A model, trained on one thread; a run that was stopped goes on"
+def trained(name: str, passes: int, checkpoints: Path, seed: int = SEED, most: int | None = None) -> PretrainingRun:
+    "A model, trained on one thread, on all texts or the first of them; a run that was stopped goes on"
     torch.set_num_threads(1)  # sums of several threads may come in another order
-    train = bundled_texts("train")
-    model = new_language_model(name.removeprefix("tiny-"), train_tokenizer(train, VOCABULARY), seed=SEED, device="cpu")
+    train = bundled_texts("train")[:most]
+    model = new_language_model(name.removeprefix("tiny-"), train_tokenizer(train, VOCABULARY), seed=seed, device="cpu")
     rate, batch, asked = SETTINGS[name]
     objective = replace(objective_for(model, None), **asked)
-    return pretrain(model, train, bundled_texts("validation"), objective=objective, epochs=passes, learning_rate=rate,
-                    batch_size=batch, seed=SEED, mixed_precision="bf16", progress=False,
+    return pretrain(model, train, bundled_texts("validation")[:most], objective=objective, epochs=passes, learning_rate=rate,
+                    batch_size=batch, seed=seed, mixed_precision="bf16", progress=False,
                     checkpoints=checkpoints / name, keep_best=True, resume="auto")
 
 
