@@ -46,7 +46,8 @@ from .models import TextClassifier
 from .models import sentence_encoder as sentence_encoder
 from .progress import Progress
 from .tokens import unknown_word, whole_words
-from .words import can_be, likely_reading, match_case, may_change, readings, split_words
+from .words import can_be, likely_reading, match_case, may_be_replaced, may_change, readings
+from .words import split_words
 from .words import suits_article, word_before
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #844f2173
@@ -358,7 +359,7 @@ def _in_a_line(report: AttackReport) -> str:
 def all_synonyms(
     word: str,  # in lower case
 ) -> list[str]:  # in lower case, in the same inflection
-    "The WordNet synonyms of a word in all its readings and senses"
+    "The synonyms of a word in all its readings and senses: the checked ones, then all of WordNet's"
     return list(dict.fromkeys(new for reading in readings(word) for new in reading.synonyms + reading.others))
 
 
@@ -402,7 +403,7 @@ class Attack(Moves):
     "Turns answers by changing words; a subclass has `search`"
 
     candidates: Callable[[str], Iterable[str]] = all_synonyms  # what may stand for a word in lower case
-    changeable: Callable[..., bool] = may_change  # (pieces, place, protected): which words may change
+    changeable: Callable[..., bool] = may_be_replaced  # (pieces, place, protected): which words may change
     protected_words: Sequence[str] = ()  # words that stay, in any case
     max_fraction: float = 1.0  # of the words of a text that may change, 0 to 1
     query_budget: int | None = None  # texts and gradients to ask for a text, itself included; None: no bound
@@ -587,7 +588,8 @@ class TextFoolerAttack(Attack):
 class TypoAttack(Attack):
     "Typing mistakes in the words that matter, after DeepWordBug (Gao et al. 2018)"
 
-    tries: int = 3  # mistakes of each of three kinds that are tried in a word, at least 1
+    changeable: Callable[..., bool] = may_change  # a mistake in a fixed expression is one too
+    tries: int = 3  # mistakes of each kind that are tried in a word, at least 1
     shortest: int = 4  # letters that a word must have, at least 2
 
     def __post_init__(self):

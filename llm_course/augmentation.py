@@ -45,8 +45,8 @@ from .typing_mistakes import drop_typo, neighbour_typo, swap_typo
 from .typing_mistakes import keyboard_neighbours as keyboard_neighbours
 from .word_neighbours import near_words
 from .word_neighbours import word_space as word_space
-from .words import match_case, may_change, random_order, reading_after
-from .words import split_words, suits_article, synonyms, word_before, words_with_synonyms
+from .words import fit_article, match_case, may_be_replaced, may_change, random_order, reading_after
+from .words import split_words, synonyms, word_after, word_before, words_with_synonyms
 
 # %% ../nbs/lessons/20_augmentation.ipynb #086e91c9
 @dataclass(frozen=True)
@@ -73,15 +73,19 @@ class WordAugmenter(Augmenter):
     def changed(self, text: str, generator: Random) -> str:
         "One copy of one text"
         pieces = split_words(text)
-        words = len(pieces) // 2
-        wanted = self.enough(words)
+        wanted = self.enough(len(pieces) // 2)
         if wanted <= 0:
             return text
-        for place in random_order(words, generator):
-            wanted -= self.change(pieces, 2 * place + 1, generator)
+        places = self.places(pieces)
+        for number in random_order(len(places), generator):
+            wanted -= self.change(pieces, places[number], generator)
             if wanted <= 0:
                 break
         return "".join(pieces)
+
+    def places(self, pieces: list[str]) -> Sequence[int]:
+        "Where words stand that may be worth a visit: all of them"
+        return range(1, len(pieces), 2)
 
     def enough(self, words: float) -> int:
         "How many of so many words to change: one at least, unless the fraction is 0"
@@ -94,38 +98,51 @@ class WordAugmenter(Augmenter):
 # %% ../nbs/lessons/20_augmentation.ipynb #3895dce3
 @dataclass(frozen=True)
 class SynonymReplacement(WordAugmenter):
-    "Replaces words with WordNet synonyms of the same part of speech, inflection and case"
+    "Replaces words with checked synonyms of the same part of speech, inflection and case"
+
+    def places(self, pieces: list[str]) -> Sequence[int]:
+        "Where words stand that have a synonym somewhere"
+        known = words_with_synonyms()
+        return [place for place in range(1, len(pieces), 2) if pieces[place].lower() in known]
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
-        "Replace the word at a place, and say whether it has a synonym"
+        "Replace the word at a place, and say whether it has a synonym there"
         word = pieces[place]
-        if word.lower() not in words_with_synonyms() or not may_change(pieces, place, self.protected_words):
+        near = pieces[max(0, place - 20) : place + 21]
+        options = synonyms(word.lower(), word_before(pieces, place), word_after(pieces, place))
+        options = [new for new in options if new not in near]  # what is said already is not said again
+        if not options or not may_be_replaced(pieces, place, self.protected_words):
             return False
-        options = synonyms(word.lower(), word_before(pieces, place))
-        if options:
-            pieces[place] = match_case(word, choice(options, generator))
-        return bool(options)
+        pieces[place] = match_case(word, choice(options, generator))
+        fit_article(pieces, place)
+        return True
 
 # %% ../nbs/lessons/20_augmentation.ipynb #b54fa0f6
 @dataclass(frozen=True)
 class RandomInsertion(WordAugmenter):
-    "Inserts synonyms of words of the text behind other words (Wei and Zou 2019)"
+    "Inserts synonyms of words of the text behind other words (Wei and Zou 2019); what results is seldom a sentence"
+
+    def places(self, pieces: list[str]) -> Sequence[int]:
+        "Where words stand that have a synonym somewhere"
+        known = words_with_synonyms()
+        return [place for place in range(1, len(pieces), 2) if pieces[place].lower() in known]
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Insert a synonym of the word at a place somewhere, and say whether it has one"
         word = pieces[place].lower()
-        if word not in words_with_synonyms() or not may_change(pieces, place, self.protected_words):
+        options = synonyms(word, word_before(pieces, place), word_after(pieces, place))
+        if not options or not may_be_replaced(pieces, place, self.protected_words):
             return False
-        options = synonyms(word, word_before(pieces, place))
-        if options:
-            target = 2 * int(generator.random() * (len(pieces) // 2)) + 1
-            pieces[target] += " " + choice(options, generator)
-        return bool(options)
+        target, new = 2 * int(generator.random() * (len(pieces) // 2)) + 1, choice(options, generator)
+        behind = [pieces[target], " ", new]
+        fit_article(behind, 2)
+        pieces[target] = "".join(behind)
+        return True
 
 
 @dataclass(frozen=True)
 class RandomSwap(WordAugmenter):
-    "Lets pairs of words change places, each word in at most one pair (Wei and Zou 2019)"
+    "Lets pairs of words change places, each word in at most one pair; what results is seldom a sentence"
 
     def changed(self, text: str, generator: Random) -> str:
         "One copy of one text"
@@ -141,6 +158,7 @@ class RandomSwap(WordAugmenter):
             elif pieces[first].lower() != pieces[place].lower():
                 a, b = pieces[first], pieces[place]
                 pieces[first], pieces[place] = match_case(a, b.lower()), match_case(b, a.lower())
+                fit_article(pieces, first), fit_article(pieces, place)
                 first, wanted = None, wanted - 1
                 if not wanted:
                     break
@@ -149,7 +167,7 @@ class RandomSwap(WordAugmenter):
 
 @dataclass(frozen=True)
 class RandomDeletion(WordAugmenter):
-    "Deletes words, each with one space beside it; never the last word of a text (Wei and Zou 2019)"
+    "Deletes words, each with one space beside it, never the last word of a text; grammar may go with them"
 
     def enough(self, words: float) -> int:
         "How many of so many words to delete"
@@ -164,6 +182,15 @@ class RandomDeletion(WordAugmenter):
             pieces[place - 1] = pieces[place - 1][:-1]
         elif pieces[place + 1][:1].isspace():
             pieces[place + 1] = pieces[place + 1][1:]
+        before, after = place - 2, place + 2
+        while before > 0 and not pieces[before]:
+            before -= 2
+        while after < len(pieces) and not pieces[after]:
+            after += 2
+        if before > 0 and after < len(pieces):  # they are neighbours now
+            beside = [pieces[before], "".join(pieces[before + 1 : after]), pieces[after]]
+            fit_article(beside, 2)
+            pieces[before] = beside[0]
         return True
 
 # %% ../nbs/lessons/20_augmentation.ipynb #12ae9e3e
@@ -195,6 +222,8 @@ class NearSynonymReplacement(WordAugmenter):
     neighbours: int = 5  # words to choose from, at least 1
     tries: int = 4  # copies proposed for each text, at least 1
     encoder: SentenceEncoder | None = None  # the bundled model if None
+    shared_sense: bool = True  # whether a neighbour must share a sense with the word, as WordNet has it
+    least: float = 0.6  # cosine between a word and its neighbour, -1 to 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -222,14 +251,18 @@ class NearSynonymReplacement(WordAugmenter):
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Replace the word at a place, and say whether it has neighbours"
-        if not may_change(pieces, place, self.protected_words):
+        if not may_be_replaced(pieces, place, self.protected_words):
             return False
-        word, before = pieces[place].lower(), word_before(pieces, place)
-        reading = reading_after(word, before)
-        near = near_words(word, reading.tag, self.model, self.neighbours) if reading else ()
-        near = [new for new in near if suits_article(new, before)]
+        word, around = pieces[place].lower(), pieces[max(0, place - 20) : place + 21]
+        reading = reading_after(word, word_before(pieces, place), word_after(pieces, place))
+        if reading is None:
+            return False
+        near = near_words(word, reading.tag, self.model, self.neighbours, least=self.least,
+                          shared_sense=self.shared_sense)
+        near = [new for new in near if new not in around]
         if near:
             pieces[place] = match_case(pieces[place], choice(near, generator))
+            fit_article(pieces, place)
         return bool(near)
 
 # %% ../nbs/lessons/20_augmentation.ipynb #f409401f
@@ -256,6 +289,9 @@ class ContextualReplacement(WordAugmenter):
         lengths = [len(text) for text in texts]
         for batch in length_batches(lengths, self.batch_size):
             self.filler.fill([drafts[i] for i in batch], [seeds[i] for i in batch])
+        for pieces, gaps in drafts:
+            for place in gaps:
+                fit_article(pieces, place)
         return ["".join(pieces) for pieces, _ in drafts]
 
     def masked(self, text: str, seed: int) -> tuple[list[str], dict[int, str]]:
@@ -264,7 +300,7 @@ class ContextualReplacement(WordAugmenter):
         wanted = self.enough(len(pieces) // 2)
         for place in random_order(len(pieces) // 2 if wanted else 0, generator):
             place = 2 * place + 1
-            if may_change(pieces, place, self.protected_words):
+            if may_be_replaced(pieces, place, self.protected_words):
                 gaps[place] = pieces[place]
                 if len(gaps) == wanted:
                     break

@@ -114,7 +114,8 @@ def test_gaps_and_protected_words_stay(text, seed, fraction):
         assert len(changed) == len(pieces) and changed[0::2] == pieces[0::2]
         for place in range(1, len(pieces), 2):
             if not may_change(pieces, place, frozenset({"film", "acting"})):
-                assert changed[place] == pieces[place]
+                article = {changed[place].lower(), pieces[place].lower()} == {"a", "an"}  # it agrees with a new word
+                assert changed[place] == pieces[place] or (article and kind is SynonymReplacement)
             else:
                 assert changed[place].islower() == pieces[place].islower()
 
