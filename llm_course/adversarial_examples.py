@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'steepest', 'project', 'loss_and_gradient', 'Perturbed', 'fgsm', 'pgd', 'hotflip', 'fits_grammar',
-           'AttackReport', 'all_synonyms', 'Moves', 'Attack', 'attack', 'SynonymAttack', 'TextFoolerAttack',
-           'TypoAttack']
+           'AttackReport', 'all_synonyms', 'checked_synonyms', 'Moves', 'Attack', 'attack', 'SynonymAttack',
+           'TextFoolerAttack', 'TypoAttack']
 
 # %% ../nbs/lessons/21_adversarial_examples.ipynb #d98b6a91
 import math
@@ -361,6 +361,13 @@ def all_synonyms(
 ) -> list[str]:  # in lower case, in the same inflection
     "The synonyms of a word in all its readings and senses: the checked ones, then all of WordNet's"
     return list(dict.fromkeys(new for reading in readings(word) for new in reading.synonyms + reading.others))
+
+
+def checked_synonyms(
+    word: str,  # in lower case
+) -> list[str]:  # in lower case, in the same inflection
+    "The checked synonyms of a word in all its readings: what a careful writer would put there"
+    return list(dict.fromkeys(new for reading in readings(word) for new in reading.synonyms))
 
 
 class Moves:

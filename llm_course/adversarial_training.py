@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
-from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synonyms
+from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synonyms, checked_synonyms
 from .adversarial_examples import pgd, project, steepest
 from .attacks.substitutions import Substitutable as Substitutable, promises as promises
 from .attacks.substitutions import KnownTexts, token_table
@@ -367,7 +367,7 @@ def frequent_synonyms(
     texts: Iterable[str],  # that are trained on; labels are not needed
     *,
     rare: float = 3,  # words that stand in the texts less often than this are read as others, at least 1
-    candidates: Callable[[str], Iterable[str]] = all_synonyms,  # of a word in lower case
+    candidates: Callable[[str], Iterable[str]] = checked_synonyms,  # of a word in lower case
 ) -> dict[str, str]:  # in lower case
     "The frequent synonym that each rare word is read as: a classifier's word map (after Mozes et al. 2021)"
     if not rare >= 1:

@@ -29,6 +29,11 @@ from .checks import checked_count, checked_fraction, checked_texts
 from .core import choice
 from .core import seed_of as seed_of
 from .embeddings import input_embeddings
+from .filters import Filtered as Filtered
+from .filters import SameLabel as SameLabel
+from .filters import SameMeaning as SameMeaning
+from .filters import SameNegations as SameNegations
+from .filters import Tidy as Tidy
 from .gaps import GapFiller
 from .mixtures import logits_of_vectors
 from .models import SentenceEncoder, TextClassifier, length_batches, sentence_encoder
@@ -41,7 +46,7 @@ from .translators import as_stream as as_stream
 from .translators import from_stream as from_stream
 from .typing_mistakes import NEIGHBOURS as NEIGHBOURS
 from .typing_mistakes import ROWS as ROWS
-from .typing_mistakes import drop_typo, neighbour_typo, swap_typo
+from .typing_mistakes import double_typo, drop_typo, is_word, neighbour_typo, swap_typo
 from .typing_mistakes import keyboard_neighbours as keyboard_neighbours
 from .word_neighbours import near_words
 from .word_neighbours import word_space as word_space
@@ -144,9 +149,13 @@ class RandomInsertion(WordAugmenter):
 class RandomSwap(WordAugmenter):
     "Lets pairs of words change places, each word in at most one pair; what results is seldom a sentence"
 
+    any_word: bool = False  # whether stop words move too, and a word more than once (Wei and Zou 2019)
+
     def changed(self, text: str, generator: Random) -> str:
         "One copy of one text"
         pieces = split_words(text)
+        if self.any_word:
+            return self.as_published(pieces, generator)
         words, first = len(pieces) // 2, None
         wanted = self.enough(words / 2)  # pairs
         for place in random_order(words if wanted else 0, generator):
@@ -164,19 +173,47 @@ class RandomSwap(WordAugmenter):
                     break
         return "".join(pieces)
 
+    def as_published(self, pieces: list[str], generator: Random) -> str:
+        "Two random words change places, as often as a fraction of the words; protected words stay"
+        places = [i for i in range(1, len(pieces), 2) if pieces[i].lower() not in self.protected_words]
+        for _ in range(self.enough(len(pieces) // 2) if len(places) > 1 else 0):
+            a, b = generator.sample(places, 2)
+            pieces[a], pieces[b] = match_case(pieces[a], pieces[b].lower()), match_case(pieces[b], pieces[a].lower())
+            fit_article(pieces, a), fit_article(pieces, b)
+        return "".join(pieces)
+
 
 @dataclass(frozen=True)
 class RandomDeletion(WordAugmenter):
     "Deletes words, each with one space beside it, never the last word of a text; grammar may go with them"
 
+    any_word: bool = False  # whether each word goes with the same probability, stop words too (Wei and Zou 2019)
+
     def enough(self, words: float) -> int:
         "How many of so many words to delete"
         return min(words - 1, super().enough(words))
+
+    def changed(self, text: str, generator: Random) -> str:
+        "One copy of one text"
+        if not self.any_word:
+            return super().changed(text, generator)
+        pieces = split_words(text)
+        gone = [i for i in range(1, len(pieces), 2) if generator.random() < self.fraction]
+        kept = generator.choice(gone) if gone and len(gone) == len(pieces) // 2 else None
+        for place in gone:
+            if place != kept and pieces[place].lower() not in self.protected_words:
+                self.delete(pieces, place)
+        return "".join(pieces)
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Delete the word at a place, and say whether it may go"
         if not may_change(pieces, place, self.protected_words):
             return False
+        self.delete(pieces, place)
+        return True
+
+    def delete(self, pieces: list[str], place: int):
+        "Take a word out with one space beside it, and let an article before it agree with what follows now"
         pieces[place] = ""
         if pieces[place - 1][-1:].isspace():
             pieces[place - 1] = pieces[place - 1][:-1]
@@ -191,14 +228,14 @@ class RandomDeletion(WordAugmenter):
             beside = [pieces[before], "".join(pieces[before + 1 : after]), pieces[after]]
             fit_article(beside, 2)
             pieces[before] = beside[0]
-        return True
 
 # %% ../nbs/lessons/20_augmentation.ipynb #12ae9e3e
 @dataclass(frozen=True)
 class TypingNoise(WordAugmenter):
-    "Makes one typing mistake in each of some words: a neighbour on the keyboard, a swap or a missing letter"
+    "Makes one typing mistake in each of some words: a key beside, a swap, a missing or a doubled letter"
 
     shortest: int = 4  # letters that a word must have, at least 2
+    avoid_words: bool = False  # whether a mistake that is another word is made anew
 
     def __post_init__(self):
         super().__post_init__()
@@ -209,9 +246,13 @@ class TypingNoise(WordAugmenter):
         word = pieces[place]
         if len(word) < self.shortest or not may_change(pieces, place, self.protected_words):
             return False
-        new = choice((neighbour_typo, swap_typo, drop_typo), generator)(word, generator)
-        pieces[place] = new if new != word else drop_typo(word, generator)
-        return True
+        for _ in range(8 if self.avoid_words else 1):
+            new = choice((neighbour_typo, swap_typo, drop_typo, double_typo), generator)(word, generator)
+            new = new if new != word else drop_typo(word, generator)
+            if not (self.avoid_words and is_word(new)):
+                pieces[place] = new
+                return True
+        return False
 
 # %% ../nbs/lessons/20_augmentation.ipynb #354e1264
 @dataclass(frozen=True)
@@ -329,10 +370,12 @@ class BackTranslation(Augmenter):
 def easy_data_augmentation(
     fraction: float = 0.1,  # share of the words that change, 0 to 1
     protected_words: Sequence[str] = (),  # words that stay, in any case
+    *,
+    published: bool = False,  # whether swap and deletion touch stop words too, negations among them
 ) -> OneOf:
-    "The four operations of EDA, one for each copy (Wei and Zou 2019)"
-    kinds = (SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion)
-    return OneOf([kind(fraction, protected_words) for kind in kinds])
+    "The four operations of EDA, one for each copy (Wei and Zou 2019); the milder version, or as published"
+    same = [kind(fraction, protected_words) for kind in (SynonymReplacement, RandomInsertion)]
+    return OneOf([*same, *(kind(fraction, protected_words, published) for kind in (RandomSwap, RandomDeletion))])
 
 # %% ../nbs/lessons/20_augmentation.ipynb #57098edc
 @dataclass(frozen=True)
