@@ -34,7 +34,7 @@ from .filters import SameLabel as SameLabel
 from .filters import SameMeaning as SameMeaning
 from .filters import SameNegations as SameNegations
 from .filters import Tidy as Tidy
-from .gaps import GapFiller
+from .gaps import GapFiller, labelled
 from .mixtures import logits_of_vectors
 from .models import SentenceEncoder, TextClassifier, length_batches, sentence_encoder
 from .plots import COLOURS, GREY, new_axes
@@ -309,15 +309,31 @@ class NearSynonymReplacement(WordAugmenter):
 # %% ../nbs/lessons/20_augmentation.ipynb #f409401f
 @dataclass(frozen=True)
 class ContextualReplacement(WordAugmenter):
-    "Masks words and lets a masked language model fill the gaps (Kobayashi 2018)"
+    "Masks words and lets a masked language model fill the gaps, who may know the label (Kobayashi 2018)"
 
     model_name: str = "distilbert/distilbert-base-uncased"  # a Hub name or a folder
     top: int = 10  # most probable words to draw from, at least 1
     batch_size: int = 32  # texts of a batch, at least 1
+    condition: str | None = None  # "label": the label stands in front of a text that the model reads
+    names: Sequence[str] = ()  # of the labels, a word each; only with a condition
 
     def __post_init__(self):
         super().__post_init__()
         checked_count("top", self.top, 1), checked_count("batch_size", self.batch_size, 1)
+        if self.condition not in (None, "label") or bool(self.names) != (self.condition == "label"):
+            raise ValueError(f"condition must be None, or 'label' with names; got {self.condition!r}, {self.names!r}")
+        object.__setattr__(self, "names", tuple(self.names))
+
+    def augment(
+        self, texts: Sequence[str], *, labels: Sequence[int] | None = None, n: int = 1, seed: int = 0, start: int = 0
+    ) -> list[list[str]]:
+        "Copies of each text, as of any augmenter; with a condition each needs its label"
+        if (labels is None) != (self.condition is None):
+            raise ValueError("labels are needed with condition='label', and only then")
+        if labels is None:
+            return super().augment(texts, n=n, seed=seed, start=start)
+        rows = super().augment(labelled(checked_texts(texts), labels, self.names), n=n, seed=seed, start=start)
+        return [[copy.partition(": ")[2] for copy in row] for row in rows]
 
     @cached_property
     def filler(self) -> GapFiller:
@@ -326,6 +342,8 @@ class ContextualReplacement(WordAugmenter):
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text; gaps beyond the model's window keep their word"
+        if self.condition and not all(text.startswith(tuple(f"{name}: " for name in self.names)) for text in texts):
+            raise ValueError("With condition='label' only `augment` and `augment_dataset` know the labels")
         drafts = [self.masked(text, seed) for text, seed in zip(texts, seeds, strict=True)]
         lengths = [len(text) for text in texts]
         for batch in length_batches(lengths, self.batch_size):
@@ -341,6 +359,8 @@ class ContextualReplacement(WordAugmenter):
         wanted = self.enough(len(pieces) // 2)
         for place in random_order(len(pieces) // 2 if wanted else 0, generator):
             place = 2 * place + 1
+            if place == 1 and self.condition:
+                continue  # the label
             if may_be_replaced(pieces, place, self.protected_words):
                 gaps[place] = pieces[place]
                 if len(gaps) == wanted:

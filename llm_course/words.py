@@ -285,10 +285,19 @@ def reading_after(
         return known[0] if known else None
     allowed = TAGS_AFTER.get(previous)
     possible = [reading for reading in known if allowed is None or reading.tag in allowed] or known
+    if previous and allowed is None and _is_adjective(previous):
+        possible = [reading for reading in possible if reading.tag not in ("v", "vs", "r")] or possible
     if following:
         possible = _before(known, possible, following) or possible
     clear = possible[0].share >= CLEAR * sum(reading.share for reading in possible)
     return possible[0] if clear else None
+
+
+@lru_cache(65536)
+def _is_adjective(word: str) -> bool:
+    "Whether a word form is nearly always an adjective"
+    known = readings(word)
+    return bool(known) and known[0].tag == "a" and known[0].share >= 90
 
 
 def _before(known: Sequence[Reading], possible: Sequence[Reading], following: str) -> list[Reading]:
