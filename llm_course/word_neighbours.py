@@ -23,7 +23,7 @@ def word_space(encoder: SentenceEncoder) -> tuple[list[str], dict[str, int], tor
     return known, {word: place for place, word in enumerate(known)}, encoder.encode(known, batch_size=256)
 
 # %% ../nbs/support/word_neighbours.ipynb #41b14241
-FREQUENT = 7000  # tokens are numbered from the most frequent word on: a word below has many senses
+FREQUENT = 12_000  # tokens are numbered from the most frequent word on: a word below has many senses
 
 
 @lru_cache(65536)
@@ -56,10 +56,7 @@ def near_words(
 
 def _share_a_sense(word: str, near: str, tag: str, encoder: SentenceEncoder) -> bool:
     "Whether a word is a checked synonym of another, or for a rare word, which has few senses, one of any sense"
+    if any(near in reading.synonyms for reading in readings(word) if reading.tag == tag):
+        return True
     rare = encoder.tokenizer.convert_tokens_to_ids(word) >= FREQUENT
-    return any(
-        other in reading.synonyms + (reading.others if rare else ())
-        for one, other in ((word, near), (near, word))
-        for reading in readings(one)
-        if reading.tag == tag
-    )
+    return rare and any(near in reading.others for reading in readings(word) if reading.tag == tag)
