@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
-from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synonyms, checked_synonyms
-from .adversarial_examples import pgd, project, steepest
+from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack
+from .adversarial_examples import all_synonyms, checked_synonyms, pgd, project, steepest
 from .attacks.substitutions import Substitutable as Substitutable, promises as promises
 from .attacks.substitutions import KnownTexts, token_table
 from .checks import checked_choice, checked_count, checked_fraction, checked_number, checked_texts

@@ -30,11 +30,7 @@ from .core import choice
 from .core import seed_of as seed_of
 from .embeddings import input_embeddings
 from .filters import Filtered as Filtered
-from .filters import SameLabel as SameLabel
-from .filters import SameMeaning as SameMeaning
-from .filters import SameNegations as SameNegations
-from .filters import Tidy as Tidy
-from .gaps import GapFiller, labelled
+from .gaps import Conditioned, GapFiller
 from .mixtures import logits_of_vectors
 from .models import SentenceEncoder, TextClassifier, length_batches, sentence_encoder
 from .plots import COLOURS, GREY, new_axes
@@ -50,6 +46,7 @@ from .typing_mistakes import double_typo, drop_typo, is_word, neighbour_typo, sw
 from .typing_mistakes import keyboard_neighbours as keyboard_neighbours
 from .word_neighbours import near_words
 from .word_neighbours import word_space as word_space
+from .words import delete_at_random, delete_word, exchange_at_random, exchange_words
 from .words import fit_article, match_case, may_be_replaced, may_change, random_order, reading_after
 from .words import split_words, synonyms, word_after, word_before, words_with_synonyms
 
@@ -125,7 +122,7 @@ class SynonymReplacement(WordAugmenter):
 # %% ../nbs/lessons/20_augmentation.ipynb #b54fa0f6
 @dataclass(frozen=True)
 class RandomInsertion(WordAugmenter):
-    "Inserts synonyms of words of the text behind other words (Wei and Zou 2019); what results is seldom a sentence"
+    "Inserts synonyms of words of the text behind other words; what results is seldom a sentence"
 
     def places(self, pieces: list[str]) -> Sequence[int]:
         "Where words stand that have a synonym somewhere"
@@ -155,7 +152,8 @@ class RandomSwap(WordAugmenter):
         "One copy of one text"
         pieces = split_words(text)
         if self.any_word:
-            return self.as_published(pieces, generator)
+            exchange_at_random(pieces, self.enough(len(pieces) // 2), generator, self.protected_words)
+            return "".join(pieces)
         words, first = len(pieces) // 2, None
         wanted = self.enough(words / 2)  # pairs
         for place in random_order(words if wanted else 0, generator):
@@ -165,21 +163,10 @@ class RandomSwap(WordAugmenter):
             if first is None:
                 first = place
             elif pieces[first].lower() != pieces[place].lower():
-                a, b = pieces[first], pieces[place]
-                pieces[first], pieces[place] = match_case(a, b.lower()), match_case(b, a.lower())
-                fit_article(pieces, first), fit_article(pieces, place)
+                exchange_words(pieces, first, place)
                 first, wanted = None, wanted - 1
                 if not wanted:
                     break
-        return "".join(pieces)
-
-    def as_published(self, pieces: list[str], generator: Random) -> str:
-        "Two random words change places, as often as a fraction of the words; protected words stay"
-        places = [i for i in range(1, len(pieces), 2) if pieces[i].lower() not in self.protected_words]
-        for _ in range(self.enough(len(pieces) // 2) if len(places) > 1 else 0):
-            a, b = generator.sample(places, 2)
-            pieces[a], pieces[b] = match_case(pieces[a], pieces[b].lower()), match_case(pieces[b], pieces[a].lower())
-            fit_article(pieces, a), fit_article(pieces, b)
         return "".join(pieces)
 
 
@@ -187,7 +174,7 @@ class RandomSwap(WordAugmenter):
 class RandomDeletion(WordAugmenter):
     "Deletes words, each with one space beside it, never the last word of a text; grammar may go with them"
 
-    any_word: bool = False  # whether each word goes with the same probability, stop words too (Wei and Zou 2019)
+    any_word: bool = False  # whether each word goes with one probability, stop words too (Wei and Zou 2019)
 
     def enough(self, words: float) -> int:
         "How many of so many words to delete"
@@ -198,36 +185,15 @@ class RandomDeletion(WordAugmenter):
         if not self.any_word:
             return super().changed(text, generator)
         pieces = split_words(text)
-        gone = [i for i in range(1, len(pieces), 2) if generator.random() < self.fraction]
-        kept = generator.choice(gone) if gone and len(gone) == len(pieces) // 2 else None
-        for place in gone:
-            if place != kept and pieces[place].lower() not in self.protected_words:
-                self.delete(pieces, place)
+        delete_at_random(pieces, self.fraction, generator, self.protected_words)
         return "".join(pieces)
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Delete the word at a place, and say whether it may go"
         if not may_change(pieces, place, self.protected_words):
             return False
-        self.delete(pieces, place)
+        delete_word(pieces, place)
         return True
-
-    def delete(self, pieces: list[str], place: int):
-        "Take a word out with one space beside it, and let an article before it agree with what follows now"
-        pieces[place] = ""
-        if pieces[place - 1][-1:].isspace():
-            pieces[place - 1] = pieces[place - 1][:-1]
-        elif pieces[place + 1][:1].isspace():
-            pieces[place + 1] = pieces[place + 1][1:]
-        before, after = place - 2, place + 2
-        while before > 0 and not pieces[before]:
-            before -= 2
-        while after < len(pieces) and not pieces[after]:
-            after += 2
-        if before > 0 and after < len(pieces):  # they are neighbours now
-            beside = [pieces[before], "".join(pieces[before + 1 : after]), pieces[after]]
-            fit_article(beside, 2)
-            pieces[before] = beside[0]
 
 # %% ../nbs/lessons/20_augmentation.ipynb #12ae9e3e
 @dataclass(frozen=True)
@@ -308,7 +274,7 @@ class NearSynonymReplacement(WordAugmenter):
 
 # %% ../nbs/lessons/20_augmentation.ipynb #f409401f
 @dataclass(frozen=True)
-class ContextualReplacement(WordAugmenter):
+class ContextualReplacement(Conditioned, WordAugmenter):
     "Masks words and lets a masked language model fill the gaps, who may know the label (Kobayashi 2018)"
 
     model_name: str = "distilbert/distilbert-base-uncased"  # a Hub name or a folder
@@ -320,20 +286,7 @@ class ContextualReplacement(WordAugmenter):
     def __post_init__(self):
         super().__post_init__()
         checked_count("top", self.top, 1), checked_count("batch_size", self.batch_size, 1)
-        if self.condition not in (None, "label") or bool(self.names) != (self.condition == "label"):
-            raise ValueError(f"condition must be None, or 'label' with names; got {self.condition!r}, {self.names!r}")
-        object.__setattr__(self, "names", tuple(self.names))
-
-    def augment(
-        self, texts: Sequence[str], *, labels: Sequence[int] | None = None, n: int = 1, seed: int = 0, start: int = 0
-    ) -> list[list[str]]:
-        "Copies of each text, as of any augmenter; with a condition each needs its label"
-        if (labels is None) != (self.condition is None):
-            raise ValueError("labels are needed with condition='label', and only then")
-        if labels is None:
-            return super().augment(texts, n=n, seed=seed, start=start)
-        rows = super().augment(labelled(checked_texts(texts), labels, self.names), n=n, seed=seed, start=start)
-        return [[copy.partition(": ")[2] for copy in row] for row in rows]
+        self.check_condition()
 
     @cached_property
     def filler(self) -> GapFiller:
@@ -342,8 +295,7 @@ class ContextualReplacement(WordAugmenter):
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text; gaps beyond the model's window keep their word"
-        if self.condition and not all(text.startswith(tuple(f"{name}: " for name in self.names)) for text in texts):
-            raise ValueError("With condition='label' only `augment` and `augment_dataset` know the labels")
+        self.check_labelled(texts)
         drafts = [self.masked(text, seed) for text, seed in zip(texts, seeds, strict=True)]
         lengths = [len(text) for text in texts]
         for batch in length_batches(lengths, self.batch_size):
@@ -394,8 +346,9 @@ def easy_data_augmentation(
     published: bool = False,  # whether swap and deletion touch stop words too, negations among them
 ) -> OneOf:
     "The four operations of EDA, one for each copy (Wei and Zou 2019); the milder version, or as published"
-    same = [kind(fraction, protected_words) for kind in (SynonymReplacement, RandomInsertion)]
-    return OneOf([*same, *(kind(fraction, protected_words, published) for kind in (RandomSwap, RandomDeletion))])
+    settings = {"fraction": fraction, "protected_words": protected_words}
+    return OneOf([SynonymReplacement(**settings), RandomInsertion(**settings),
+                  RandomSwap(**settings, any_word=published), RandomDeletion(**settings, any_word=published)])
 
 # %% ../nbs/lessons/20_augmentation.ipynb #57098edc
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Filtered(Augmenter):
     augmenter: Augmenter
     keep: Rule | Sequence[Rule]  # which copies pass, one rule or several
     tries: int = 3  # copies made for a text, at most
-    tally: Counter = field(default_factory=Counter, init=False, repr=False, compare=False)  # since it was made
+    tally: Counter = field(default_factory=Counter, init=False, repr=False, compare=False)  # of all calls
 
     def __post_init__(self):
         rules = (self.keep,) if callable(self.keep) else tuple(self.keep)

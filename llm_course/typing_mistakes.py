@@ -43,7 +43,8 @@ def _cased(letters: str, pattern: str) -> str:
     "Letters with capitals where a word has them"
     if pattern.islower():
         return letters
-    return "".join(new.upper() if old.isupper() else new.lower() for new, old in zip(letters, pattern, strict=False))
+    pairs = zip(letters, pattern, strict=False)
+    return "".join(new.upper() if old.isupper() else new.lower() for new, old in pairs)
 
 
 def neighbour_typo(
@@ -85,7 +86,8 @@ def double_typo(
     generator: Random,
 ) -> str:  # one character longer; the word itself where each letter is double already
     "One letter stands twice"
-    places = [i for i in range(_first(word), len(word)) if word[i] not in word[max(0, i - 1) : i] + word[i + 1 : i + 2]]
+    single = [letter not in (word[i - 1 : i], word[i + 1 : i + 2]) for i, letter in enumerate(word)]
+    places = [i for i in range(_first(word), len(word)) if single[i]]
     if not places:
         return word
     place = choice(places, generator)
@@ -101,6 +103,6 @@ def real_words(
     text: str,
     copy: str,  # with as many words
 ) -> int:
-    "How many words of a text became other real words in its copy; ValueError where the numbers of words differ"
+    "How many words of a text became other real words in its copy; ValueError for another number of words"
     pairs = zip(split_words(text)[1::2], split_words(copy)[1::2], strict=True)
     return sum(old != new and is_word(new) for old, new in pairs)

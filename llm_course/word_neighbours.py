@@ -41,9 +41,10 @@ def near_words(
     if word not in places:
         return ()
     found = (vectors @ vectors[places[word]]).topk(min(5 * count + 1, len(words)))
+    nearest = zip(found.indices.tolist(), found.values.tolist(), strict=True)
     fits = [
         near
-        for near, cosine in zip(map(words.__getitem__, found.indices.tolist()), found.values.tolist(), strict=True)
+        for near, cosine in ((words[i], cosine) for i, cosine in nearest)
         if near != word
         and cosine >= least
         and near not in antonyms(word)
@@ -55,7 +56,7 @@ def near_words(
 
 
 def _share_a_sense(word: str, near: str, tag: str, encoder: SentenceEncoder) -> bool:
-    "Whether a word is a checked synonym of another, or for a rare word, which has few senses, one of any sense"
+    "Whether the second is a checked synonym of the first, or of a rare word, which has few senses, any"
     if any(near in reading.synonyms for reading in readings(word) if reading.tag == tag):
         return True
     rare = encoder.tokenizer.convert_tokens_to_ids(word) >= FREQUENT

@@ -8,7 +8,7 @@ __all__ = ['NEGATIONS', 'STOP_WORDS', 'CALENDAR', 'WORD', 'SENTENCE_END', 'CODE_
            'starts_sentence', 'may_change', 'quoted', 'match_case', 'replace_words', 'in_expression', 'may_be_replaced',
            'Reading', 'readings', 'words_with_synonyms', 'antonyms', 'reading_after', 'synonyms', 'word_after',
            'word_before', 'likely_reading', 'can_be', 'suits_article', 'begins_with_vowel', 'fit_article',
-           'random_order']
+           'delete_word', 'exchange_words', 'exchange_at_random', 'delete_at_random', 'random_order']
 
 # %% ../nbs/support/words.ipynb #1a6c7705
 import gzip
@@ -64,7 +64,7 @@ def split_words(text: str) -> list[str]:  # gaps at even places, words at odd on
 
 # %% ../nbs/support/words.ipynb #58983e66
 SENTENCE_END = re.compile(r"[.!?:;\"“”()\[\]*•\n]")
-CODE_BEFORE, CODE_AFTER = frozenset("`_$\\{=+/~^|@#%"), frozenset("`(_$\\{=+/~^|@#%<")  # beside a word, without a space
+CODE_BEFORE, CODE_AFTER = frozenset("`_$\\{=+/~^|@#%"), frozenset("`(_$\\{=+/~^|@#%<")  # touching a word
 OPENS, CLOSES = re.compile(r"""(^|[\s(\[])["“«`]\s?$"""), re.compile(r"""^[.,!?]?\s?["”»`]""")
 TITLE_WORDS = 6  # a quotation of at most so many words stays as it is
 
@@ -157,7 +157,9 @@ def replace_words(
     return "".join(pieces)
 
 # %% ../nbs/support/words.ipynb #353f4ea1
-PARTICLES = frozenset("up down off out on in away back over through apart aside along around about by".split())
+PARTICLES = frozenset(
+    "up down off out on in away back over through apart aside along around about by".split()
+)
 ALWAYS_PARTICLES = frozenset(("up", "off", "apart", "away"))  # the others can begin a phrase: on the table
 FAR = 4  # words between a verb and its particle, at most
 
@@ -327,8 +329,8 @@ def synonyms(
         return ()
     if reading.tag[0] in "ar" and (previous == "not" or previous.endswith(("n't", "n’t"))):
         return ()  # less than good is not less than superb
-    before_it = [each for each in readings(f"{word} {following}") if each.tag == reading.tag] if following else []
-    return before_it[0].synonyms if before_it else reading.synonyms
+    before_it = readings(f"{word} {following}") if following else ()
+    return next((each for each in before_it if each.tag == reading.tag), reading).synonyms
 
 
 def word_after(
@@ -371,9 +373,12 @@ def suits_article(
     return previous not in {"a", "an"} or begins_with_vowel(word) == (previous == "an")
 
 
+_VOWEL = re.compile(r"(?!uni(?!n|m)|us[eau]|ut[eio]|eu|one|once|ubi)[aeiou]|hour|honest|honou?r|heir")
+
+
 def begins_with_vowel(word: str) -> bool:  # in lower case
     "Whether a word sounds like one that follows `an`"
-    return bool(re.match(r"(?!uni(?!n|m)|us[eau]|ut[eio]|eu|one|once|ubi)[aeiou]|hour|honest|honou?r|heir", word))
+    return bool(_VOWEL.match(word))
 
 
 def fit_article(
@@ -387,6 +392,64 @@ def fit_article(
         if article.lower() != right:
             shouted = right == "an" and article == "A" and pieces[place].isupper() and len(pieces[place]) > 1
             pieces[place - 2] = "AN" if shouted else match_case(article[:1], right)
+
+
+def delete_word(
+    pieces: list[str],  # as from split_words
+    place: int,  # of a word among them
+):
+    "Take a word out with one space beside it, and let an article before it agree with what follows now"
+    pieces[place] = ""
+    if pieces[place - 1][-1:].isspace():
+        pieces[place - 1] = pieces[place - 1][:-1]
+    elif pieces[place + 1][:1].isspace():
+        pieces[place + 1] = pieces[place + 1][1:]
+    before, after = place - 2, place + 2
+    while before > 0 and not pieces[before]:
+        before -= 2
+    while after < len(pieces) and not pieces[after]:
+        after += 2
+    if before > 0 and after < len(pieces):  # they are neighbours now
+        beside = [pieces[before], "".join(pieces[before + 1 : after]), pieces[after]]
+        fit_article(beside, 2)
+        pieces[before] = beside[0]
+
+
+def exchange_words(
+    pieces: list[str],  # as from split_words
+    first: int,  # place of a word among them
+    second: int,  # of another
+):
+    "Let two words change places; the case stays, and articles agree"
+    a, b = pieces[first], pieces[second]
+    pieces[first], pieces[second] = match_case(a, b.lower()), match_case(b, a.lower())
+    fit_article(pieces, first), fit_article(pieces, second)
+
+
+def exchange_at_random(
+    pieces: list[str],  # as from split_words
+    times: int,  # at least 0
+    generator: Random,
+    protected: frozenset[str] = frozenset(),  # lower-case words that stay
+):
+    "Let two random words change places, several times, stop words and names too"
+    places = [i for i in range(1, len(pieces), 2) if pieces[i].lower() not in protected]
+    for _ in range(times if len(places) > 1 else 0):
+        exchange_words(pieces, *generator.sample(places, 2))
+
+
+def delete_at_random(
+    pieces: list[str],  # as from split_words
+    probability: float,  # 0 to 1, of each word
+    generator: Random,
+    protected: frozenset[str] = frozenset(),  # lower-case words that stay
+):
+    "Delete each word with the same probability, stop words and names too; where all would go, one stays"
+    gone = [i for i in range(1, len(pieces), 2) if generator.random() < probability]
+    kept = generator.choice(gone) if gone and len(gone) == len(pieces) // 2 else None
+    for place in gone:
+        if place != kept and pieces[place].lower() not in protected:
+            delete_word(pieces, place)
 
 # %% ../nbs/support/words.ipynb #09ace024
 def random_order(
