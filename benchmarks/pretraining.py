@@ -8,46 +8,61 @@ Texts: the training part of all four bundled sets, labels left out; what is said
 and settings are chosen on the validation part. All models share one tokenizer of 4,096 byte pairs and blocks of 128
 tokens. A seed draws the weights, the order of the blocks, what is taken away, and dropout.
 
-- rates: two passes over the texts for each of three learning rates; the loss on the validation part.
-- seeds: a tenth of the passes that the bundled models had, three seeds; surprise on the test part in nats, beside a
+- rates: one pass over the texts for each of four settings (learning rate, blocks of a step, share that is asked for);
+  the loss on the validation part, where all answer the same questions.
+- seeds: two passes, a tenth of what the bundled models had, three seeds; surprise on the test part in nats, beside a
   unigram, a bigram and a two-sided bigram counted from the same texts (their discount is chosen on the validation
   part) at the same places. The masked model is asked with [MASK] alone, at places whose neighbours are not hidden.
 - bundled: the same for the bundled models.
+- full: the same for two more seeds of each, trained as tools/build_models.py trains them, half an hour for each.
 - sizes: a causal model of four sizes, two passes each; the validation loss as training goes on, against operations.
 - transfer: test accuracy on movie reviews after fine-tuning with 200 and 1,000 labels, five seeds: the bundled tiny
   models, the same architectures from random weights, and the bundled sentence encoder. For each arm and number of
-  labels, the learning rate is the best of three on 500 validation reviews (mean of two seeds that are not used again).
+  labels, the learning rate is the best of three or four on 500 validation reviews (one seed, which is not used again).
+  The encoder trains half the epochs that the name of its row says.
 - domain: a masked model learns from all texts but tweets, then a second time from tweets or from movie reviews (the
   same number of steps), and is fine-tuned on 200 tweets; three seeds.
 
-Each row is written as it ends. Two processes work, with one thread each.
+Each row is written as it ends. Two processes work (or --processes), with one thread each; pre-training computes in
+bfloat16 where torch's autocast does.
 """
 
 import argparse
 import json
 import multiprocessing
-import statistics
+import sys
 import tempfile
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from common import RESULTS, interval, keep
 from datasets import Dataset
 
-from llm_course.data import BUNDLED_DATASETS, load_dataset, load_ratings
+from llm_course.data import BUNDLED_DATASETS, bundled_texts, load_dataset
 from llm_course.fine_tuning import fine_tune, validation_scores
 from llm_course.language_models import LanguageModel, new_language_model
 from llm_course.models import TextClassifier
-from llm_course.pretraining import Bigram, MaskedLanguageModelling, guess, objective_for, pretrain
-from llm_course.pretraining import token_blocks, train_tokenizer
+from llm_course.pretraining import Bigram, LanguageObjective, guess, objective_for, pretrain, token_blocks
+from llm_course.pretraining import train_tokenizer
 from llm_course.value_chain import training_compute
 
-NAME, SHAPES = "pretraining", ("bert", "gpt", "t5")
-RATES, FINE_RATES, DISCOUNTS = (1e-3, 2e-3, 4e-3), (1e-4, 3e-4, 1e-3), (0.5, 0.75, 0.9)
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from build_models import PASSES, trained  # noqa: E402
+
+CHECKPOINTS = ROOT / "checkpoints-of-tiny-models"
+NAME, SHAPES = "pretraining", ("gpt", "t5", "bert")
+QUICK = {"mixed_precision": "bf16", "progress": False}  # of pre-training
+SETTINGS = {  # learning rate, blocks of a step, share of the tokens that are asked for
+    "bert": ((2e-3, 32, 0.3), (1e-3, 8, 0.3), (2e-3, 8, 0.3), (2e-3, 8, 0.15)),
+    "gpt": ((2e-3, 32, None), (1e-3, 8, None), (2e-3, 8, None), (4e-3, 8, None)),
+    "t5": ((2e-3, 8, 0.15), (2e-3, 8, 0.3), (4e-3, 8, 0.3), (4e-3, 32, 0.3))}
+FINE_RATES, DISCOUNTS = (1e-4, 3e-4, 1e-3, 3e-3), (0.5, 0.75, 0.9)
 ENCODER_RATES = (3e-5, 1e-4, 3e-4)  # of the bundled encoder, which is twenty times as large
 SIZES = (32, 64, 128, 192)
-PASSES = 30  # of the bundled models, see tools/build_models.py
 ARMS = (*(f"tiny-{shape}" for shape in SHAPES), *(f"random {shape}" for shape in SHAPES), "minilm")
 
 
@@ -55,8 +70,7 @@ class Sizes(NamedTuple):
     "How much each part trains"
 
     texts: int | None  # of each part of a bundled set; None: all
-    short: float  # passes of the seeds, of the bundled models' passes
-    passes: int  # of the rates and the sizes
+    passes: int  # of the seeds and the sizes
     labels: tuple[tuple[int, int], ...]  # labels and epochs
     seeds: int  # of the transfer
     few: int  # of everything else
@@ -64,17 +78,13 @@ class Sizes(NamedTuple):
     test: int
 
 
-FULL = Sizes(None, 0.1, 2, ((200, 8), (1000, 4)), 5, 3, 8, 1004)
-SMALL = Sizes(60, 0.04, 1, ((16, 1),), 2, 2, 1, 16)
+FULL = Sizes(None, 2, ((200, 8), (1000, 4)), 5, 3, 8, 1004)
+SMALL = Sizes(60, 1, ((16, 1),), 2, 2, 1, 16)
 
 
 def texts_of(part: str, most: int | None, names: tuple[str, ...] = BUNDLED_DATASETS) -> list[str]:
-    "The texts of one part of some bundled sets, without labels"
-    found = []
-    for name in names:
-        frame = load_ratings(name)
-        found += frame.loc[frame["split"] == part, "text"].tolist()[:most]
-    return found
+    "The first texts of one part of some bundled sets, without labels"
+    return [text for name in names for text in bundled_texts(part, [name])[:most]]
 
 
 def tokenizer_of(sizes: Sizes):
@@ -88,17 +98,30 @@ def fresh(shape: str, sizes: Sizes, seed: int, **options) -> LanguageModel:
     return new_language_model(shape, tokenizer_of(sizes), seed=seed, device="cpu", **options)
 
 
-def rate_of(rows: dict, shape: str) -> float:
-    "The rate with the lowest validation loss"
-    found = {rate: rows[f"{shape} {rate:g}"]["loss"] for rate in RATES if f"{shape} {rate:g}" in rows}
-    return min(found, key=found.get) if found else 2e-3
+def named(shape: str, rate: float, batch: int, share: float | None) -> str:
+    "The row of a setting"
+    return f"{shape} {rate:g} {batch} {share}"
 
 
-def rates(sizes: Sizes, rows: dict, shape: str, rate: float) -> dict:
+def settings_of(rows: dict, model: LanguageModel, shape: str) -> dict:
+    "The arguments of `pretrain` with the lowest validation loss"
+    rate, batch, share = min(SETTINGS[shape], key=lambda setting: rows["rates"][named(shape, *setting)]["loss"])
+    return {"learning_rate": rate, "batch_size": batch, "objective": asking(model, share)}
+
+
+def asking(model: LanguageModel, share: float | None) -> LanguageObjective:
+    "The objective of a model's kind, with a share of the tokens"
+    objective = objective_for(model, None)
+    return objective if share is None else replace(objective, share=share)
+
+
+def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int, share: float | None) -> dict:
     "The loss on the validation part after a short run"
-    run = pretrain(fresh(shape, sizes, 0), texts_of("train", sizes.texts), texts_of("validation", sizes.texts),
-                   epochs=sizes.passes, learning_rate=rate, progress=False)
-    return {"loss": run.evaluations[-1]["loss"], "seconds": run.seconds}
+    model = fresh(shape, sizes, 0)
+    run = pretrain(model, texts_of("train", sizes.texts), objective=asking(model, share), epochs=1,
+                   learning_rate=rate, batch_size=batch, **QUICK)
+    losses, *_ = asked_places(model, token_blocks(model.tokenizer, texts_of("validation", sizes.texts)))
+    return {"loss": losses.mean().item(), "seconds": run.seconds}
 
 
 def neighbours(blocks: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -111,12 +134,12 @@ def asked_places(model: LanguageModel, blocks: torch.Tensor) -> tuple[torch.Tens
     "Losses, rows and places where all models know the same"
     objective = objective_for(model, None)
     if model.kind == "masked":
-        objective = MaskedLanguageModelling(model.tokenizer, masked=1.0, random=0.0)
+        objective = replace(objective, masked=1.0, random=0.0)
     found = guess(model, blocks, objective)
     special = torch.tensor(model.tokenizer.all_special_ids)
     fits = (found.places > 0) & (found.places < blocks.shape[1] - 1)
-    fits &= ~torch.isin(blocks[found.rows, found.places.clamp(min=0)], special) | (
-        blocks[found.rows, found.places.clamp(min=0)] == model.tokenizer.sep_token_id)
+    asked = blocks[found.rows, found.places.clamp(min=0)]
+    fits &= ~torch.isin(asked, special) | (asked == model.tokenizer.sep_token_id)
     if model.kind == "masked":
         hidden = torch.zeros(blocks.shape[0], blocks.shape[1] + 2, dtype=torch.bool)
         hidden[found.rows, found.places + 1] = True
@@ -126,12 +149,9 @@ def asked_places(model: LanguageModel, blocks: torch.Tensor) -> tuple[torch.Tens
 
 def counted(train: torch.Tensor, validation: torch.Tensor, vocabulary: int) -> tuple[Bigram, float]:
     "The bigram whose discount is best on the validation part"
-    row, best = validation.flatten(), {}
-    for discount in DISCOUNTS:
-        model = Bigram(train, vocabulary, discount=discount)
-        best[discount] = -model.after(row[:-1], row[1:]).log().mean().item()
-    chosen = min(best, key=best.get)
-    return Bigram(train, vocabulary, discount=chosen), chosen
+    row, models = validation.flatten(), {each: Bigram(train, vocabulary, discount=each) for each in DISCOUNTS}
+    chosen = max(models, key=lambda each: models[each].after(row[:-1], row[1:]).log().mean().item())
+    return models[chosen], chosen
 
 
 def compared(model: LanguageModel, sizes: Sizes) -> dict:
@@ -156,10 +176,10 @@ def block_interval(sums: torch.Tensor, draws: int = 2000) -> list[float]:
 
 
 def seeds(sizes: Sizes, rows: dict, shape: str, seed: int) -> dict:
-    "Surprise after a tenth of the passes"
+    "Surprise after a short run"
     model = fresh(shape, sizes, seed)
-    run = pretrain(model, texts_of("train", sizes.texts), epochs=max(1, round(sizes.short * PASSES)),
-                   learning_rate=rate_of(rows["rates"], shape), seed=seed, progress=False)
+    run = pretrain(model, texts_of("train", sizes.texts), epochs=sizes.passes,
+                   seed=seed, **QUICK, **settings_of(rows, model, shape))
     return {**compared(model, sizes), "seconds": run.seconds}
 
 
@@ -168,13 +188,26 @@ def bundled(sizes: Sizes, rows: dict, shape: str) -> dict:
     return compared(LanguageModel.from_pretrained(f"tiny-{shape}", device="cpu"), sizes)
 
 
+def full(sizes: Sizes, rows: dict, shape: str, seed: int) -> dict:
+    "Surprise of a model that was trained like a bundled one, from another seed; weights as precise as theirs"
+    passes, checkpoints = (PASSES, CHECKPOINTS / f"seed-{seed}") if sizes.texts is None else (1, None)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = checkpoints or Path(folder)
+        run = trained(f"tiny-{shape}", passes, checkpoints, seed, sizes.texts)
+        model = LanguageModel.from_pretrained(checkpoints / f"tiny-{shape}" / "best", device="cpu")
+    model.model.to(torch.bfloat16).float()
+    return {**compared(model, sizes), "seconds": run.seconds}
+
+
 def sizes_(sizes: Sizes, rows: dict, size: int) -> dict:
     "The validation loss on the way, against the operations of training"
     model = fresh("gpt", sizes, 0, size=size)
     matrices = sum(w.numel() for name, w in model.model.named_parameters() if w.ndim > 1 and ".wpe" not in name)
+    chosen = settings_of(rows, model, "gpt")
     run = pretrain(model, texts_of("train", sizes.texts), texts_of("validation", sizes.texts), epochs=sizes.passes,
-                   learning_rate=rate_of(rows["rates"], "gpt"), evaluate_every=34, progress=False)
-    points = [{"operations": training_compute(matrices, row["step"] * 32 * model.max_length), "loss": row["loss"]}
+                   evaluate_every=1088 // chosen["batch_size"], **QUICK, **chosen)
+    tokens = chosen["batch_size"] * model.max_length  # of a step
+    points = [{"operations": training_compute(matrices, row["step"] * tokens), "loss": row["loss"]}
               for row in run.evaluations]
     return {"parameters": model.parameters, "matrices": matrices, "points": points, "seconds": run.seconds}
 
@@ -190,19 +223,18 @@ def classifier_of(arm: str, sizes: Sizes, seed: int, labels: list[str]) -> TextC
 
 def tuned(classifier: TextClassifier, reviews: dict, count: int, epochs: int, rate: float, seed: int, judged: Dataset):
     "Accuracy after fine-tuning on some labels"
+    epochs = max(1, epochs // 2) if classifier.model.config.hidden_size == 384 else epochs  # the encoder needs fewer
     train = reviews["train"].shuffle(seed=seed).select(range(count))
     fine_tune(classifier, train, epochs=epochs, learning_rate=rate, batch_size=16, seed=seed, progress=False)
     return validation_scores(classifier, judged)["accuracy"]
 
 
 def fine_rates(sizes: Sizes, rows: dict, arm: str, labels: int, epochs: int, rate: float) -> dict:
-    "Accuracy on validation reviews; two seeds that no other part has"
+    "Accuracy on validation reviews, for a seed that no other part has"
     reviews = load_dataset("movies")
     judged = reviews["validation"].select(range(min(500, 30 * sizes.test)))
     names = reviews["train"].features["label"].names
-    found = [tuned(classifier_of(arm, sizes, seed, names), reviews, labels, epochs, rate, seed, judged)
-             for seed in (100, 101)]
-    return {"accuracy": statistics.mean(found)}
+    return {"accuracy": tuned(classifier_of(arm, sizes, 100, names), reviews, labels, epochs, rate, 100, judged)}
 
 
 def transfer(sizes: Sizes, rows: dict, arm: str, labels: int, epochs: int, seed: int) -> dict:
@@ -223,9 +255,10 @@ def rates_of(arm: str) -> tuple[float, ...]:
 def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
     "Test accuracy on tweets, by what the model read before"
     others = tuple(name for name in BUNDLED_DATASETS if name != "tweets")
-    model, rate = fresh("bert", sizes, seed), rate_of(rows["rates"], "bert")
-    pretrain(model, texts_of("train", sizes.texts, others), epochs=max(1, round(2 * sizes.short * PASSES)),
-             learning_rate=rate, seed=seed, progress=False)
+    model = fresh("bert", sizes, seed)
+    chosen = settings_of(rows, model, "bert")
+    pretrain(model, texts_of("train", sizes.texts, others), epochs=sizes.passes,
+             seed=seed, **QUICK, **chosen)
     tweets, found = load_dataset("tweets"), {}
     target = texts_of("train", sizes.texts, ("tweets",))
     tokens = token_blocks(model.tokenizer, target).numel()
@@ -237,9 +270,10 @@ def domain(sizes: Sizes, rows: dict, seed: int) -> dict:
         for name, texts in {"nothing more": None, "tweets": target, "movie reviews": control}.items():
             again = LanguageModel.from_pretrained(folder, max_length=128, device="cpu")
             if texts is not None:
-                pretrain(again, texts, epochs=sizes.again, learning_rate=rate / 2, seed=seed, progress=False)
+                again_so = {**chosen, "learning_rate": chosen["learning_rate"] / 2}
+                pretrain(again, texts, epochs=sizes.again, seed=seed, **QUICK, **again_so)
             found[name] = domain_scores(again, sizes, tweets, seed)
-    return {name: values for name, values in found.items()}
+    return found
 
 
 def domain_scores(model: LanguageModel, sizes: Sizes, tweets: dict, seed: int) -> dict:
@@ -250,29 +284,28 @@ def domain_scores(model: LanguageModel, sizes: Sizes, tweets: dict, seed: int) -
         model.save(folder)
         names = tweets["train"].features["label"].names
         classifier = TextClassifier.from_pretrained(folder, labels=names, seed=seed, device="cpu")
-    train = tweets["train"].shuffle(seed=seed).select(range(labels))
-    fine_tune(classifier, train, epochs=epochs, learning_rate=3e-4, batch_size=16, seed=seed, progress=False)
     return {"loss": guess(model, blocks).losses.mean().item(),
-            "accuracy": validation_scores(classifier, tweets["test"])["accuracy"]}
+            "accuracy": tuned(classifier, tweets, labels, epochs, 3e-4, seed, tweets["test"])}
 
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The rows of each part, and what makes them"
     arms = [(arm, labels, epochs) for labels, epochs in sizes.labels for arm in ARMS]
     return {
-        "rates": {f"{shape} {rate:g}": (shape, rate) for shape in SHAPES for rate in RATES},
-        "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
+        "rates": {named(shape, *setting): (shape, *setting) for shape in SHAPES for setting in SETTINGS[shape]},
         "bundled": {shape: (shape,) for shape in SHAPES},
-        "sizes": {str(size): (size,) for size in SIZES},
         "fine_rates": {f"{arm} {labels} {epochs} {rate:g}": (arm, labels, epochs, rate)
                        for arm, labels, epochs in arms for rate in rates_of(arm)},
         "transfer": {f"{arm} {labels} {epochs} {seed}": (arm, labels, epochs, seed)
                      for arm, labels, epochs in arms for seed in range(sizes.seeds)},
+        "full": {f"{shape} {seed}": (shape, seed) for seed in range(1, sizes.few) for shape in SHAPES},
+        "sizes": {str(size): (size,) for size in SIZES},
         "domain": {str(seed): (seed,) for seed in range(sizes.few)},
+        "seeds": {f"{shape} {seed}": (shape, seed) for shape in SHAPES for seed in range(sizes.few)},
     }
 
 
-WORK = {"rates": rates, "seeds": seeds, "bundled": bundled, "sizes": sizes_, "fine_rates": fine_rates,
+WORK = {"rates": rates, "seeds": seeds, "bundled": bundled, "full": full, "sizes": sizes_, "fine_rates": fine_rates,
         "transfer": transfer, "domain": domain}
 
 
@@ -305,15 +338,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=[*WORK], action="append")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
+    parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         for part, wanted in jobs(sizes).items():
             if given.part and part not in given.part:
                 continue
-            rows.setdefault(part, {})
-            missing = [(part, key, made, sizes, rows) for key, made in wanted.items() if key not in rows[part]]
+            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
+            missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
+                       if key not in rows[part] and key.startswith(given.rows)]
             for _, key, row in pool.imap_unordered(done, missing):
                 rows[part][key] = row
                 print(part, key, row, flush=True)

@@ -60,15 +60,16 @@ def checked_number(
     name: str,  # of the setting, for the error
     value: float,
     *,
-    strict: bool = False,  # whether 0 itself is too small
+    strict: bool = False,  # whether the least itself is too small
+    least: float = 0,  # the smallest that is allowed
     most: float = math.inf,  # the largest that is allowed
 ) -> float:
-    "The value, if it is a number of at least 0 (above 0 if strict) and at most `most`; ValueError if not"
+    "The value, if it is a number from `least` (above it if strict) to `most`; ValueError if not"
     number = _real(value)
-    if not (math.isfinite(number) and 0 <= number <= most) or (strict and number == 0):
-        least = "above" if strict else "of at least"
+    if not (math.isfinite(number) and least <= number <= most) or (strict and number == least):
+        side = "above" if strict else "of at least"
         limit = "" if most == math.inf else f" and at most {most:g}"
-        raise ValueError(f"{name} must be a number {least} 0{limit}, got {value!r}")
+        raise ValueError(f"{name} must be a number {side} {least:g}{limit}, got {value!r}")
     return number
 
 

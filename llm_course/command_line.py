@@ -189,7 +189,8 @@ def _assets() -> str:
     from llm_course.data import verified_asset
 
     names = [line.split()[1] for line in (assets_folder() / "SHA256SUMS").read_text().splitlines()]
-    return ", ".join(verified_asset(name).name for name in names) + ": checksums right"
+    groups = {name.partition("/")[0] for name in names if verified_asset(name)}
+    return ", ".join(sorted(groups)) + ": checksums right"
 
 
 def _model() -> str:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Answer', 'Given', 'BUNDLED_DATASETS', 'SPLITS', 'LABELS', 'HUB_ALIASES', 'TEXT_COLUMNS', 'LABEL_COLUMNS',
            'FILE_READERS', 'ENCODING_MARKS', 'USUAL_ENCODINGS', 'SPLIT_NAMES', 'verified_asset', 'load_ratings',
-           'also_named', 'class_names', 'load_dataset', 'checked_data', 'checked_targets', 'check_class_names',
-           'as_dataset']
+           'bundled_texts', 'also_named', 'class_names', 'load_dataset', 'checked_data', 'checked_targets',
+           'check_class_names', 'as_dataset']
 
 # %% ../nbs/support/data.ipynb #740e8c02
 import codecs
@@ -75,6 +75,16 @@ def load_ratings(
         frame = pd.DataFrame([json.loads(line) for line in lines])
     frame["rating"] = [sum(r) / len(r) for r in frame["ratings"]]
     return frame[["id", "document", "text", "rating", "ratings", "split"]]
+
+
+def bundled_texts(
+    part: str,  # one of SPLITS
+    names: Sequence[str] = BUNDLED_DATASETS,
+) -> list[str]:
+    "The texts of one part of some bundled sets, one set after another, ratings left out"
+    checked_choice("part", part, SPLITS)
+    frames = map(load_ratings, names)
+    return [text for frame in frames for text in frame.loc[frame["split"] == part, "text"]]
 
 
 def _unknown_name(name: str) -> str:

@@ -10,10 +10,9 @@ __all__ = ['CrossEntropy', 'MeanAbsoluteError', 'FineTuningRun', 'plot_run', 'ch
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from matplotlib.axes import Axes
 
-from .callbacks import BestCheckpoint, Callback, ProgressBar, is_first_process
+from .callbacks import BestCheckpoint, Callback, ProgressBar
 from .callbacks import EarlyStopping as EarlyStopping
 from .callbacks import LivePlot as LivePlot
 from .callbacks import Stop as Stop
@@ -36,7 +35,7 @@ from .data_preparation import LengthGroupedSampler, cut_batches
 from .models import MINILM_SHA256, TextClassifier, compiled_layers, file_sha256
 from .plots import BLUE, ORANGE, new_axes
 from .plots import in_notebook as in_notebook
-from .training.batches import Batches, Record, text_record
+from .training.batches import Batches, Record, text_record, warn_of_overlap
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
 from .training.memory import out_of_memory as out_of_memory
 from .training.objective import Backward, Batch, Objective, as_objective
@@ -47,7 +46,7 @@ from .training.optimizer import warmup_then_decay as warmup_then_decay
 from .training.resume import Keeper, identity_of, resumed_from
 from .training.settings import Settings, chosen_precision, seeded_accelerator
 from .training.settings import hardware_precision as hardware_precision
-from .training.state import whole_weights
+from .training.state import TrainingRun
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #65524137
 @dataclass(frozen=True)
@@ -77,18 +76,8 @@ class MeanAbsoluteError(Objective):
         return loss.item()
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #b946a266
-@dataclass
-class FineTuningRun:
+class FineTuningRun(TrainingRun):
     "What happened: a row of `steps` per optimiser step, one of `evaluations` per look at the validation part"
-
-    classifier: TextClassifier
-    total_steps: int
-    # step, epoch, loss, learning_rate, gradient_norm, examples, seconds
-    steps: list[dict] = field(default_factory=list)
-    evaluations: list[dict] = field(default_factory=list)  # step, epoch, loss, and accuracy or error
-    examples: int = 0  # seen in training, repeats counted
-    seconds: float = 0.0  # in training steps, evaluation left out
-    interrupted: bool = False
 
     def __repr__(self) -> str:
         last = self.evaluations[-1] if self.evaluations else {}
@@ -105,13 +94,6 @@ class FineTuningRun:
     def plot(self, ax: Axes | None = None) -> Axes:
         "Loss of each step, smoothed, with the validation loss and accuracy"
         return plot_run(self, ax)
-
-    def save(self, folder: str | Path) -> Path:  # for TextClassifier.load
-        "Write the classifier as it is now; with several processes, all call this and the first one writes"
-        weights = whole_weights(self.classifier.model)
-        if is_first_process():
-            self.classifier.save(folder, weights)
-        return Path(folder)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #c89268eb
 def plot_run(run: FineTuningRun, ax: Axes | None = None) -> Axes:
@@ -135,17 +117,6 @@ def plot_run(run: FineTuningRun, ax: Axes | None = None) -> Axes:
     return ax
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #b4ed03b7
-def _warn_of_overlap(train: Dataset, validation: Dataset):
-    seen = set(train["text"])
-    shared = sum(text in seen for text in validation["text"])
-    if shared:
-        warnings.warn(
-            f"{shared} of {len(validation['text'])} validation texts are training texts too: "
-            "the validation score will be too good.",
-            stacklevel=4,
-        )
-
-
 def checked_parts(
     classifier: TextClassifier,
     train: Dataset,
@@ -161,7 +132,7 @@ def checked_parts(
         )
     if validation is not None:
         validation, _ = checked_data(validation, classifier.labels, target=target, part="validation")
-        _warn_of_overlap(train, validation)
+        warn_of_overlap(train["text"], validation["text"], "score")
     return train, validation, targets
 
 

@@ -201,7 +201,7 @@ def compare_runs(
 def predicted_loss(
     parameters: float,  # N
     tokens: float,  # D
-) -> float:  # surprise at each token, in nats (lesson 11)
+) -> float:  # mean of -ln p of the tokens that came, in nats
     "The fit of Hoffmann et al. (2022) to their own language models"
     N = checked_number("parameters", parameters, strict=True)
     return 1.69 + 406.4 / N**0.34 + 410.7 / checked_number("tokens", tokens, strict=True) ** 0.28

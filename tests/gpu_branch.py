@@ -94,7 +94,8 @@ def use_data():
                                unsupervised=long_reviews("train", 8, labelled=False))
     names = {"imdb", *data.HUB_ALIASES.values()}
     loads = {name: hub for name in names}
-    datasets.load_dataset = lambda name: loads[name]
+    loads["Salesforce/wikitext"] = datasets.DatasetDict(train=long_reviews("train", 400))  # lines, and empty ones
+    datasets.load_dataset = lambda name, *_: loads[name]
 
 
 def small(gpu: object, laptop: object) -> object:

@@ -1,5 +1,6 @@
 """The operations of training are torch's and lesson 42's; published runs are as their sources say; bad input is named."""
 
+import json
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import BertConfig, BertModel
 from llm_course.course import ROLES
 from llm_course.scaling import SHAPES, training_flops
 from llm_course.value_chain import (DEVICES, INVOLVEMENT, PUBLISHED, STAGES, Device, answering_role, compare_runs, predicted_loss,
-                                    reading_path, responsibility_map, training_compute, training_cost)
+                                    reading_path, reading_paths, responsibility_map, training_compute, training_cost)
 
 some = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -78,6 +79,19 @@ def test_a_path_has_every_lesson_after_those_that_it_needs(role):
     assert numbers[0] == 1 and len(set(numbers)) == len(numbers)
     for place, lesson in enumerate(reading_path(role)):
         assert set(lesson.needs) <= set(numbers[:place])
+
+
+def test_paths_of_lessons_made_for_it(tmp_path):
+    for name, needs, roles in (("10_a", "no other lesson", "annotator"), ("11_b", "lesson 10", "evaluator"),
+                               ("12_c", "lesson 11", "red teamer"), ("20_d", "no other lesson", "evaluator")):
+        opening = f"# T\n\n> P.\n\n*1 minute on a laptop · needs {needs} · {roles}*\n"
+        cell = {"cell_type": "markdown", "source": opening}
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}), encoding="utf-8")
+    assert [lesson.number for lesson in reading_path("red teamer", tmp_path)] == [10, 11, 12]
+    assert [lesson.number for lesson in reading_path("evaluator", tmp_path)] == [10, 11, 20]
+    assert reading_path("product owner", tmp_path) == []
+    table = reading_paths(tmp_path).data
+    assert "| evaluator | [10](" in table and "**[20](" in table
 
 
 @pytest.mark.parametrize(("said", "call"), [

@@ -46,10 +46,10 @@ def by_contestant(medians: dict[str, dict], **columns: str) -> str:
     return table(["", *columns.values()], [[f"`{name}`", *(row.get(key) for key in columns)] for name, row in medians.items()])
 
 
-def spread(values: Iterable[float]) -> str:
-    "The lowest and the highest of some shares"
+def spread(values: Iterable[float], shown: Callable[[float], str] = percent) -> str:
+    "The lowest and the highest of some figures, if there are any"
     values = list(values)
-    return f"{percent(min(values))} to {percent(max(values))}"
+    return f"{shown(min(values))} to {shown(max(values))}" if values else "not measured"
 
 
 def times(ratios: dict[str, float], what: str) -> str:
@@ -152,6 +152,43 @@ def attention(found: dict) -> str:
         table(["tokens", "seconds, cache", "seconds, none", "10⁹ multiplications, cache", "none"], grown)])
 
 
+def pretraining(found: dict) -> str:
+    rows, means, ways = found["rows"], found["summary"], ("unigram", "bigram", "two-sided bigram")
+    learnt = [[f"`tiny-{shape}`", row["places"], *(row.get(way) for way in ways), row["model"],
+               "{:.2f} to {:.2f}".format(*row["interval of the model"]),
+               spread((run["model"] for key, run in rows["seeds"].items() if key.startswith(shape)), "{:.2f}".format)]
+              for shape, row in rows["bundled"].items()]
+    reached = {}
+    for key, (mean, width) in means["transfer"].items():
+        arm, labels, _ = key.rsplit(" ", 2)
+        reached.setdefault(arm, {})[int(labels)] = f"{100 * mean:.1f} ± {100 * width:.1f}"
+    labels = sorted({count for each in reached.values() for count in each})
+    again = [[name, *(f"{scale * row[key][0]:.{digits}f} ± {scale * row[key][1]:.{digits}f}"
+                      for key, scale, digits in (("loss", 1, 2), ("accuracy", 100, 1)))] for name, row in means["domain"].items()]
+    chosen = [[*key.replace("None", "all").split(), f"{row['loss']:.3f}"] for key, row in sorted(rows["rates"].items())]
+    return "\n\n".join([
+        "Surprise in nats at tokens of the test texts, beside counts of the same training texts at the same places; 95 % intervals "
+        "over blocks, and other seeds with a tenth of the passes:",
+        table(["", "places", *ways, "bundled model", "95 %", "a tenth, other seeds"], learnt),
+        "Test accuracy on movie reviews in percent, mean and 95 % interval of five seeds; the learning rate of each arm was chosen on "
+        "the validation part:",
+        table(["began as", *(f"{count:,} labels" for count in labels)], [[arm, *each.values()] for arm, each in reached.items()]),
+        "A masked model that had read everything but tweets, then read on, and was fine-tuned on 200 tweets; three seeds:",
+        table(["then it read", "surprise on new tweets, nats", "right of 100 new tweets"], again),
+        "Reading tweets was worth {:+.1f} ± {:.1f} points.".format(*(100 * value for value in means["gain by reading tweets"])),
+        "Validation loss after one pass, by learning rate, blocks of a step and share of the tokens that is asked for:",
+        table(["", "rate", "blocks", "share", "loss"], chosen)])
+
+
+def tiny_models(found: dict) -> str:
+    rows = [[f"`{name}`", row["parameters"], row["bytes"], row["passes"], row["learning_rate"], row["batch_size"],
+             round(row["seconds"] / 60), min(each["loss"] for each in row["evaluations"])] for name, row in found["models"].items()]
+    return "\n\n".join([
+        "The models that the package carries; the loss is that of the pass that was kept, on the validation part, and losses of two "
+        "objectives must not be compared. The file has the whole curves.",
+        table(["", "parameters", "bytes", "passes", "learning rate", "blocks of a step", "minutes", "validation loss"], rows)])
+
+
 def near_duplicates(found: dict) -> str:
     rows = [[threshold, name, row["seconds"], row["processor_seconds"]]
             for threshold, each in found["times"].items() for name, row in each["medians"].items()]
@@ -247,6 +284,8 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "two_processes": ("Two processes", two_processes),
     "linear_cross_entropy": ("The loss of a large vocabulary", linear_cross_entropy),
     "attention": ("Attention by the length of a text", attention),
+    "pretraining": ("What pre-training teaches", pretraining),
+    "tiny_models": ("The tiny models", tiny_models),
     "near_duplicates": ("Near-duplicates", near_duplicates),
     "augmentation": ("Does augmentation help?", augmentation),
     "augmentation_speed": ("Speed of augmentation", augmentation_speed),
@@ -274,7 +313,8 @@ def page(folder: Path = FOLDER) -> str:
     for name, (title, written) in SECTIONS.items():
         if name in names:
             found = json.loads((folder / f"results/{name}.json").read_text(encoding="utf-8"))
-            parts += [f"## {title}", written(found), f"{machine_of(found)} [Result](results/{name}.json) · [script]({name}.py)"]
+            script = f"{name}.py" if (folder / f"{name}.py").is_file() else f"../tools/{found['script']}"
+            parts += [f"## {title}", written(found), f"{machine_of(found)} [Result](results/{name}.json) · [script]({script})"]
     measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "__init__"}
     waiting = ", ".join(f"[{name}]({name}.py)" for name in sorted(measured))
     return "\n\n".join([*parts, "## Not measured yet", f"Ready, and tested at small size: {waiting}." if waiting else "Nothing."]) + "\n"

@@ -110,7 +110,8 @@ def _checked_masks(masks: object, tokens: int) -> list[torch.Tensor]:
     LESSON,
     "A word that is near is more often of use than one that is far. Let each token see a few neighbours.",
     "Neighbours alone fail. Where did half of the attention go in the middle layers?",
-    "A token that everybody looks at costs one column, and a wider window two. Layers may differ.",
+    "Count what a choice costs a row: one more neighbour on each side costs 2 pairs, "
+    "one token that everybody sees costs 1.",
 )
 @torch.no_grad()
 def _look_at_less(answer):
@@ -205,12 +206,12 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "The division by the root of d is left out of a model with d = 256, before training. Its softmax "
-        "will …",
+        "Queries and keys hold 256 independent numbers of mean 0 and variance 1. The division by the root "
+        "of d is left out. The softmax will …",
         (
             ("… treat all tokens very nearly alike.", "A division by far too much would do that."),
             ("… give nearly everything to one token.",
-             "Yes: scores are then about 16 apart, and their exponentials millions of times."),
+             "Yes: scores then typically lie 16 from their mean, and e^16 is nine million."),
             ("… give weights that sum to more than 1.", "A softmax always divides by its own sum."),
         ),
         1,
