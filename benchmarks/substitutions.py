@@ -15,12 +15,14 @@ read the labels in three passes over the movie reviews of the training part (`Co
 back-translation by Apertium as it comes, the same behind three filters, and the successes of two attacks (PWWS,
 TextFooler) on a classifier that was trained with 3,000 movie reviews. Augmenters take texts of all four bundled sets in
 turn and change a tenth of the words; attacks take movie reviews. Texts that a method leaves as they are are skipped and
-counted. A second reader judges 100 of the pairs again. Intervals are Wilson's, 95 %.
+counted. A second reader judges 100 of the pairs again. Intervals are Wilson's, 95 %. Twenty of the pairs, some of each
+method, go into the package, for whoever wants to judge them too (llm_course/assets/judged_pairs.json).
 """
 
 import argparse
 import csv
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +43,11 @@ from llm_course.language_models import LanguageModel
 from llm_course.models import TextClassifier
 from llm_course.pretraining import pretrain
 
-NAME, SEED, PAIRS, TWICE, SHEETS, WORDS = "substitutions", 20261126, 150, 100, 7, (5, 50)
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from checksums import write_checksums  # noqa: E402
+
+NAME, SEED, PAIRS, TWICE, SHEETS, SHOWN, WORDS = "substitutions", 20261126, 150, 100, 7, 20, (5, 50)
 QUESTIONS = ("grammatical", "meaning", "label")
 NAMES = ["negative", "positive"]
 
@@ -154,6 +160,15 @@ def collect(folder: Path, methods: dict[str, dict]):
         raise ValueError(f"{missing} pairs have no verdict")
 
 
+def twenty(methods: dict[str, dict]) -> list[dict]:
+    "Some pairs of each method with their verdicts, in a random order"
+    each, generator = -(-SHOWN // len(methods)), Random(SEED + 2)
+    found = [{"method": name, "text": pair["text"], "copy": pair["copy"], **pair["verdict"]}
+             for name, method in methods.items() for pair in generator.sample(method["pairs"], each)]
+    generator.shuffle(found)
+    return found[:SHOWN]
+
+
 def share(values: list[bool]) -> dict:
     "How many, of how many, as a share with its interval"
     test = binomtest(sum(values), len(values))
@@ -205,6 +220,9 @@ def main():
     content["summary"] = counted(content["methods"])
     content.pop("machine")
     keep(NAME, content)
+    lines = ",\n".join(json.dumps(pair, ensure_ascii=False) for pair in twenty(content["methods"]))
+    (ROOT / "llm_course/assets/judged_pairs.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_checksums()
     for name, row in content["summary"]["methods"].items():
         print(f"{name:28}", *(f"{question}: {row[question]['share']:.0%}" for question in row))
     print(content["summary"]["second reading"])
