@@ -4,7 +4,9 @@
     python benchmarks/substitutions.py sheets FOLDER    # sheets for the readers: shuffled, without the methods
     python benchmarks/substitutions.py collect FOLDER   # put the filled sheets into the result file, and count
 
-Readers see a text and its copy, never the method, and write y or n into three columns:
+Who reads sees a text and its copy, never the method, and writes y or n into three columns. The verdicts on file were
+given by a large language model that read pair by pair, in eight separate sessions; the second reading shows that it is
+consistent, not that people would agree.
 
 - grammatical: the copy is as correct as the text is; what was wrong before does not count;
 - meaning: someone who reads the copy instead of the text learns the same, nuances of style aside;
