@@ -3,14 +3,18 @@
 import re
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
 from llm_course.adversarial_examples import Draft, SynonymAttack, TypoAttack
-from llm_course.augmentation import RandomDeletion, RandomInsertion, RandomSwap
+from llm_course.augmentation import ContextualReplacement, RandomDeletion, RandomInsertion, RandomSwap
 from llm_course.augmentation import SynonymReplacement, TypingNoise
 from llm_course.data import load_dataset
+from llm_course.gaps import labelled
+from llm_course.language_models import LanguageModel
+from llm_course.pretraining import pretrain
 from llm_course.words import STOP_WORDS, begins_with_vowel, in_expression, may_be_replaced, may_change, readings
 from llm_course.words import split_words, synonyms
 
@@ -174,3 +178,19 @@ def test_every_checked_pair_is_read_and_none_is_an_antonym():
         assert word not in STOP_WORDS
         tags = {reading.tag[0] for reading in readings(word)}
         assert not words or part[0] in tags, (word, part)
+
+
+def test_a_model_that_read_labels_fills_gaps_by_them(tmp_path):
+    names, words = ["negative", "positive"], (("dull", "awful", "weak"), ("great", "funny", "fine"))
+    draws, frames = Random(0), ("the film was {}", "a {} story", "we saw a {} movie there", "this cast is {}")
+    labels = [draws.randrange(2) for _ in range(1000)]
+    texts = [draws.choice(frames).format(draws.choice(words[label])) for label in labels]
+    model = LanguageModel.from_pretrained("tiny-bert", device="cpu")
+    pretrain(model, labelled(texts, labels, names), epochs=10, learning_rate=2e-3, batch_size=8, progress=False)
+    model.save(tmp_path / "model")
+    filler = ContextualReplacement(0.2, model_name=str(tmp_path / "model"), condition="label", names=names, top=5)
+    asked = ["the film was strange", "a strange story", "we saw a strange movie there"]
+    for label, own in enumerate(words):
+        copies = [copy for row in filler.augment(asked, labels=[label] * 3, n=20) for copy in row]
+        told = [word for copy in copies for word in copy.split() if word in (*words[0], *words[1])]
+        assert len(told) > 15 and sum(word in own for word in told) > 0.9 * len(told), (label, told)
