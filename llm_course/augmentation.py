@@ -322,7 +322,7 @@ class ContextualReplacement(Conditioned, WordAugmenter):
 # %% ../nbs/lessons/20_augmentation.ipynb #92a52fca
 @dataclass(frozen=True)
 class BackTranslation(Augmenter):
-    "Translates into another language and back (Sennrich et al. 2016)"
+    "Translates into another language and back (Yu et al. 2018)"
 
     forward: Translator | None = None  # into the other language; Apertium to Spanish if None
     backward: Translator | None = None  # back; Apertium from Spanish if None
