@@ -12,13 +12,13 @@ llm_course/assets/SHA256SUMS.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from checksums import write_checksums
 
 from llm_course.data import bundled_texts
 from llm_course.language_models import LanguageModel, new_language_model
@@ -43,8 +43,8 @@ def trained(name: str, passes: int, checkpoints: Path, seed: int = SEED, most: i
                                dropout=DROPOUT.get(name, 0.1))
     rate, batch, asked = SETTINGS[name]
     objective = replace(objective_for(model, None), **asked)
-    return pretrain(model, train, bundled_texts("validation")[:most], objective=objective, epochs=passes, learning_rate=rate,
-                    batch_size=batch, seed=seed, mixed_precision="bf16", progress=False,
+    return pretrain(model, train, bundled_texts("validation")[:most], objective=objective, epochs=passes,
+                    learning_rate=rate, batch_size=batch, seed=seed, mixed_precision="bf16", progress=False,
                     checkpoints=checkpoints / name, keep_best=True, resume="auto")
 
 
@@ -58,15 +58,6 @@ def written(model: LanguageModel, folder: Path) -> Path:
     return folder
 
 
-def add_checksums(folder: Path):
-    "Name the files of a model in SHA256SUMS"
-    sums = folder.parent / "SHA256SUMS"
-    known = dict(line.split()[::-1] for line in sums.read_text().splitlines()) if sums.is_file() else {}
-    for path in folder.iterdir():
-        known[f"{folder.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    sums.write_text("".join(f"{known[name]}  {name}\n" for name in sorted(known)))
-
-
 def main():
     "Train what is asked for"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,7 +69,7 @@ def main():
     for name in given.names or SETTINGS:
         run = trained(name, given.passes, given.checkpoints)
         folder = written(LanguageModel.from_pretrained(given.checkpoints / name / "best"), given.folder / name)
-        add_checksums(folder)
+        write_checksums(given.folder)
         size = sum(path.stat().st_size for path in folder.iterdir())
         print(name, run, f"{size:,} bytes", flush=True)
         if given.folder == ASSETS and given.passes == PASSES:

@@ -276,6 +276,22 @@ def front_page(found: dict) -> str:
             + f"\n\nThe front page shows “{shown['text']}”, where “{shown['word']}” becomes “{shown['synonym']}”.")
 
 
+def substitutions(found: dict) -> str:
+    questions = {"grammatical": "grammatical", "meaning": "same meaning", "label": "same label",
+                 "grammatical and same in meaning": "grammatical and same meaning"}
+    rows = []
+    for name, row in found["summary"]["methods"].items():
+        both = row["grammatical and same in meaning"]
+        rows.append([name, row["meaning"]["of"], *(percent(row[key]["share"], 0) for key in questions),
+                     " to ".join(percent(end, 0) for end in both["interval"])])
+    again = found["summary"]["second reading"]
+    same = ", ".join(f"{name} {percent(row['same'], 0)}" for name, row in again.items())
+    return ("Copies read one by one, by a large language model that did not know the methods; the last column is the 95 % "
+            "interval of the one before. PWWS and TextFooler: copies that turned a classifier's answer.\n\n"
+            + table(["", "copies", *questions.values(), "interval"], rows)
+            + f"\n\nA second reading of {again['label']['pairs']} of the copies says the same of: {same}.")
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "training_speed": ("Speed of training", training_speed),
     "inference_speed": ("Speed of answers", inference_speed),
@@ -288,6 +304,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "tiny_models": ("The tiny models", tiny_models),
     "near_duplicates": ("Near-duplicates", near_duplicates),
     "augmentation": ("Does augmentation help?", augmentation),
+    "substitutions": ("What readers say of copies", substitutions),
     "augmentation_speed": ("Speed of augmentation", augmentation_speed),
     "adversarial_examples": ("Adversarial examples", adversarial_examples),
     "adversarial_training": ("Adversarial training", adversarial_training),
