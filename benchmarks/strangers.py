@@ -14,7 +14,8 @@ Candidates (each a function from a word in lower case to words in lower case):
 In the ball (all tokens of a text together, as the objectives train):
 
 - `pgd_with_restarts`: PGD from several random points; a text counts as turned where one of them turns it.
-- `spsa`: Uesato et al. 2018, without gradients: each step estimates the slope from pairs of opposite random signs.
+- `spsa`: after Uesato et al. 2018, without gradients: each step estimates the slope from pairs of opposite random signs; the
+  step goes where all estimates together point.
 """
 
 import struct
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from llm_course.adversarial_examples import all_synonyms, pgd, project, steepest
+from llm_course.adversarial_examples import all_synonyms, pgd, steepest
 from llm_course.core import seed_of
 from llm_course.embeddings import embedded
 from llm_course.models import SentenceEncoder, TextClassifier, sentence_encoder
@@ -220,10 +221,10 @@ def right_at(classifier: TextClassifier, texts: Sequence[str], targets: Sequence
 @torch.no_grad()
 def spsa(classifier: TextClassifier, text: str, target: int, *, epsilon: float, queries: int, pairs: int = 8,
          seed: int = 0) -> bool:
-    "Whether a text is answered rightly after a search of at most so many queries; steps of the length 0.5 ε"
+    "Whether a text is answered rightly after at most so many queries; the sum of all slopes points to the ball's edge"
     function, vectors, _ = embedded(classifier, [text])
     generator = torch.Generator().manual_seed(seed_of(seed, 0, 0) % 2**63)
-    moved = torch.zeros_like(vectors)
+    moved, total = torch.zeros_like(vectors), torch.zeros_like(vectors)
     if int(function(vectors).argmax(-1)) != target:
         return False
     function_of_many, _, _ = embedded(classifier, [text] * 2 * pairs)
@@ -231,8 +232,8 @@ def spsa(classifier: TextClassifier, text: str, target: int, *, epsilon: float, 
         signs = (torch.randint(2, (pairs, *vectors.shape[1:]), generator=generator) * 2 - 1).to(vectors)
         both = torch.cat([signs, -signs]) * (0.1 * epsilon / vectors[0].numel() ** 0.5)
         scores = function_of_many(vectors + moved + both).float().log_softmax(-1)[:, target]
-        slope = ((scores[pairs:] - scores[:pairs])[:, None, None] * signs).mean(0, keepdim=True)  # of the loss
-        moved = project(moved + 0.5 * epsilon * steepest(slope, "l2", (1, 2)), epsilon, "l2", (1, 2))
+        total += ((scores[pairs:] - scores[:pairs])[:, None, None] * signs).mean(0, keepdim=True)  # rise of the loss
+        moved = epsilon * steepest(total, "l2", (1, 2))
         if int(function(vectors + moved).argmax(-1)) != target:
             return False
     return True
