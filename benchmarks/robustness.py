@@ -527,15 +527,12 @@ def measure(wanted: Sequence[Job], rows: dict[str, dict], sizes: Sizes, processe
     "Make rows, those of plain training first, and keep each as all its columns are there"
     if any(job.kind in FINDS for job in wanted):
         neighbours(sizes.attacked["test"], sizes.work)  # before the processes need them
-    for plain in (True, True, False):  # a row of plain training needs another one: the second turn completes it
-        missing = [job for job in wanted if (job.method == "plain") == plain and (
-            job.name not in rows or columns(job, sizes).keys() - rows[job.name]["columns"].keys())]
-        if not missing:
-            continue
-        with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for plain in (True, True, False):  # a row of plain training needs another one: the second turn completes it
+            missing = [job for job in wanted if (job.method == "plain") == plain and (
+                job.name not in rows or columns(job, sizes).keys() - rows[job.name]["columns"].keys())]
             for row in pool.imap_unordered(done, [(job, sizes, rows.get(job.name)) for job in missing]):
-                waits = row.pop("waits")
-                if waits:
+                if waits := row.pop("waits"):
                     print(*waits, sep="\n", flush=True)
                     continue
                 rows[row["name"]] = row
