@@ -471,21 +471,22 @@ def outcomes(rows: Sequence[dict], column: str, field: str) -> np.ndarray:  # (s
 
 
 def summary(rows: dict[str, dict]) -> dict:
-    "For each kind and method: each column over all seeds, and its difference to plain training on the same seeds"
+    "For each kind, method and settings: each column over all seeds, and its difference to plain training on the same seeds"
     board = {}
     for kind in FINDS:
         own = {}
         for row in rows.values():
             if row["kind"] == kind:
-                own.setdefault(row["method"], {})[row["seed"]] = row
-        for method, by_seed in own.items():
-            settings = next(iter(by_seed.values()))["options"]
-            found = {"settings": settings, "seeds": len(by_seed), "columns": {}}
-            for column, fields in next(iter(by_seed.values()))["columns"].items():
-                for field in {"right", "accepted", "no word outside"} & fields.keys():
-                    name = column if field == "right" else f"{column}, {field}"
-                    found["columns"][name] = compared(by_seed, own.get("plain", {}), column, field)
-            board[f"{kind} {method}"] = {**found, **aims(found)}
+                name = Job(kind, row["method"], row["options"], 0).name.removesuffix(" 0")
+                own.setdefault(name, {})[row["seed"]] = row
+        for name, by_seed in own.items():
+            first = next(iter(by_seed.values()))
+            found = {"method": first["method"], "settings": first["options"], "seeds": len(by_seed), "columns": {}}
+            for column, fields in first["columns"].items():
+                for field in [field for field in ("right", "accepted", "no word outside") if field in fields]:
+                    title = column if field == "right" else f"{column}, {field}"
+                    found["columns"][title] = compared(by_seed, own.get(f"{kind} plain", {}), column, field)
+            board[name] = {**found, **aims(found)}
     return board
 
 

@@ -33,7 +33,7 @@ def test_small_run_makes_every_column_and_writes_nothing():
         assert {"clean", "PWWS, WordNet"} <= {*columns, *({"PWWS, WordNet"} if "WordNet" in found["missing"] else ())}
         if name.startswith("test") and "smoothed" not in name:
             assert {"PGD 0.2", "SPSA 0.2", "transfer 0.2", "certified, own table", "typing mistakes"} <= {*columns}
-    assert "more than plain" in found["summary"]["test FGM"]["columns"]["clean"]
+    assert "more than plain" in found["summary"]["test FGM epsilon=0.1"]["columns"]["clean"]
     assert (RESULT.read_bytes() if RESULT.exists() else None) == before
 
 
@@ -75,7 +75,8 @@ def test_the_interval_draws_seeds_and_reviews():
 
 def test_the_summary_pairs_seeds_and_says_who_reaches_the_aims():
     def runs(method: str, clean: str, unseen: str) -> dict[str, dict]:
-        return {f"test {method} {seed}": row(method, "test", seed, clean=clean, unseen=unseen) for seed in range(3)}
+        return {f"test {method} {seed}": row(method, "test", seed, clean=clean, unseen=unseen) | {"options": {}}
+                for seed in range(3)}
 
     rows = {**runs("plain", "1" * 90 + "0" * 10, "1000000000" * 2), **runs("good", "1" * 89 + "0" * 11, "1111000000" * 2),
             **runs("weak", "1" * 90 + "0" * 10, "1100000000" * 2), **runs("dear", "1" * 80 + "0" * 20, "1111111100" * 2)}
