@@ -142,6 +142,14 @@ def get(path: Path, otherwise: object) -> object:
 # ------------------------------------------------------------------------------------------------ classifiers
 
 
+KINDS_OF_TRAINING = {"search": "few", "test": "few", "search with all": "all", "all": "all"}  # trained alike
+
+
+def folder_of(job: Job, sizes: Sizes) -> Path:
+    "Where a classifier is kept"
+    return sizes.work / "classifiers" / job._replace(kind=KINDS_OF_TRAINING[job.kind]).file
+
+
 def stored(job: Job, sizes: Sizes) -> tuple[TextClassifier, float]:
     "The classifier of a row, from its folder or trained now; the CPU seconds that it took"
     if job.method == "averaged weights":
@@ -153,19 +161,16 @@ def stored(job: Job, sizes: Sizes) -> tuple[TextClassifier, float]:
             found, seconds = [*found, member], seconds + more
         plain.word_map = found[-1].word_map  # plain training saw the texts as they are
         return mixed(found, job.options["plain_share"]), seconds
-    folder = sizes.work / "classifiers" / job._replace(kind=KINDS_OF_TRAINING[job.kind]).file
-    known = get(folder.with_suffix(".json"), None)
+    folder = folder_of(job, sizes)
+    known = get(folder.with_name(f"{folder.name}.json"), None)
     if known is not None:
         return TextClassifier.load(folder, device="cpu"), known["seconds"]
     start = time.process_time()
     classifier, _ = trained(job.method, job.options, job.seed, sizes.recipes[job.kind], "bf16")
     seconds = time.process_time() - start
     classifier.save(folder)
-    put(folder.with_suffix(".json"), {"seconds": seconds})
+    put(folder.with_name(f"{folder.name}.json"), {"seconds": seconds})
     return classifier, seconds
-
-
-KINDS_OF_TRAINING = {"search": "few", "test": "few", "search with all": "all", "all": "all"}  # trained alike
 
 
 # ------------------------------------------------------------------------------------------------ columns
@@ -305,7 +310,7 @@ def transferred(case: Case) -> dict:
 def moved(case: Case, epsilon: float) -> dict:
     "PGD's moves against plain training of the next seed, which reads texts through the same word map"
     other = other_plain(case)
-    if get(case.sizes.work / "classifiers" / f"{other._replace(kind=KINDS_OF_TRAINING[other.kind]).file}.json", None) is None:
+    if not folder_of(other, case.sizes).exists():
         raise Later(f"{case.job.name} needs the row {other.name}")
     word_map = sorted(case.classifier.word_map.items())
     digest = hashlib.sha256(repr(word_map).encode()).hexdigest()[:12]

@@ -117,6 +117,46 @@ def test_a_row_goes_on_at_the_column_where_it_stopped(monkeypatch, tmp_path):
     assert benchmark.done((job, sizes, None)) == third and calls == []
 
 
+def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
+    "All rows of a small scoreboard, with untrained tiny models in place of trained ones"
+    trainings = []
+
+    def untrained(method, options, seed, recipe, precision):
+        trainings.append((method, options, seed))
+        classifier = TextClassifier.from_pretrained("tiny-bert", labels=["negative", "positive"], seed=seed, device="cpu")
+        classifier.word_map = {"movie": "film"} if "rare" in options else {}
+        return classifier, 0.0
+
+    shares = {"rare": 3, "most": 0.4, "clean_share": 0.5}
+    mean = {"rare": 3, "most": 0.4, "clean_shares": [0.5], "plain_share": 0.5}
+    monkeypatch.setattr(benchmark, "trained", untrained)
+    monkeypatch.setattr(benchmark, "neighbours", lambda sizes, work: benchmark.Listed({"film": ["movie"], "good": ["bad"]}))
+    monkeypatch.setattr(benchmark, "SEARCHES", {
+        "search": {"plain": [{}], "frequent and worst synonyms": [shares]},
+        "search with all": {"plain": [{}], "averaged weights": [mean]}})
+    sizes = benchmark.FULL._replace(seeds=2, clean=6, attacked=dict.fromkeys(benchmark.RECIPES, 3), few=2, bounded=2,
+                                    queries=40, restarts=2, work=tmp_path)
+    rows = {}
+    for search in (True, False):
+        for _ in range(2):  # rows of plain training need each other
+            for job in benchmark.jobs(rows, search, sizes):
+                found = benchmark.done((job, sizes, rows.get(job.name)))
+                if not found.pop("waits"):
+                    rows[job.name] = found
+        assert {job.name for job in benchmark.jobs(rows, search, sizes)} <= rows.keys()
+    for found in rows.values():
+        job = benchmark.Job(*(found[field] for field in benchmark.Job._fields))
+        assert found["columns"].keys() == benchmark.columns(job, sizes).keys() and found["seconds"] >= 0
+    assert any(name.startswith("test smoothed frequent and worst synonyms") for name in rows)
+    assert len(trainings) == len({str(each) for each in trainings}) + 4  # few and many reviews: nothing is trained twice
+    board = benchmark.summary(rows)
+    smoothed = board["test smoothed plain"]["columns"]
+    assert "more than plain" in smoothed["PWWS, own table, bounded"] and "certified, own table" in smoothed
+    assert {"clean", "typing mistakes, accepted", "SPSA 0.2"} <= board[
+        "all averaged weights rare=3 most=0.4 clean_shares=[0.5] plain_share=0.5"]["columns"].keys()
+    json.dumps(board)
+
+
 def test_committed_rows_have_every_field():
     if not RESULT.exists():
         pytest.skip("not measured yet")
