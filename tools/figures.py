@@ -256,6 +256,30 @@ def adversarial_training(found: dict) -> str:
     return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
 
 
+def with_limits(value: list[float] | None) -> str:
+    "A share and its interval, in percent"
+    return "" if value is None else f"{100 * value[0]:.1f} [{100 * value[1]:.1f}, {100 * value[2]:.1f}]"
+
+
+def robustness(found: dict) -> str:
+    columns = {"clean": "clean", "PWWS, own table": "own table", "PWWS, WordNet": "WordNet",
+               "PWWS, WordNet, accepted": "WordNet, accepted", "PWWS, encoder neighbours": "neighbours",
+               "PWWS, Aiksaurus": "Aiksaurus", "TextFooler": "TextFooler", "typing mistakes": "typing mistakes",
+               "PGD 0.2": "PGD 0.2", "transfer": "transfer", "certified, checked synonyms": "certified"}
+    parts, aims = [], found["aims"]
+    for kind, recipe in (("test", "1,000"), ("all", "all")):
+        own = {name.removeprefix(f"{kind} "): row for name, row in found["summary"].items() if name.startswith(f"{kind} ")}
+        if own:
+            rows = [[name, row["seeds"], *(with_limits(row["columns"].get(column, {}).get("share")) for column in columns)]
+                    for name, row in own.items()]
+            parts += [f"Trained on {recipe} reviews; answered rightly, in percent, with intervals over seeds and reviews.",
+                      table(["", "seeds", *columns.values()], rows)]
+    reached = [name for name, row in found["summary"].items() if row.get("reaches the aims")]
+    said = ", ".join(f"`{name}`" for name in reached) or "none"
+    return "\n\n".join([*parts, f"The aims, set before: at most {percent(aims['lost at most'])} lost, at least "
+                        f"{percent(aims['kept at least'])} kept under the unseen PWWS (WordNet). Reached by: {said}."])
+
+
 def gradient_attacks(found: dict) -> str:
     return (f"Largest difference from torchattacks {found['torchattacks']} on {found['networks']} small networks: " + ", ".join(
         f"{name} {difference:.1e}" for name, difference in found["largest_difference"].items()) + ".")
@@ -308,6 +332,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "augmentation_speed": ("Speed of augmentation", augmentation_speed),
     "adversarial_examples": ("Adversarial examples", adversarial_examples),
     "adversarial_training": ("Adversarial training", adversarial_training),
+    "robustness": ("Robustness judged by strangers", robustness),
     "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),
@@ -332,7 +357,7 @@ def page(folder: Path = FOLDER) -> str:
             found = json.loads((folder / f"results/{name}.json").read_text(encoding="utf-8"))
             script = f"{name}.py" if (folder / f"{name}.py").is_file() else f"../tools/{found['script']}"
             parts += [f"## {title}", written(found), f"{machine_of(found)} [Result](results/{name}.json) · [script]({script})"]
-    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "__init__"}
+    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "strangers", "__init__"}
     waiting = ", ".join(f"[{name}]({name}.py)" for name in sorted(measured))
     return "\n\n".join([*parts, "## Not measured yet", f"Ready, and tested at small size: {waiting}." if waiting else "Nothing."]) + "\n"
 
