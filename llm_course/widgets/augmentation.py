@@ -108,7 +108,7 @@ class ReadPairs(PairJudge):
 
     def __init__(
         self,
-        pairs: pd.DataFrame | None = None,  # columns method, text, copy, grammatical, meaning; bundled if None
+        pairs: pd.DataFrame | None = None,  # with method, text, copy, grammatical, meaning; bundled if None
     ):
         super().__init__(judged_pairs() if pairs is None else pairs)
 
