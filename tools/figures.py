@@ -155,9 +155,9 @@ def attention(found: dict) -> str:
 def pretraining(found: dict) -> str:
     rows, means, ways = found["rows"], found["summary"], ("unigram", "bigram", "two-sided bigram")
     learnt = [[f"`tiny-{shape}`", row["places"], *(row.get(way) for way in ways), row["model"],
-               "{:.2f} to {:.2f}".format(*row["interval of the model"]),
-               spread((run["model"] for key, run in rows["seeds"].items() if key.startswith(shape)), "{:.2f}".format)]
-              for shape, row in rows["bundled"].items()]
+               "{:.2f}, {:.2f} to {:.2f}".format(row["lead"], *row["interval of the lead"]),
+               *(", ".join(f"{run['model']:.2f}" for key, run in rows[part].items() if key.startswith(shape)) or "not measured"
+                 for part in ("full", "seeds"))] for shape, row in rows["bundled"].items()]
     reached = {}
     for key, (mean, width) in means["transfer"].items():
         arm, labels, _ = key.rsplit(" ", 2)
@@ -165,19 +165,20 @@ def pretraining(found: dict) -> str:
     labels = sorted({count for each in reached.values() for count in each})
     again = [[name, *(f"{scale * row[key][0]:.{digits}f} ± {scale * row[key][1]:.{digits}f}"
                       for key, scale, digits in (("loss", 1, 2), ("accuracy", 100, 1)))] for name, row in means["domain"].items()]
-    chosen = [[*key.replace("None", "all").split(), f"{row['loss']:.3f}"] for key, row in sorted(rows["rates"].items())]
+    chosen = [[*(*key.replace("None", "all").split(), "")[:5], f"{row['loss']:.3f}"] for key, row in sorted(rows["rates"].items())]
     return "\n\n".join([
-        "Surprise in nats at tokens of the test texts, beside counts of the same training texts at the same places; 95 % intervals "
-        "over blocks, and other seeds with a tenth of the passes:",
-        table(["", "places", *ways, "bundled model", "95 %", "a tenth, other seeds"], learnt),
+        "Surprise in nats at tokens of the test texts, beside counts of the same training texts at the same places; the lead over "
+        "the best count with its 95 % interval over blocks; other seeds with as many passes, and with a tenth of them:",
+        table(["", "places", *ways, "bundled model", "lead", "other seeds", "a tenth of the passes"], learnt),
         "Test accuracy on movie reviews in percent, mean and 95 % interval of five seeds; the learning rate of each arm was chosen on "
         "the validation part:",
         table(["began as", *(f"{count:,} labels" for count in labels)], [[arm, *each.values()] for arm, each in reached.items()]),
         "A masked model that had read everything but tweets, then read on, and was fine-tuned on 200 tweets; three seeds:",
         table(["then it read", "surprise on new tweets, nats", "right of 100 new tweets"], again),
         "Reading tweets was worth {:+.1f} ± {:.1f} points.".format(*(100 * value for value in means["gain by reading tweets"])),
-        "Validation loss after one pass, by learning rate, blocks of a step and share of the tokens that is asked for:",
-        table(["", "rate", "blocks", "share", "loss"], chosen)])
+        "Validation loss after one pass, by learning rate, blocks of a step, share of the tokens that is asked for, and length of "
+        "spans where it is not three:",
+        table(["", "rate", "blocks", "share", "span", "loss"], chosen)])
 
 
 def tiny_models(found: dict) -> str:
