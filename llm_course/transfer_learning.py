@@ -169,7 +169,7 @@ MODELS = tuple(PublishedModel(*row) for row in (
     ("Qwen/Qwen3-0.6B", "instructed decoder", 440, 156, "many", 32768, 2025, _APACHE, {}, _QWEN),
     ("google/mt5-small", "encoder-decoder", 44, 256, "many", 1024, 2020, _APACHE, {}, _HUB)))
 
-# %% ../nbs/lessons/15_transfer_learning.ipynb #f1f1ec28
+# %% ../nbs/lessons/15_transfer_learning.ipynb #eb926c26
 TASKS = {  # the kinds that do it, and what ranks them: in English, and in other languages
     "classify": ((_ENCODER, _SENTENCES, "decoder", "encoder-decoder", "instructed decoder"), "MNLI", "XNLI"),
     "compare": ((_SENTENCES,), "sentences", "sentences"),
@@ -189,21 +189,7 @@ def machine_speed() -> float:  # operations a second
             times.append(time.perf_counter() - start)
     return 2 * 64 * sum(weight.numel() for weight in model.encoder.parameters()) / statistics.median(times)
 
-
-def _obstacles(model: PublishedModel, need: dict, kinds: Sequence[str], took: float) -> list[str]:
-    "Why a model is out of the question"
-    speaks = {"many", need["language"]} & set(model.languages.split())
-    unlabelled = need["task"] == "classify" and not need["labels"]
-    gigabytes = 4 * (model.layers + model.table) / 1000
-    return [said for wrong, said in (
-        (model.kind not in kinds, f"{model.kind}: not made for this"),
-        (not speaks, f"does not read {need['language']}"),
-        (need["tokens"] > model.context, f"reads {model.context} tokens, not {need['tokens']}"),
-        (took > need["milliseconds"], f"about {took:.0f} ms a text"),
-        (gigabytes > need["memory"], f"{gigabytes:.1f} GB for its weights"),
-        (unlabelled and model.kind != "instructed decoder", "needs labels")) if wrong]
-
-
+# %% ../nbs/lessons/15_transfer_learning.ipynb #59d8bd14
 def recommend_model(
     *,
     task: str = "classify",  # a key of TASKS
@@ -234,7 +220,21 @@ def recommend_model(
     table.loc[near, "why"] += "; too close to the first to tell"
     return table.drop(columns="rank")
 
-# %% ../nbs/lessons/15_transfer_learning.ipynb #d92382ac
+# %% ../nbs/lessons/15_transfer_learning.ipynb #a9e7aa37
+def _obstacles(model: PublishedModel, need: dict, kinds: Sequence[str], took: float) -> list[str]:
+    "Why a model is out of the question"
+    speaks = {"many", need["language"]} & set(model.languages.split())
+    unlabelled = need["task"] == "classify" and not need["labels"]
+    gigabytes = 4 * (model.layers + model.table) / 1000
+    return [said for wrong, said in (
+        (model.kind not in kinds, f"{model.kind}: not made for this"),
+        (not speaks, f"does not read {need['language']}"),
+        (need["tokens"] > model.context, f"reads {model.context} tokens, not {need['tokens']}"),
+        (took > need["milliseconds"], f"about {took:.0f} ms a text"),
+        (gigabytes > need["memory"], f"{gigabytes:.1f} GB for its weights"),
+        (unlabelled and model.kind != "instructed decoder", "needs labels")) if wrong]
+
+
 def _remarks(model: PublishedModel, need: dict, measure: str | None) -> list[str]:
     "What speaks for a model, and what to know of it"
     classify, few = need["task"] == "classify", need["labels"] < FEW
