@@ -220,7 +220,7 @@ def recommend_model(
     table.loc[near, "why"] += "; too close to the first to tell"
     return table.drop(columns="rank")
 
-# %% ../nbs/lessons/15_transfer_learning.ipynb #a9e7aa37
+# %% ../nbs/lessons/15_transfer_learning.ipynb #d2ec788d
 def _obstacles(model: PublishedModel, need: dict, kinds: Sequence[str], took: float) -> list[str]:
     "Why a model is out of the question"
     speaks = {"many", need["language"]} & set(model.languages.split())
@@ -237,12 +237,13 @@ def _obstacles(model: PublishedModel, need: dict, kinds: Sequence[str], took: fl
 
 def _remarks(model: PublishedModel, need: dict, measure: str | None) -> list[str]:
     "What speaks for a model, and what to know of it"
-    classify, few = need["task"] == "classify", need["labels"] < FEW
+    classify = need["task"] == "classify"
+    few = classify and need["labels"] < FEW and model.kind == _SENTENCES
     size, figure = (model.layers + model.table) / 1000, model.figures.get(measure)
     return [said for true, said in (
-        (figure is not None, f"{measure} {figure}"), (figure is None, "no figure to compare it by"),
-        (classify and few and model.kind == _SENTENCES,
-         f"under {FEW} labels its vectors are a good start before any training (a rule of thumb)"),
+        (figure is not None, f"{measure} {figure}"),
+        (figure is None and not few, "no figure to compare it by"),
+        (few, f"under {FEW} labels its vectors are a good start before any training (a rule of thumb)"),
         (classify and need["labels"] and 16 * size > need["memory"],
          "the memory is too small to train all of it: trainable='head', or some last layers"),
         (model.languages == "many", "its page does not list its languages: look there"),

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -195,6 +196,7 @@ def test_layers_of_many_families():
 TEXTS = ["a gorgeous film about people", "dull", "not a dull film , and not a long one"]
 
 
+@pytest.mark.filterwarnings("ignore:.*longer than 128 tokens")
 @pytest.mark.parametrize("name", SHAPES)
 def test_padding_and_names_of_special_tokens_change_no_answer(name):
     classifier = new(name)
@@ -238,9 +240,9 @@ def test_the_slope_of_a_moved_word_is_that_of_differences(name):
     assert not slope[padding].any() and slope[~padding].any()
     for place in ((0, 1, 3), (1, 1, 0), (2, 4, 5)):
         step = torch.zeros(shape, dtype=torch.float64)
-        step[place] = 1e-5
-        by_differences = (loss(step) - loss(-step)).item() / 2e-5
-        assert by_differences == pytest.approx(slope[place].item(), rel=1e-4, abs=1e-9)
+        step[place] = 1e-2  # T5 computes its attention in float32: smaller steps drown in rounding
+        by_differences = (loss(step) - loss(-step)).item() / 2e-2
+        assert by_differences == pytest.approx(slope[place].item(), rel=1e-2, abs=1e-7)
 
 
 def logits_at_double(model, batch, moved):
@@ -363,9 +365,11 @@ def test_sizes_of_the_table_are_those_of_the_models():
     """Where the library's own configuration is that of the published model"""
     for kind, name, options in (("bert", "google-bert/bert-base-uncased", {}), ("gpt2", "openai-community/gpt2", {}),
                                 ("modernbert", "answerdotai/ModernBERT-base", {}),
-                                ("distilbert", "distilbert/distilbert-base-uncased", {})):
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **options))
+                                ("distilbert", "distilbert/distilbert-base-uncased", {}),
+                                ("minilm", "sentence-transformers/all-MiniLM-L6-v2", None)):
+        with torch.device("meta") if options is not None else nullcontext():
+            model = new("minilm").model if options is None else AutoModelForSequenceClassification.from_config(
+                AutoConfig.for_model(kind, **options))
         places, weights = depths(model), dict(model.named_parameters())
         table = sum(weights[key].numel() for key, depth in places.items() if depth == 0) / 1e6
         layers = sum(weights[key].numel() for key, depth in places.items() if 0 < depth <= len(layer_names(model))) / 1e6

@@ -70,7 +70,7 @@ def _how_many_weights_move(answer):
         ("all 6 layers", 5, "The table of tokens stays as it is, and it holds half of the weights."),
     )
 
-# %% ../../nbs/answers/transfer_learning.ipynb #19110dcb
+# %% ../../nbs/answers/transfer_learning.ipynb #ad4bd65f
 @lru_cache(1)
 def _few_texts() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "Vectors behind layer 5, and labels: movie reviews to learn from, the rest to draw from and to judge"
@@ -110,7 +110,8 @@ def _share_right(answer, domain: str, given: tuple, new: np.ndarray, answers: np
     "Twenty texts are few beside two hundred. `probe` has an argument for how much each text counts.",
 )
 def _twenty_labels(answer):
-    ours, bars = [], []
+    ours, bars, few = [], [], np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 1.0], [1.0, 0.3]])
+    ask(answer, few, np.array([0, 1, 0, 1]), few, np.array([0, 1, 0, 1]), few)  # before the texts are read
     for domain, given, new, answers in _draws():
         ours.append(_share_right(answer, domain, given, new, answers))
         source, source_labels, target, target_labels = given
@@ -124,7 +125,7 @@ def _twenty_labels(answer):
         raise Wrong(f"{said} Use what both know.")
     print(said)
 
-# %% ../../nbs/answers/transfer_learning.ipynb #ebbfabaf
+# %% ../../nbs/answers/transfer_learning.ipynb #c55e2075
 QUIZZES[LESSON] = (
     Question(
         "A probe does better behind the fifth of six layers than behind the sixth. What follows?",
@@ -144,7 +145,7 @@ QUIZZES[LESSON] = (
             ("At the last place of its row, as for all the others", "There is padding in the row of a short text."),
             ("At the first place of its row, like the [CLS] of BERT", "It has seen no token but itself."),
             (
-                "At its last token that is not padding",
+                "At its last token that is no padding, in each its own",
                 "Yes: only that one has seen the whole text and nothing else.",
             ),
         ),
