@@ -129,13 +129,14 @@ class PublishedModel(NamedTuple):
     figures: dict[str, float]  # points of 100, by the measure
     source: str  # where the figures were read
 
-# %% ../nbs/lessons/15_transfer_learning.ipynb #5dc5363c
+# %% ../nbs/lessons/15_transfer_learning.ipynb #0ae94121
 _XLM = ("af am ar as az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fr fy ga gd gl gu ha he hi "
         "hr hu hy id is it ja jv ka kk km kn ko ku ky la lo lt lv mg mk ml mn mr ms my ne nl no om or pa pl "
         "ps pt ro ru sa sd si sk sl so sq sr su sv sw ta te th tl tr ug uk ur uz vi xh yi zh")
 _XNLI, _APACHE, _HUB = "en fr es de el bg ru tr ar vi th zh hi sw ur", "Apache-2.0", "https://huggingface.co"
 _DEBERTA, _ELECTRA = "https://github.com/microsoft/DeBERTa", "https://github.com/google-research/electra"
-_DISTIL = "https://github.com/huggingface/transformers/tree/v4.30.0/examples/research_projects/distillation"
+_DISTIL = ("https://github.com/huggingface/transformers/blob/4aa4342b720ef79340412180d41ad22b01d4942f/"
+           "examples/research_projects/distillation/README.md")
 _SBERT, _MINILM = "https://www.sbert.net", "https://github.com/microsoft/unilm/tree/master/minilm"
 _GPT2, _QWEN = "https://github.com/openai/gpt-2", "https://github.com/QwenLM/Qwen3"
 _ENCODER, _SENTENCES = "encoder", "sentence encoder"
@@ -143,7 +144,7 @@ MODELS = tuple(PublishedModel(*row) for row in (
     ("google-bert/bert-base-uncased", _ENCODER, 85, 24, "en", 512, 2018, _APACHE, {"MNLI": 84.7}, _DISTIL),
     ("distilbert/distilbert-base-uncased", _ENCODER, 43, 24, "en", 512, 2019, _APACHE, {"MNLI": 82.1},
      _DISTIL),
-    ("FacebookAI/roberta-base", _ENCODER, 86, 39, "en", 512, 2019, "MIT", {"MNLI": 87.6}, _DEBERTA),
+    ("FacebookAI/roberta-base", _ENCODER, 86, 39, "en", 512, 2019, "MIT", {"MNLI": 87.6}, _DISTIL),
     ("google/electra-small-discriminator", _ENCODER, 10, 4, "en", 512, 2020, _APACHE, {"MNLI": 81.3},
      _ELECTRA),
     ("google/electra-base-discriminator", _ENCODER, 85, 24, "en", 512, 2020, _APACHE, {"MNLI": 88.8},
@@ -153,7 +154,8 @@ MODELS = tuple(PublishedModel(*row) for row in (
     ("microsoft/deberta-v3-small", _ENCODER, 44, 98, "en", 512, 2021, "MIT", {"MNLI": 88.3}, _DEBERTA),
     ("microsoft/deberta-v3-base", _ENCODER, 86, 98, "en", 512, 2021, "MIT", {"MNLI": 90.6}, _DEBERTA),
     ("microsoft/deberta-v3-large", _ENCODER, 304, 131, "en", 512, 2021, "MIT", {"MNLI": 91.8}, _DEBERTA),
-    ("answerdotai/ModernBERT-base", _ENCODER, 110, 39, "en", 8192, 2024, _APACHE, {}, _HUB),
+    ("answerdotai/ModernBERT-base", _ENCODER, 110, 39, "en", 8192, 2024, _APACHE, {},
+     f"{_HUB}/answerdotai/ModernBERT-base"),
     ("microsoft/mdeberta-v3-base", _ENCODER, 86, 190, _XNLI, 512, 2021, "MIT", {"XNLI": 79.8, "MNLI": 88.2},
      _DEBERTA),
     ("FacebookAI/xlm-roberta-base", _ENCODER, 86, 192, _XLM, 512, 2019, "MIT", {"XNLI": 76.2, "MNLI": 85.8},
@@ -165,9 +167,11 @@ MODELS = tuple(PublishedModel(*row) for row in (
     ("sentence-transformers/all-mpnet-base-v2", _SENTENCES, 86, 23, "en", 384, 2021, _APACHE,
      {"sentences": 69.6}, _SBERT),
     ("openai-community/gpt2", "decoder", 85, 39, "en", 1024, 2019, "MIT", {}, _GPT2),
-    ("HuggingFaceTB/SmolLM2-135M", "decoder", 106, 28, "en", 8192, 2024, _APACHE, {}, _HUB),
+    ("HuggingFaceTB/SmolLM2-135M", "decoder", 106, 28, "en", 8192, 2024, _APACHE, {},
+     f"{_HUB}/HuggingFaceTB/SmolLM2-135M"),
     ("Qwen/Qwen3-0.6B", "instructed decoder", 440, 156, "many", 32768, 2025, _APACHE, {}, _QWEN),
-    ("google/mt5-small", "encoder-decoder", 44, 256, "many", 1024, 2020, _APACHE, {}, _HUB)))
+    ("google/mt5-small", "encoder-decoder", 44, 256, "many", 1024, 2020, _APACHE, {},
+     f"{_HUB}/google/mt5-small")))
 
 # %% ../nbs/lessons/15_transfer_learning.ipynb #eb926c26
 TASKS = {  # the kinds that do it, and what ranks them: in English, and in other languages
