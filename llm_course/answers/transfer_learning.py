@@ -129,7 +129,7 @@ def _twenty_labels(answer):
         raise Wrong(f"{said} Use what both know.")
     print(said)
 
-# %% ../../nbs/answers/transfer_learning.ipynb #1c1bbd7c
+# %% ../../nbs/answers/transfer_learning.ipynb #460a1e4b
 QUIZZES[LESSON] = (
     Question(
         "A probe does better behind the fifth of six layers than behind the sixth. What follows?",
@@ -139,7 +139,7 @@ QUIZZES[LESSON] = (
                 "The fifth layer's vectors show this label more plainly.",
                 "Yes: the last layer belongs to the task of pre-training.",
             ),
-            ("Five layers are enough for any other task as well.", "Another label may be plainest elsewhere."),
+            ("Five layers are enough for any other task as well.", "Another label may be plain elsewhere."),
         ),
         1,
     ),
@@ -170,7 +170,7 @@ QUIZZES[LESSON] = (
     Question(
         "Two models fit your limits. One has 0.4 points more on MNLI. Which do you take?",
         (
-            ("The one with the higher figure, as it is measured", "It is measured on another task, by others."),
+            ("The one with the higher figure, as it is measured", "It is measured on another task."),
             ("The one that is older, as more people have used it", "Age says nothing about your task."),
             (
                 "Neither yet: train both on your labels and compare",
