@@ -5,28 +5,31 @@
     python benchmarks/transfer_learning.py --rows "200 "  # only the rows whose names begin so
     python benchmarks/transfer_learning.py --small        # a quick try of each part; writes nothing
 
-The bundled model, in float32, batches of 16. A seed draws the labelled texts, the new head, the order of the batches
-and dropout.
+The bundled model, batches of 16, trained in bfloat16 (`mixed_precision="bf16"`) and judged in float32. A seed draws the
+labelled texts, the new head, the order of the batches and dropout, so ways of one seed are compared in pairs.
 
+- steps: the mean seconds of one core for a training step of each way, in float32, the ways by turns.
 - rates: accuracy on 300 validation reviews of movies for each way to train and three learning rates (one seed, which
   is not used again).
-- ways: accuracy on the test reviews at the rate that was best there, three seeds, with 200 labels and with 1,000; and
-  the seconds of a training step. `head` trains what lies behind the last layer, `last k` so many layers besides.
-- domains: a classifier of movie reviews (1,000 labels) meets another domain: accuracy there, and on movie reviews
+- ways: accuracy on the test reviews at the rate that was best there, three seeds, with 200 labels and with 1,000.
+  `head` trains what lies behind the last layer, `last k` so many layers besides.
+- domains: a classifier of movie reviews (1,000 labels) meets another domain: accuracy there, and on 500 movie reviews
   again, after 0, 50, 200 and all labels of it; beside it one that never saw a movie review. Everything is trained, or
-  the head alone. Three seeds; one learning rate, the best of `ways` for 1,000 labels.
-- hub: three models of about equal size from the Hub, an encoder, a decoder and an encoder-decoder, with 200 and 1,000
-  labels; only on a GPU and with a network.
+  the head alone. Three seeds; one learning rate, the best of `rates` for 1,000 labels, which must be there.
+- hub: an encoder, a decoder and an encoder-decoder from the Hub, with 200 and 1,000 labels; only on a GPU and with a
+  network.
 
-Each row is written as it ends. Two processes work (or --processes), with one thread each. Seconds are those of a
-machine that other work shares.
+Each row is written as it ends, all ways of the first seed before the second. Two processes work (or --processes), with
+one thread each. Minutes of computing on one core: steps 2, rates 5 (200 labels) and 11 (1,000), ways 8 and 13,
+domains 55.
 """
 
 import argparse
 import json
 import multiprocessing
 import time
-from itertools import pairwise
+from copy import deepcopy
+from functools import lru_cache
 from statistics import median
 from typing import NamedTuple
 
@@ -61,12 +64,14 @@ class Sizes(NamedTuple):
     seeds: int
     validation: int
     test: int  # at most
+    movies: int  # reviews that show what is forgotten
     source: tuple[int, int]  # labels of movie reviews in `domains`, and epochs
     targets: tuple[tuple[int | None, int], ...]  # labels of the other domain and epochs; None: all
+    steps: tuple[int, int]  # of a run of `steps`, and its repeats
 
 
-FULL = Sizes(((200, 4), (1000, 2)), 3, 300, 1004, (1000, 2), ((0, 0), (50, 8), (200, 4), (None, 1)))
-SMALL = Sizes(((16, 1),), 2, 16, 16, (16, 1), ((0, 0), (8, 1)))
+FULL = Sizes(((200, 4), (1000, 2)), 3, 300, 1004, 500, (1000, 2), ((0, 0), (50, 8), (200, 4), (None, 1)), (16, 3))
+SMALL = Sizes(((16, 1),), 2, 16, 16, 16, (16, 1), ((0, 0), (8, 1)), (2, 1))
 
 
 def drawn(name: str, count: int, seed: int) -> Dataset:
@@ -86,51 +91,72 @@ def new_classifier(seed: int, name: str = "minilm") -> TextClassifier:
     return TextClassifier.from_pretrained(name, labels=LABELS, seed=seed)
 
 
-def trained(classifier: TextClassifier, train: Dataset, epochs: int, rate: float, seed: int, **way) -> float:
-    "Train a classifier; the median seconds of a step"
-    run = fine_tune(classifier, train, epochs=epochs, learning_rate=rate, batch_size=16, seed=seed, progress=False,
-                    mixed_precision="no", **way)
-    times = [0.0, *(row["seconds"] for row in run.steps)]
-    return median(after - before for before, after in pairwise(times))
+def trained(classifier: TextClassifier, train: Dataset, epochs: int, rate: float, seed: int, **way) -> TextClassifier:
+    "A classifier after its training"
+    options = {"mixed_precision": "bf16", **way}
+    return fine_tune(classifier, train, epochs=epochs, learning_rate=rate, batch_size=16, seed=seed, progress=False,
+                     **options).classifier
+
+
+def accuracy(classifier: TextClassifier, name: str, part: str, most: int) -> float:
+    "The share of right answers"
+    return validation_scores(classifier, judged(name, part, most))["accuracy"]
+
+
+def steps(sizes: Sizes, rows: dict) -> dict:
+    "Seconds of one core for a step of each way: the median over repeats of the mean over a run"
+    (count, repeats), found = sizes.steps, {way: [] for way in WAYS}
+    for repeat in range(repeats):
+        texts = drawn("movies", 16 * count, repeat)
+        for way, options in WAYS.items():
+            classifier, start = new_classifier(repeat), time.process_time()
+            trained(classifier, texts, 1, 1e-5, repeat, mixed_precision="no", **options)
+            found[way].append((time.process_time() - start) / count)
+    return {way: median(times) for way, times in found.items()}
 
 
 def rates(sizes: Sizes, rows: dict, labels: int, epochs: int, way: str, rate: float) -> dict:
     "Accuracy on validation reviews"
-    classifier, seed = new_classifier(100), 100
-    trained(classifier, drawn("movies", labels, seed), epochs, rate, seed, **WAYS[way])
-    return {"accuracy": validation_scores(classifier, judged("movies", "validation", sizes.validation))["accuracy"]}
+    seed = 100
+    classifier = trained(new_classifier(seed), drawn("movies", labels, seed), epochs, rate, seed, **WAYS[way])
+    return {"accuracy": accuracy(classifier, "movies", "validation", sizes.validation)}
 
 
 def best_rate(rows: dict, labels: int, way: str) -> float:
     "The learning rate that was best for a way"
-    found = {rate: rows["rates"][f"{labels} {way} {rate:g}"]["accuracy"] for rate in RATES.get(way, USUAL)}
-    return max(found, key=found.get)
+    names = {rate: f"{labels} {way} {rate:g}" for rate in RATES.get(way, USUAL)}
+    if missing := [name for name in names.values() if name not in rows.get("rates", {})]:
+        raise RuntimeError(f"No learning rate is chosen yet. First: --part rates --rows '{missing[0]}'")
+    return max(names, key=lambda rate: rows["rates"][names[rate]]["accuracy"])
 
 
 def ways(sizes: Sizes, rows: dict, labels: int, epochs: int, way: str, seed: int) -> dict:
     "Accuracy on test reviews"
-    classifier, rate = new_classifier(seed), best_rate(rows, labels, way)
-    seconds = trained(classifier, drawn("movies", labels, seed), epochs, rate, seed, **WAYS[way])
-    found = validation_scores(classifier, judged("movies", "test", sizes.test))["accuracy"]
-    return {"accuracy": found, "rate": rate, "seconds of a step": seconds}
+    rate = best_rate(rows, labels, way)
+    classifier = trained(new_classifier(seed), drawn("movies", labels, seed), epochs, rate, seed, **WAYS[way])
+    return {"accuracy": accuracy(classifier, "movies", "test", sizes.test), "rate": rate}
+
+
+@lru_cache(1)  # the three domains begin with the same
+def of_movies(labels: int, epochs: int, rate: float, seed: int, way: str) -> TextClassifier:
+    "A classifier of movie reviews"
+    return trained(new_classifier(seed), drawn("movies", labels, seed), epochs, rate, seed, **WAYS[way])
 
 
 def domains(sizes: Sizes, rows: dict, target: str, start: str, way: str, seed: int) -> dict:
     "Accuracy in the other domain and on movie reviews, by the labels of the other domain"
-    found, most = {}, sizes.labels[-1][0]
+    found, rate = {}, best_rate(rows, sizes.labels[-1][0], way)
     for labels, epochs in sizes.targets:
-        if not labels and start != "movies" and epochs == 0:
+        if not epochs and start != "movies":
             continue  # nobody has trained its head
-        classifier = new_classifier(seed)
-        if start == "movies":
-            reviews, times = sizes.source
-            trained(classifier, drawn("movies", reviews, seed), times, best_rate(rows, most, way), seed, **WAYS[way])
+        began = start == "movies"
+        classifier = deepcopy(of_movies(*sizes.source, rate, seed, way)) if began else new_classifier(seed)
         if epochs:
             count = len(load_dataset(target)["train"]) if labels is None else labels
-            trained(classifier, drawn(target, count, seed), epochs, best_rate(rows, most, way), seed, **WAYS[way])
-        scores = {name: validation_scores(classifier, judged(name, "test", sizes.test))["accuracy"]
-                  for name in (target, "movies")}
-        found["all" if labels is None else str(labels)] = {"target": scores[target], "movies": scores["movies"]}
+            trained(classifier, drawn(target, count, seed), epochs, rate, seed, **WAYS[way])
+        found["all" if labels is None else str(labels)] = {
+            "target": accuracy(classifier, target, "test", sizes.test),
+            "movies": accuracy(classifier, "movies", "test", sizes.movies)}
     return found
 
 
@@ -143,18 +169,19 @@ def hub(sizes: Sizes, rows: dict, model: str, labels: int, epochs: int, seed: in
             "parameters": sum(weight.numel() for weight in classifier.model.parameters())}
 
 
-WORK = {"rates": rates, "ways": ways, "domains": domains, "hub": hub}
+WORK = {"steps": steps, "rates": rates, "ways": ways, "domains": domains, "hub": hub}
 
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The arguments of each row by part and name"
     seeds = range(sizes.seeds)
-    found = {"rates": {f"{labels} {way} {rate:g}": (labels, epochs, way, rate) for labels, epochs in sizes.labels
+    found = {"steps": {"by turns": ()},
+             "rates": {f"{labels} {way} {rate:g}": (labels, epochs, way, rate) for labels, epochs in sizes.labels
                        for way in WAYS for rate in RATES.get(way, USUAL)},
              "ways": {f"{labels} {way} {seed}": (labels, epochs, way, seed) for labels, epochs in sizes.labels
-                      for way in WAYS for seed in seeds},
-             "domains": {f"{target} {start} {way} {seed}": (target, start, way, seed) for target in TARGETS
-                         for start in ("movies", "nothing") for way in ("all", "head") for seed in seeds}}
+                      for seed in seeds for way in WAYS},
+             "domains": {f"{target} {start} {way} {seed}": (target, start, way, seed) for seed in seeds
+                         for start in ("movies", "nothing") for way in ("all", "head") for target in TARGETS}}
     if torch.cuda.is_available():
         found["hub"] = {f"{model} {labels} {seed}": (model, labels, epochs, seed) for model in HUB
                         for labels, epochs in sizes.labels for seed in seeds}
@@ -174,12 +201,16 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals"
     found, groups = {}, {}
     for key, row in rows.get("ways", {}).items():
-        groups.setdefault(key.rsplit(" ", 1)[0], []).append(row)
-    if groups:
-        found["ways"] = {key: {"accuracy": interval([row["accuracy"] for row in same]), "seeds": len(same),
-                               "rate": same[0]["rate"],
-                               "seconds of a step": median(row["seconds of a step"] for row in same)}
-                         for key, same in groups.items()}
+        way, seed = key.rsplit(" ", 1)
+        groups.setdefault(way, []).append({**row, "seed": seed})
+    for key, same in groups.items():
+        whole = {row["seed"]: row["accuracy"] for row in groups.get(f"{key.split(' ', 1)[0]} all", [])}
+        ahead = [row["accuracy"] - whole[row["seed"]] for row in same if row["seed"] in whole]
+        found.setdefault("ways", {})[key] = {
+            "accuracy": interval([row["accuracy"] for row in same]), "seeds": len(same), "rate": same[0]["rate"],
+            "ahead of all": interval(ahead) if ahead else None}
+    if timed := rows.get("steps"):
+        found["seconds of a step"] = {way: timed["by turns"][way] for way in WAYS}
     groups = {}
     for key, row in rows.get("domains", {}).items():
         for labels, scores in row.items():
