@@ -24,7 +24,7 @@ from llm_course.embeddings import input_embeddings, logits_at, replaced
 from llm_course.fine_tuning import fine_tune
 from llm_course.models import TextClassifier
 from llm_course.training.layers import depths, layer_names, layers_in_training
-from llm_course.transfer_learning import (MODELS, READINGS, TASKS, PublishedModel, layer_features, probe, read_states,
+from llm_course.transfer_learning import (FEW, MODELS, READINGS, TASKS, PublishedModel, layer_features, probe, read_states,
                                           recommend_model, training_memory)
 
 LABELS = ["negative", "positive"]
@@ -348,17 +348,82 @@ def test_what_is_recommended_keeps_every_limit(task):
             assert model.kind in TASKS[task][0] and tokens <= model.context
             assert {"many", language} & set(model.languages.split())
             assert milliseconds is None or row["milliseconds"] <= milliseconds
-            assert memory is None or 4 * (model.layers + model.table) / 1000 <= memory
+            frozen = task != "classify" or not labels or (labels < FEW and model.kind == "sentence encoder")
+            assert memory is None or (4 if frozen else 16) * (model.layers + model.table) / 1000 <= memory
             assert labels or task != "classify" or model.kind == "instructed decoder"
 
 
-def test_close_figures_are_called_close():
-    own = tuple(PublishedModel(name, "encoder", 10, 10, "en", 512, 2024, "MIT", {"MNLI": figure}, "here")
-                for name, figure in (("a", 84.0), ("b", 83.2), ("c", 82.9), ("d", 84.0)))
+def published(name: str, **other: object) -> PublishedModel:
+    return PublishedModel(name, "encoder", 10, 10, "en", 512, 2024, "MIT", {"MNLI": 84.0}, "here")._replace(**other)
+
+
+def test_close_figures_are_called_close_and_the_smallest_goes_first():
+    own = [published(name, layers=layers, figures={"MNLI": figure})
+           for name, layers, figure in (("a", 30, 84.0), ("b", 10, 83.0), ("c", 5, 82.9), ("d", 40, 84.0), ("e", 1, 81.8))]
+    for models in (own, own[::-1]):
+        table = recommend_model(models=models, speed=1e11)
+        assert list(table.index) == ["b", "a", "d", "c", "e"]
+        said = ["smallest of 3", "close to b", "close to b", None, None]
+        for why, words in zip(table["why"], said, strict=True):
+            assert (words in why) if words else ("close" not in why)
+
+
+@pytest.mark.parametrize("task", ["classify", "compare"])
+def test_close_figures_of_sentence_encoders_are_called_close(task):
+    own = [published(name, kind="sentence encoder", layers=layers, figures={"sentences": figure})
+           for name, layers, figure in (("a", 80, 69.0), ("b", 10, 68.5), ("c", 5, 60.0))]
+    table = recommend_model(task=task, labels=60, models=own, speed=1e11)
+    assert list(table.index) == ["b", "a", "c"] and table["figure"].tolist() == [68.5, 69.0, 60.0]
+    assert "smallest of 2" in table.loc["b", "why"] and "close to b" in table.loc["a", "why"]
+
+
+def test_a_licence_that_is_not_accepted_throws_a_model_out():
+    own = [published("a", licence="CC-BY-NC-4.0", figures={"MNLI": 99.0}), published("b")]
+    table = recommend_model(models=own, licences=["mit", "Apache-2.0"], speed=1e11)
+    assert list(table.index) == ["b", "a"] and table.loc["a", "why"] == "its licence is CC-BY-NC-4.0"
     table = recommend_model(models=own, speed=1e11)
-    assert sorted(table.index[:2]) == ["a", "d"]
-    close = table["why"].str.contains("too close to the first")
-    assert close.tolist() == [False, True, True, False] and table.index[2] == "b"
+    assert table.index[0] == "a" and "read what it allows" in table.loc["a", "why"]
+
+
+def test_large_models_stand_behind_where_labels_are_few():
+    own = [published("large", layers=304, figures={"MNLI": 95.0}), published("base", layers=86)]
+    few, many = (recommend_model(labels=labels, models=own, speed=1e11) for labels in (FEW - 1, FEW))
+    assert few.index[0] == "base" and "large for 499 labels" in few.loc["large", "why"]
+    assert many.index[0] == "large" and "large for" not in many.loc["large", "why"]
+
+
+def test_what_fits_into_the_memory_depends_on_what_is_trained():
+    """20 million weights: 0.08 GB as they are, 0.32 GB to train all; a frozen sentence encoder is not trained"""
+    own = [published("a"), published("s", kind="sentence encoder")]
+    for memory, labels, fits in ((0.3, 1000, set()), (0.33, 1000, {"a", "s"}), (0.3, 60, {"s"}), (0.07, 60, set())):
+        table = recommend_model(labels=labels, memory=memory, models=own, speed=1e11)
+        assert set(table.index[table["fits"]]) == fits
+        assert all("GB" in why for why in table["why"][~table["fits"]])
+    assert "trainable='head' takes about 0.08" in recommend_model(memory=0.3, models=own, speed=1e11).loc["a", "why"]
+
+
+NO_ADVICE = {
+    "a word for licences": ({"licences": "MIT"}, "licences must be a list of names"),
+    "no licence": ({"licences": []}, "licences must be a list"),
+    "no speed": ({"speed": 0}, "speed must be a number above 0"),
+    "a negative speed": ({"speed": -1e11}, "speed must be a number above 0"),
+    "a speed of nan": ({"speed": math.nan}, "speed"),
+    "names for models": ({"models": ["bert"]}, "models must hold PublishedModels only, got 'bert'"),
+    "no models": ({"models": ()}, "at least one"),
+    "a model twice": ({"models": MODELS[:1] * 2}, "different names.*bert"),
+    "a task": ({"task": "guess"}, "task must be one of classify, compare, write"),
+    "labels": ({"labels": -1}, "labels"), "half a label": ({"labels": 0.5}, "labels"),
+    "milliseconds": ({"milliseconds": 0}, "milliseconds"), "memory": ({"memory": -2}, "memory"),
+    "a language in words": ({"language": "English"}, "two letters"), "accents": ({"language": "éñ"}, "two letters"),
+    "no language": ({"language": None}, "two letters"), "tokens": ({"tokens": 0}, "tokens"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ADVICE)
+def test_bad_needs_are_named(name):
+    wrong, words = NO_ADVICE[name]
+    with pytest.raises(ValueError, match=words):
+        recommend_model(**{"speed": 1e11, **wrong})
 
 
 def test_sizes_of_the_table_are_those_of_the_models():
@@ -388,7 +453,7 @@ def test_the_benchmark_runs_whole_at_small_size():
     before = RESULT.read_bytes() if RESULT.is_file() else None
     output = run_tool(sys.executable, ROOT / "benchmarks/transfer_learning.py", "--small", timeout=1500,
                       PYTHONWARNINGS="ignore", HF_HUB_OFFLINE="1")
-    assert {line.split()[0] for line in output.splitlines() if line.strip()} >= {"rates", "ways", "domains"}
+    assert {line.split()[0] for line in output.splitlines() if line.strip()} >= {"steps", "rates", "ways", "domains"}
     assert (RESULT.read_bytes() if RESULT.is_file() else None) == before
 
 

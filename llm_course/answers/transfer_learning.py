@@ -111,7 +111,7 @@ def _share_right(answer, domain: str, given: tuple, new: np.ndarray, answers: np
     LESSON,
     "`probe(vectors, labels)` learns a line, and `.predict(new)` gives classes.",
     "What did the figure of the page say about few labels of the new domain?",
-    "Twenty texts are few beside two hundred. `probe` has an argument for how much each text counts.",
+    "Twenty texts are few beside two hundred. Should all texts count the same?",
 )
 def _twenty_labels(answer):
     ours, bars, few = [], [], np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 1.0], [1.0, 0.3]])
@@ -137,7 +137,7 @@ QUIZZES[LESSON] = (
             ("The sixth layer is broken and should be removed.", "It serves the task it was trained for."),
             (
                 "The fifth layer's vectors show this label more plainly.",
-                "Yes: the last layer belongs to the task of pre-training.",
+                "Yes. That is all that was measured; why, a probe does not say.",
             ),
             ("Five layers are enough for any other task as well.", "Another label may be plain elsewhere."),
         ),
