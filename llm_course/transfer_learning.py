@@ -22,7 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .checks import checked_choice, checked_count, checked_lengths, checked_number
+from .checks import as_array, checked_choice, checked_classes, checked_count, checked_lengths
+from .checks import checked_number, checked_scores, checked_texts
 from .models import TextClassifier, length_batches, sentence_encoder
 from .training.layers import Openings, checked_trainable
 
@@ -36,6 +37,8 @@ def read_states(
     read: str = "mean",  # one of READINGS
 ) -> torch.Tensor:  # (…, B, D)
     "One vector for each text: the mean over its tokens, or that of its first or its last token"
+    if not attention_mask[:, 0].all() or (attention_mask.diff(dim=1) > 0).any():
+        raise ValueError("Each text must have a token, and its real tokens must stand before the padding")
     if checked_choice("read", read, READINGS) == "mean":
         mask = attention_mask[..., None].to(states.dtype)
         return (states * mask).sum(-2) / mask.sum(-2)
@@ -52,20 +55,24 @@ def layer_features(
     batch_size: int = 32,  # most texts of a batch, at least 1
 ) -> torch.Tensor:  # (L + 1, N, D) on the CPU: behind no layer, behind the first, …; an encoder's come first
     "A vector of each text behind each layer of a frozen model, without dropout"
+    checked_choice("read", read, READINGS), checked_count("batch_size", batch_size)
     token_ids, model = classifier.tokenize(texts)[0], classifier.model
     if not token_ids:
         raise ValueError("There is no text to read")
     training, found = model.training, None
-    model.eval()
-    for rows in length_batches([len(ids) for ids in token_ids], checked_count("batch_size", batch_size)):
-        batch = classifier.pad([token_ids[row] for row in rows])
-        output = model(**batch, output_hidden_states=True)
-        states = getattr(output, "hidden_states", None)
-        states = output.encoder_hidden_states + output.decoder_hidden_states[1:] if states is None else states
-        vectors = read_states(torch.stack(states), batch["attention_mask"], read).float().cpu()
-        found = torch.empty(len(vectors), len(token_ids), vectors.shape[-1]) if found is None else found
-        found[:, rows] = vectors
-    model.train(training)
+    try:
+        model.eval()
+        for rows in length_batches([len(ids) for ids in token_ids], batch_size):
+            batch = classifier.pad([token_ids[row] for row in rows])
+            output = model(**batch, output_hidden_states=True)
+            states = getattr(output, "hidden_states", None)
+            if states is None:
+                states = output.encoder_hidden_states + output.decoder_hidden_states[1:]
+            vectors = read_states(torch.stack(states), batch["attention_mask"], read).float().cpu()
+            found = torch.empty(len(vectors), len(token_ids), vectors.shape[-1]) if found is None else found
+            found[:, rows] = vectors
+    finally:
+        model.train(training)
     return found
 
 # %% ../nbs/lessons/15_transfer_learning.ipynb #d237434e
@@ -77,12 +84,18 @@ def probe(
     strength: float = 0.01,  # how little large weights are punished, above 0: the C of scikit-learn
 ):  # with predict, predict_proba and score, of arrays (M, D)
     "A straight line that tells classes apart; each number is brought to mean 0 and deviation 1 first"
-    checked_lengths(features=features, labels=labels, **({} if weights is None else {"weights": weights}))
-    if len(set(map(int, labels))) < 2:
+    features, labels = as_array(features), checked_classes("labels", labels)
+    counts = np.ones(len(labels)) if weights is None else checked_scores("weights", weights)
+    if features.ndim != 2 or features.dtype.kind not in "biuf" or not np.isfinite(features).all():
+        raise ValueError("features must be finite numbers of the shape (texts, numbers), such as those of one "
+                         f"layer, got the shape {features.shape} and the type {features.dtype}")
+    checked_lengths(features=features, labels=labels, weights=counts)
+    if counts.min() < 0:
+        raise ValueError(f"weights must be at least 0, got {counts.min():g}")
+    if len(set(labels[counts > 0])) < 2:
         raise ValueError("The labels are all the same; there is nothing to tell apart")
     line = LogisticRegression(C=checked_number("strength", strength, strict=True), max_iter=1000)
-    counts = {} if weights is None else {"logisticregression__sample_weight": np.asarray(weights)}
-    return make_pipeline(StandardScaler(), line).fit(np.asarray(features), np.asarray(labels), **counts)
+    return make_pipeline(StandardScaler(), line).fit(features, labels, logisticregression__sample_weight=counts)
 
 # %% ../nbs/lessons/15_transfer_learning.ipynb #ce5f93c7
 def training_memory(
@@ -92,6 +105,8 @@ def training_memory(
     trainable: str | int = "all",  # as in fine_tune
 ) -> pd.Series:  # in MB of a million bytes
     "What training on a batch keeps: weights, gradients, what Adam remembers, activations; nothing is trained"
+    if not (texts := checked_texts(texts)):
+        raise ValueError("There is no text to train on")
     model, training, kept = classifier.model, classifier.model.training, {}
     chosen = Openings(model, checked_trainable(trainable))
 

@@ -311,12 +311,60 @@ def test_readings_of_other_shapes_and_types():
 
 def test_a_probe_of_bad_input():
     features = torch.randn(8, 2)
+    lost = features.clone()
+    lost[3, 1] = math.nan
     for wrong, words in (((features, [0] * 8), "all the same"), ((features, [0, 1]), "8.*2"),
                          ((features, [0, 1] * 4, {"weights": [1.0]}), "8.*1"),
+                         ((features[None], [0, 1] * 4), r"features must be .* shape \(1, 8, 2\)"),
+                         ((lost, [0, 1] * 4), "features must be finite"),
+                         ((features, ["bad", "good"] * 4), "labels must be class numbers.*'bad'"),
+                         ((features, [0, 0.5] * 4), "labels must be class numbers"),
+                         ((features, [0, 1] * 4, {"weights": [1.0] * 7 + [-1.0]}), "weights must be at least 0, got -1"),
+                         ((features, [0, 1] * 4, {"weights": [1.0] * 7 + [math.nan]}), "weights must be numbers"),
+                         ((features, [0, 1] * 4, {"weights": [1.0, 0.0] * 4}), "all the same"),
                          ((features, [0, 1] * 4, {"strength": -1}), "strength")):
         options = wrong[2] if len(wrong) > 2 else {}
         with pytest.raises(ValueError, match=words):
             probe(*wrong[:2], **options)
+
+
+def test_a_probe_takes_tensors_of_any_kind():
+    features, labels = torch.randn(40, 3), torch.arange(40) % 2
+    expected = probe(features, labels.tolist()).predict(features.numpy()).tolist()
+    for given in (features.requires_grad_(), features.tolist(), features.detach().double()):
+        assert probe(given, labels).predict(features.detach().numpy()).tolist() == expected
+    assert probe(features.detach().bfloat16(), labels) is not None
+
+
+@pytest.mark.parametrize(("options", "words"), [({"read": "middle"}, "read must be one of"), ({"batch_size": 0}, "batch_size"),
+                                                ({"texts": []}, "no text"), ({"texts": [1]}, "Text 0 is 1")])
+def test_features_of_bad_input_leave_the_model_in_training(options, words):
+    classifier = new()
+    classifier.model.train()
+    with pytest.raises((ValueError, TypeError), match=words):
+        layer_features(classifier, **{"texts": TEXTS, **options})
+    assert classifier.model.training
+
+
+def test_an_error_on_the_way_leaves_the_model_in_training(monkeypatch):
+    classifier = new()
+    classifier.model.train()
+    monkeypatch.setattr(classifier, "pad", lambda rows: {})
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        layer_features(classifier, TEXTS)
+    assert classifier.model.training
+
+
+@pytest.mark.parametrize("mask", [[[0, 1, 1]], [[1, 0, 1]], [[0, 0, 0]]])
+def test_padding_in_front_is_refused(mask):
+    for read in READINGS:
+        with pytest.raises(ValueError, match="before the padding"):
+            read_states(torch.randn(1, 3, 2), torch.tensor(mask), read)
+
+
+def test_memory_of_no_texts():
+    with pytest.raises(ValueError, match="no text"):
+        training_memory(tiny_classifier(), [])
 
 
 def test_memory_is_what_is_kept_and_nothing_changes():
