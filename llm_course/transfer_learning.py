@@ -68,6 +68,8 @@ def layer_features(
             states = getattr(output, "hidden_states", None)
             if states is None:
                 states = output.encoder_hidden_states + output.decoder_hidden_states[1:]
+            if len({state.shape for state in states}) > 1:
+                raise ValueError(f"The layers of {type(model).__name__} have vectors of different shapes")
             vectors = read_states(torch.stack(states), batch["attention_mask"], read).float().cpu()
             found = torch.empty(len(vectors), len(token_ids), vectors.shape[-1]) if found is None else found
             found[:, rows] = vectors
@@ -87,15 +89,16 @@ def probe(
     features, labels = as_array(features), checked_classes("labels", labels)
     counts = np.ones(len(labels)) if weights is None else checked_scores("weights", weights)
     if features.ndim != 2 or features.dtype.kind not in "biuf" or not np.isfinite(features).all():
-        raise ValueError("features must be finite numbers of the shape (texts, numbers), such as those of one "
-                         f"layer, got the shape {features.shape} and the type {features.dtype}")
+        raise ValueError("features must be finite numbers of the shape (texts, numbers), such as those of "
+                         f"one layer, got the shape {features.shape} and the type {features.dtype}")
     checked_lengths(features=features, labels=labels, weights=counts)
     if counts.min() < 0:
         raise ValueError(f"weights must be at least 0, got {counts.min():g}")
     if len(set(labels[counts > 0])) < 2:
         raise ValueError("The labels are all the same; there is nothing to tell apart")
     line = LogisticRegression(C=checked_number("strength", strength, strict=True), max_iter=1000)
-    return make_pipeline(StandardScaler(), line).fit(features, labels, logisticregression__sample_weight=counts)
+    counted = {f"{step}__sample_weight": counts for step in ("standardscaler", "logisticregression")}
+    return make_pipeline(StandardScaler(), line).fit(features, labels, **counted)
 
 # %% ../nbs/lessons/15_transfer_learning.ipynb #ce5f93c7
 def training_memory(
@@ -117,10 +120,12 @@ def training_memory(
 
     try:
         chosen.choose(0.0)
+        trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+        if not trained:
+            raise ValueError("No weight is left to train; the others were frozen before")
         own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
         with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
             logits = model.train()(**classifier.pad(classifier.tokenize(texts)[0])).logits
-        trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     finally:
         for weight, _ in chosen.before:
             weight.requires_grad_(True)
@@ -219,7 +224,7 @@ def _checked_licences(licences: Sequence[str]) -> set[str]:
 
 def _checked_models(models: Sequence[PublishedModel]) -> list[PublishedModel]:
     "The models, if each is one and has a name of its own; ValueError if not"
-    models = list(models)
+    models = list(models or ())
     if not models:
         raise ValueError("models must hold at least one PublishedModel, got none")
     for model in models:

@@ -193,6 +193,43 @@ def test_layers_of_many_families():
             assert {places[name] for name in places if name.startswith(layer)} == {depth}, kind
 
 
+ONE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 50}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 8, "norm_rel_ebd": "layer_norm"}
+XLM = {"emb_dim": 16, "n_layers": 3, "n_heads": 2, "n_words": 50}
+HEADS = {  # by the family: its sizes, and where the weights stand that `head` trains
+    "mpnet": (ONE, {"classifier"}), "bert": (ONE, {"bert.pooler", "classifier"}),
+    "deberta-v2": ({**ONE, **RELATIVE}, {"pooler", "classifier"}),
+    "opt": ({"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "ffn_dim": 16, "vocab_size": 50,
+             "word_embed_proj_dim": 8}, {"score", "model.decoder.final_layer_norm", "model.decoder.project_out"}),
+    "nomic_bert": (ONE, {"nomic_bert.pooler", "classifier"}),
+    "xlm": (XLM, {"sequence_summary"}), "flaubert": (XLM, {"sequence_summary"}),
+    "gpt2": ({"n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": 50}, {"transformer.ln_f", "score"}),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_is_what_lies_behind_the_last_layer(kind):
+    """Nothing of it acts on the layers: what they give needs no gradient"""
+    sizes, heads = HEADS[kind]
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(kind, num_labels=2, pad_token_id=0, **sizes)).eval()
+    assert len(layer_names(model)) == 3
+    seen = []
+    for name in layer_names(model):
+        model.get_submodule(name[:-1]).register_forward_hook(
+            lambda module, given, output: seen.append((output[0] if isinstance(output, tuple) else output).requires_grad))
+    with layers_in_training(model, "head", SimpleNamespace(num_processes=1)):
+        found = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.sum().backward()
+    assert seen == [False] * 3
+    assert all(any(name.startswith(f"{head}.") for head in heads) for name in found), found
+    assert all(any(name.startswith(f"{head}.") for name in found) for head in heads), found
+    with layers_in_training(model, 1, SimpleNamespace(num_processes=1)):
+        seen.clear()
+        model(input_ids=torch.tensor([[5, 6, 7, 8]]))
+    assert seen == [False, False, True]
+
+
 TEXTS = ["a gorgeous film about people", "dull", "not a dull film , and not a long one"]
 
 
@@ -362,9 +399,30 @@ def test_padding_in_front_is_refused(mask):
             read_states(torch.randn(1, 3, 2), torch.tensor(mask), read)
 
 
-def test_memory_of_no_texts():
+def test_memory_of_nothing():
     with pytest.raises(ValueError, match="no text"):
         training_memory(tiny_classifier(), [])
+    classifier = tiny_classifier()
+    classifier.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="No weight is left to train"):
+        training_memory(classifier, TEXTS)
+
+
+def test_a_text_of_weight_nothing_changes_nothing():
+    features = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    labels = (features[:, 0] > 0).int()
+    more = torch.cat([features, torch.full((1, 4), 1e4)]), torch.cat([labels, torch.tensor([0])])
+    lines = probe(features, labels), probe(*more, weights=[1.0] * 40 + [0.0])
+    answers = [line.decision_function(features.numpy()) for line in lines]
+    assert answers[0] == pytest.approx(answers[1], abs=1e-3)
+
+
+def test_a_model_that_shortens_texts_has_no_vector_for_each_token(monkeypatch):
+    classifier = new()
+    two = SimpleNamespace(hidden_states=(torch.zeros(3, 9, 4), torch.zeros(3, 5, 4)))
+    monkeypatch.setattr(classifier.model, "forward", lambda **batch: two)
+    with pytest.raises(ValueError, match="have vectors of different shapes"):
+        layer_features(classifier, TEXTS)
 
 
 def test_memory_is_what_is_kept_and_nothing_changes():
@@ -457,7 +515,7 @@ NO_ADVICE = {
     "a negative speed": ({"speed": -1e11}, "speed must be a number above 0"),
     "a speed of nan": ({"speed": math.nan}, "speed"),
     "names for models": ({"models": ["bert"]}, "models must hold PublishedModels only, got 'bert'"),
-    "no models": ({"models": ()}, "at least one"),
+    "no models": ({"models": ()}, "at least one"), "none for models": ({"models": None}, "at least one"),
     "a model twice": ({"models": MODELS[:1] * 2}, "different names.*bert"),
     "a task": ({"task": "guess"}, "task must be one of classify, compare, write"),
     "labels": ({"labels": -1}, "labels"), "half a label": ({"labels": 0.5}, "labels"),
@@ -506,9 +564,13 @@ def test_the_benchmark_runs_whole_at_small_size():
 
 
 def test_a_dataset_with_strings_and_gradual_steps_of_one_epoch():
-    """More depths than steps: the last are opened together"""
+    """More depths than steps: the last are opened together; with one step only the head moves. Both are said"""
     rows = Dataset.from_dict({"text": [*TEXTS, "a good film"], "label": [1, 0, 1, 0]})
-    classifier = new("tiny-bert")
-    before = copy.deepcopy(classifier.model.state_dict())
-    fine_tune(classifier, rows, epochs=1, batch_size=2, trainable="gradual", progress=False, learning_rate=1e-2, warmup=0.0)
-    assert moved(before, classifier) >= {3, 4}
+    for batch_size, steps in ((2, 2), (4, 1)):
+        classifier = new("tiny-bert")
+        before = copy.deepcopy(classifier.model.state_dict())
+        with pytest.warns(UserWarning, match=f"has {steps} steps for 5 parts"):
+            fine_tune(classifier, rows, epochs=1, batch_size=batch_size, trainable="gradual", progress=False,
+                      learning_rate=1e-2, warmup=0.0)
+        found = moved(before, classifier)
+        assert (found == {4}) if steps == 1 else (found >= {3, 4})
