@@ -277,9 +277,10 @@ def test_the_slope_of_a_moved_word_is_that_of_differences(name):
     assert not slope[padding].any() and slope[~padding].any()
     for place in ((0, 1, 3), (1, 1, 0), (2, 4, 5)):
         step = torch.zeros(shape, dtype=torch.float64)
-        step[place] = 1e-2  # T5 computes its attention in float32: smaller steps drown in rounding
+        step[place] = 1e-2  # T5 computes its attention in float32: smaller steps drown in rounding,
         by_differences = (loss(step) - loss(-step)).item() / 2e-2
-        assert by_differences == pytest.approx(slope[place].item(), rel=1e-2, abs=1e-7)
+        # and what is left of it, about 1e-7 of the loss, is 5e-6 of a slope
+        assert by_differences == pytest.approx(slope[place].item(), rel=1e-2, abs=5e-6 if name == "tiny-t5" else 1e-7)
 
 
 def logits_at_double(model, batch, moved):
