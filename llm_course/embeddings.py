@@ -30,11 +30,24 @@ def looked_up(
     changed: Callable[[torch.Tensor], torch.Tensor],  # from the vectors (B, T, D) to those that are seen
 ) -> Iterator[None]:
     "Within it, the model sees other vectors than it looks up; TypeError if it has no input embeddings"
-    handle = input_embeddings(model).register_forward_hook(lambda layer, inputs, output: changed(output))
+    def later(vectors: torch.Tensor) -> torch.Tensor:  # of a start token, then of all tokens but the last
+        return torch.cat([vectors[:, :1], changed(vectors.roll(-1, 1))[:, :-1]], 1)
+
+    layers = [(input_embeddings(model), changed)]
+    inner = getattr(model, "module", model)
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        layers = [(inner.get_encoder().get_input_embeddings(), changed),
+                  (inner.get_decoder().get_input_embeddings(), later)]
+        if layers[0][0] is layers[1][0]:
+            raise TypeError(f"{type(inner).__name__} looks the words of its encoder and its decoder up in "
+                            "one layer: what each sees cannot be moved")
+    handles = [layer.register_forward_hook(lambda layer, inputs, output, seen=seen: seen(output))
+               for layer, seen in layers]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def perturbed(

@@ -36,6 +36,7 @@ from .models import MINILM_SHA256, TextClassifier, compiled_layers, file_sha256
 from .plots import BLUE, ORANGE, new_axes
 from .plots import in_notebook as in_notebook
 from .training.batches import Batches, Record, text_record, warn_of_overlap
+from .training.layers import layers_in_training
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
 from .training.memory import out_of_memory as out_of_memory
 from .training.objective import Backward, Batch, Objective, as_objective
@@ -207,6 +208,8 @@ def fine_tune(
     optimizer: str | Callable = "adamw",  # a key of OPTIMIZERS, or (groups, learning rate) -> optimiser
     weight_decay: float = 0.01,  # of matrices, at least 0
     warmup: float = 0.1,  # share of the steps in which the learning rate rises, 0 to 1
+    trainable: str | int = "all",  # "head", so many last layers besides, or "gradual": lesson 15
+    layer_decay: float = 1.0,  # what each layer has of the learning rate above it, above 0, at most 1
     max_gradient_norm: float = 1.0,  # longer gradients are shortened to this, above 0
     gradient_accumulation: int = 1,  # batches of each process whose gradients make one step, at least 1
     mixed_precision: str = "auto",  # "no", "bf16", "fp16", or what the launcher or the hardware suggests
@@ -230,6 +233,7 @@ def fine_tune(
         epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
         gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,
         chosen_precision(mixed_precision, classifier.device), evaluate_every, checkpoint_every, seed,
+        trainable, layer_decay,
     ).checked()
     make, loss, callbacks = optimizer_named(optimizer), as_objective(objective), checked_callbacks(callbacks)
     resume_from = resumed_from(checkpoints, resume_from, resume)
@@ -246,11 +250,13 @@ def fine_tune(
             return run
     bar = [ProgressBar()] if progress and accelerator.is_main_process else []
     best = [BestCheckpoint(keeper.folder.folder / "best")] if keeper and keep_best else []
-    listeners = Listeners([*bar, *best, *callbacks], run)
     scores = partial(validation_scores, classifier, validation, loss.target, settings.batch_size or 32)
-    with keep_freed_memory(), compiled_layers(classifier.model) if compile else nullcontext():
+    looks, quick = scores if validation is not None else None, compiled_layers if compile else nullcontext
+    chosen = layers_in_training(classifier.model, settings.trainable, accelerator)
+    with keep_freed_memory(), quick(classifier.model), chosen as opening:
         prepared, schedule = prepared_for(run, settings, make, accelerator)
-        looks = scores if validation is not None else None
+        opening.on_step(run)
+        listeners = Listeners([opening, *bar, *best, *callbacks], run)
         return run_to_the_end(
             Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks))
 

@@ -29,12 +29,9 @@ def logits_of_vectors(
     input_ids: torch.Tensor,  # (B, T), tokens of as many words: they say where each row ends and no more
     attention_mask: torch.Tensor,  # (B, T), 1 where there is something to see
 ) -> torch.Tensor:  # (B, C), float32
-    "The logits of embeddings of any kind; TypeError for a model with a decoder of its own beside the encoder"
+    "The logits of embeddings of any kind"
     config = getattr(getattr(model, "module", model), "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        raise TypeError(f"{config.model_type} has an encoder and a decoder, and both look up the words: what "
-                        "it sees cannot be replaced in one place. Choose an encoder or a decoder.")
-    if not reads_the_last_token(model):
+    if not (reads_the_last_token(model) or getattr(config, "is_encoder_decoder", False)):
         return model(inputs_embeds=vectors, attention_mask=attention_mask).logits.float()
     with replaced(model, vectors):
         return model(input_ids=input_ids, attention_mask=attention_mask).logits.float()

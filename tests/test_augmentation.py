@@ -1,5 +1,6 @@
 """Augmenters: one result for a text, its position and a seed; what stays; bad input; models from a folder."""
 
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -11,7 +12,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from families import model_folder, without_ends
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, T5Config
+from transformers import BertConfig, BertForMaskedLM
 
 from llm_course.augmentation import (
     BackTranslation,
@@ -237,9 +238,14 @@ def test_a_mixture_is_read_to_the_end_of_its_longer_text(kind, family, tmp_path)
     assert loss == pytest.approx(sum(alone) / 3, rel=1e-4)
 
 
-def test_mixup_refuses_an_encoder_with_a_decoder():
-    model = AutoModelForSequenceClassification.from_config(T5Config(
-        vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0, num_labels=2))
-    batch = {"input_ids": torch.tensor([[5, 1]]), "attention_mask": torch.ones(1, 2), "targets": torch.tensor([0])}
-    with pytest.raises(TypeError, match="t5 has an encoder and a decoder"):
-        Mixup()(model, batch, lambda loss: None)
+def test_a_mixture_in_an_encoder_with_a_decoder():
+    """Both read it, and it ends where its longer text does; of a text with itself it is that text"""
+    classifier = TextClassifier.from_pretrained("tiny-t5", labels=LABELS, device="cpu")
+    texts = ["dull", "a long and gorgeous film about people"]
+    batch = {**classifier.pad(classifier.tokenize(texts)[0]), "targets": torch.tensor([0, 1])}
+    same = {name: values[1:].repeat(2, *[1] * (values.dim() - 1)) for name, values in batch.items()}
+    torch.manual_seed(0)
+    loss = Mixup(0.5)(classifier.model, same, lambda loss: None)
+    assert loss == pytest.approx(F.cross_entropy(classifier.logits(texts[1:]), batch["targets"][1:]).item(), rel=1e-4)
+    assert math.isfinite(Mixup(0.5)(classifier.model, batch, lambda loss: loss.backward()))
+    assert input_embeddings(classifier.model).weight.grad.any()

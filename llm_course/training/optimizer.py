@@ -6,13 +6,14 @@
 __all__ = ['OPTIMIZERS', 'parameter_groups', 'warmup_then_decay', 'optimizer_named', 'prepared_for']
 
 # %% ../../nbs/training/optimizer.ipynb #004ff40f
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from accelerate import Accelerator
 
 from ..callbacks import Run
+from .layers import layer_rates
 from .loop import scheduled
 from .settings import Settings
 from .state import Prepared
@@ -21,15 +22,18 @@ from .state import Prepared
 def parameter_groups(
     model: torch.nn.Module,
     weight_decay: float,  # pull towards zero per step, as a multiple of the learning rate
-) -> list[dict]:
+    rates: Mapping[str, float] | None = None,  # the learning rate of each weight; the optimiser's if None
+) -> list[dict]:  # the highest rate first
     "Matrices decay; biases and normalisation weights, which are vectors, do not"
-    matrices = [
-        parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1
-    ]
-    vectors = [
-        parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1
-    ]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups = []
+    for rate in [None] if rates is None else sorted({rates[name] for name, _ in trained}, reverse=True):
+        own = {} if rates is None else {"lr": rate}
+        same = [weight for name, weight in trained if rates is None or rates[name] == rate]
+        matrices, vectors = ([w for w in same if (w.ndim > 1) is many] for many in (True, False))
+        groups += [{"params": matrices, "weight_decay": weight_decay, **own},
+                   {"params": vectors, "weight_decay": 0.0, **own}]
+    return groups
 
 
 OPTIMIZERS = {
@@ -68,7 +72,8 @@ def prepared_for(
 ) -> tuple[Prepared, torch.optim.lr_scheduler.LambdaLR]:
     "The run's model with its optimiser, as Accelerate runs them, and the schedule"
     model = run.classifier.model.to(accelerator.device)
-    optimizer = make(parameter_groups(model, settings.weight_decay), settings.learning_rate)
+    rates = layer_rates(model, settings.learning_rate, settings.layer_decay)
+    optimizer = make(parameter_groups(model, settings.weight_decay, rates), settings.learning_rate)
     factor = partial(warmup_then_decay, steps=run.total_steps, warmup=settings.warmup)
     schedule = scheduled(optimizer, factor, len(run.steps))
     return Prepared(accelerator, model, optimizer), schedule

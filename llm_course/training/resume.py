@@ -6,7 +6,7 @@
 __all__ = ['resumed_from', 'identity_of', 'Keeper']
 
 # %% ../../nbs/training/resume.ipynb #d59d4217
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -47,7 +47,9 @@ def identity_of(
     processes: int,
 ) -> dict:
     "What must be the same when a run is resumed"
-    chosen = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
+    usual = {field.name: field.default for field in fields(settings)}  # also of runs before it was there
+    chosen = {name: value for name, value in asdict(settings).items()
+              if name != "checkpoint_every" and value != usual[name]}
     seen = None
     if validation is not None:
         seen = data_identity(validation["text"], torch.tensor(validation[target]))

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, is_initialized
 
 from ..checks import checked_choice, checked_count, checked_fraction, checked_number, checked_seed
 from ..core import set_seed
+from .layers import checked_decay, checked_trainable
 
 # %% ../../nbs/training/settings.ipynb #043b7c58
 @dataclass(frozen=True)
@@ -35,11 +36,15 @@ class Settings:
     evaluate_every: int | None  # steps; None: once an epoch
     checkpoint_every: int | None  # steps; None: once an epoch
     seed: int
+    trainable: str | int = "all"  # "head", a number of last layers, "gradual"
+    layer_decay: float = 1.0  # what each layer has of the learning rate above it, above 0 and at most 1
 
     def checked(self) -> "Settings":
         "The same as Python's own numbers; ValueError that names the first that cannot be"
         plain = {"seed": checked_seed(self.seed), "warmup": checked_fraction("warmup", self.warmup)}
         plain["weight_decay"] = checked_number("weight_decay", self.weight_decay)
+        plain["trainable"] = checked_trainable(self.trainable)
+        plain["layer_decay"] = checked_decay(self.layer_decay)
         for name in ("epochs", "gradient_accumulation"):
             plain[name] = checked_count(name, getattr(self, name))
         for name in ("batch_size", "max_tokens", "evaluate_every", "checkpoint_every"):
