@@ -690,7 +690,7 @@ class _Adapted(_Saver):
             raise ValueError("There is no adapter to merge: this classifier was not made by with_adapter")
         if self.adapter.options.get("four_bit"):
             raise ValueError("Weights of 4 bits cannot take up an adapter. Save it, load it on the whole "
-                             "base, and merge that.")
+                             "base by TextClassifier.load(folder, base=classifier), and merge that.")
         model = method_named(self.adapter.method).merged(self.model)
         return TextClassifier._owning(model, self.tokenizer, self.labels, max_length=self.max_length,
                                       device=self.device, word_map=self.word_map)
@@ -707,7 +707,10 @@ class _Adapted(_Saver):
     def _with_saved(folder: Path, settings: dict, saved: dict, base: "TextClassifier | None",
                     device: torch.device | str | None) -> "TextClassifier":
         "The adapter that a folder holds, on its base; ValueError where there is another"
-        adapter = Adapter(saved["method"], saved["options"], saved["base"], checked=True)
+        options = dict(saved["options"])
+        if base is not None and "four_bit" in options:
+            options["four_bit"] = False  # the base that is given is taken as it is
+        adapter = Adapter(saved["method"], options, saved["base"], checked=True)
         where, known = saved["source"], "the given one" if base else saved["source"]
         if base is None:
             dtype = getattr(torch, saved["dtype"])

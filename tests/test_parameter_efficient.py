@@ -324,6 +324,20 @@ def test_four_bits_are_refused_without_a_gpu():
         base().with_adapter("lora", four_bit=True)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_was_trained_beside_four_bits_is_read_on_a_base_that_is_given(tmp_path):
+    adapted = trained(base().with_adapter("lora"))
+    place = adapted.save(tmp_path / "saved") / "classifier.json"
+    place.write_text(place.read_text().replace('"four_bit": false', '"four_bit": true'))
+    with pytest.raises(ValueError, match=r"here is no GPU.*TextClassifier.load\(folder, base=classifier\)"):
+        TextClassifier.load(tmp_path / "saved")
+    again = TextClassifier.load(tmp_path / "saved", base=base())
+    assert close(again, adapted, 1e-6) and close(again.merge(), adapted)
+    again.adapter.options["four_bit"] = True
+    with pytest.raises(ValueError, match=r"4 bits cannot take up an adapter"):
+        again.merge()
+
+
 class Fake4bit(torch.nn.Linear):
     "Takes what bitsandbytes' layer takes"
 

@@ -79,7 +79,7 @@ def on_their_side(
     "Whether the matrices lie on their side, as GPT-2's do"
     return not isinstance(model.get_submodule(names[0]), torch.nn.Linear)
 
-# %% ../../nbs/adapting/methods.ipynb #95898574
+# %% ../../nbs/adapting/methods.ipynb #c87219e0
 class Lora(PeftMethod):
     "A change of low rank for each of some matrices (Hu et al. 2022)"
 
@@ -114,7 +114,8 @@ def in_four_bits(
     if not gpu or importlib.util.find_spec("bitsandbytes") is None:
         missing = "no bitsandbytes (pip install bitsandbytes)" if gpu else "no GPU"
         raise ValueError(f"four_bit=True needs a GPU and the library bitsandbytes, and here is {missing}. "
-                         "Without it lora trains beside the weights as they are.")
+                         "Without it lora trains beside the weights as they are; what was trained with it is "
+                         "read by TextClassifier.load(folder, base=classifier).")
     return replaced_by(model, importlib.import_module("bitsandbytes").nn.Linear4bit).to("cuda")
 
 
@@ -128,7 +129,7 @@ def replaced_by(
         new = layer(old.in_features, old.out_features, old.bias is not None, compute_dtype=torch.bfloat16,
                     quant_type="nf4")
         new.load_state_dict({key: value.cpu() for key, value in old.state_dict().items()})
-        setattr(model.get_submodule(parent), place, new)
+        setattr(model.get_submodule(parent), place, new.requires_grad_(False))
     model.is_loaded_in_4bit = True  # peft asks
     return model
 

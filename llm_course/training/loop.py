@@ -216,7 +216,6 @@ class Loop:
                 before += count
         except Stop:
             pass
-        self.rules.end(len(self.run.steps))
         self.keep(finished=True)
         self.run.classifier.model = self.prepared.together()
 
@@ -272,6 +271,7 @@ def run_to_the_end(loop: Loop) -> Run:
     run, listeners = loop.run, loop.listeners
     try:
         loop.train()
+        loop.rules.end(len(run.steps))
     except KeyboardInterrupt:
         run.interrupted = True
         warnings.warn(
