@@ -48,8 +48,8 @@ WAYS = {  # the method, its options, and the learning rates that are tried
     "LoRA": ("lora", {"rank": 8}, (5e-4, 1e-3, 2e-3)),
     "LoRA, query and value": ("lora", {"rank": 8, "targets": ["query", "value"]}, (1e-3, 3e-3, 1e-2)),
     "LoRA, rank 1": ("lora", {"rank": 1}, (1e-3, 3e-3, 1e-2)),
-    "AdaLoRA": ("adalora", {"rank": 8}, (1e-3, 2e-3, 5e-3)),
-    "adapter": ("adapter", {"size": 16}, (5e-4, 1e-3, 2e-3)),
+    "AdaLoRA": ("adalora", {"rank": 8}, (5e-3, 1e-2, 2e-2)),
+    "adapter": ("adapter", {"size": 16}, (1e-3, 2e-3, 5e-3)),
     "prefix": ("prefix", {"length": 10}, (3e-3, 1e-2, 3e-2))}
 
 
