@@ -39,8 +39,8 @@ def looked_up(
         layers = [(inner.get_encoder().get_input_embeddings(), changed),
                   (inner.get_decoder().get_input_embeddings(), later)]
         if layers[0][0] is layers[1][0]:
-            raise TypeError(f"{type(inner).__name__} looks the words of its encoder and its decoder up in one "
-                            "layer: what each sees cannot be moved")
+            raise TypeError(f"{type(inner).__name__} looks the words of its encoder and its decoder up in "
+                            "one layer: what each sees cannot be moved")
     handles = [layer.register_forward_hook(lambda layer, inputs, output, seen=seen: seen(output))
                for layer, seen in layers]
     try:

@@ -27,6 +27,7 @@ from llm_course import claims, core, data, models
 
 SHRUNK = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 4, "initializer_range": 0.05}
 FROM_HUB = {"bert-base-uncased"}  # models that lessons name and the package does not carry
+OTHERS_FROM_HUB = {"gpt2": "tiny-gpt", "t5-base": "tiny-t5"}  # and of other shapes
 VARIABLES = {"LLM_COURSE_SCALE": "gpu", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
 OF_THE_BUNDLED_MODEL = {"02_attention.ipynb"}  # is about its sizes and weights, and trains nothing
 NO_HISTORY = Config({"HistoryManager": {"enabled": False}})
@@ -61,7 +62,8 @@ def write_models(folder: Path):
 def use_models(folder: Path):
     "Let every name of a model stand for one of the small ones"
     source, start = models.model_source, models.SentenceEncoder.__init__
-    models.model_source = lambda name: str(folder / "classifier") if name in {"minilm", *FROM_HUB} else source(name)
+    models.model_source = lambda name: (str(folder / "classifier") if name in {"minilm", *FROM_HUB}
+                                        else source(OTHERS_FROM_HUB.get(name, name)))
 
     def small_encoder(self: models.SentenceEncoder, name: str | Path = "minilm", **options):
         start(self, folder / "encoder" if name == "minilm" else name, **options)

@@ -69,8 +69,8 @@ def lowest_trained(
         return max(0, layers + 1 - int(2 * share * (layers + 2)))
     below = {"all": layers + 1, "head": 0}.get(trainable, trainable)
     if trainable != "all" and below > layers:
-        raise ValueError(f"trainable is {trainable}, but the model has {layers} layers; with 'all' of them the "
-                         "vectors of the tokens are trained too")
+        raise ValueError(f"trainable is {trainable}, but the model has {layers} layers; with 'all' of them "
+                         "the vectors of the tokens are trained too")
     return layers + 1 - below
 
 # %% ../../nbs/training/layers.ipynb #eac79359

@@ -47,7 +47,7 @@ def identity_of(
     processes: int,
 ) -> dict:
     "What must be the same when a run is resumed"
-    usual = {field.name: field.default for field in fields(settings)}  # runs before a setting was there had it
+    usual = {field.name: field.default for field in fields(settings)}  # also of runs before it was there
     chosen = {name: value for name, value in asdict(settings).items()
               if name != "checkpoint_every" and value != usual[name]}
     seen = None
