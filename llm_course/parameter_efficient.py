@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .adapters import METHODS
-from .adapting.methods import AdaLora, Bottlenecks, Lora, Prefix, TripletRules
+from .adapting.methods import AdaLora, Bottlenecks, Lora, Prefix, TripletRules, kept_triplets
 from .checks import checked_count, checked_number
 from .core import needs
 from .models import TextClassifier
@@ -129,14 +129,10 @@ def ranks_in(
     model: torch.nn.Module,
 ) -> dict[str, int]:  # by the name of the matrix
     "The rank that each change may have; of AdaLoRA, the triplets that it keeps"
-    found = {}
-    for name, part in model.named_modules():
-        if isinstance(part, peft.tuners.lora.LoraLayer):
-            name, kept = name.removeprefix("base_model.model."), None
-            if pattern := getattr(model.peft_config["default"], "rank_pattern", None):
-                kept = pattern.get(f"{name}.lora_E.default", pattern.get(f"{name}.lora_E"))
-            found[name] = sum(kept) if kept else part.r["default"]
-    return found
+    kept = {name.partition(".lora_E")[0]: sum(row) for name, row in kept_triplets(model).items()}
+    parts = {name.removeprefix("base_model.model."): part for name, part in model.named_modules()
+             if isinstance(part, peft.tuners.lora.LoraLayer)}
+    return {name: kept.get(name, part.r["default"]) for name, part in parts.items()}
 
 # %% ../nbs/lessons/18_parameter_efficient.ipynb #e437c655
 class AdaLoraRules(TripletRules):
@@ -171,8 +167,12 @@ class AdaLoraRules(TripletRules):
 
     def after_step(self, number: int):
         "Score the triplets by their gradients, and set to zero what is above the budget"
-        if self.prunes:
-            self.tuner.update_and_allocate(number)
+        if not self.prunes:
+            return
+        for weight in self.model.parameters():
+            if weight.grad is not None:  # a step in float16 that overflows is left out, and tells nothing
+                weight.grad.nan_to_num_(0, 0, 0)
+        self.tuner.update_and_allocate(number)
 
     def end(self, steps: int):
         "Say so where the run stopped before the budget was reached"

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -227,8 +228,89 @@ def test_a_resumed_run_prunes_as_one_that_was_not_stopped(tmp_path):
         assert torch.equal(again.logits(TEXTS), whole.logits(TEXTS))
 
 
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix"])
+def test_a_resumed_run_of_the_others_ends_as_one_that_was_not_stopped(method, tmp_path):
+    options = {"epochs": 2, "batch_size": 6, "learning_rate": 1e-2, "progress": False, "checkpoint_every": 2}
+    whole, stopped, again = (base("tiny-gpt").with_adapter(method, seed=seed) for seed in (0, 0, 1))
+    fine_tune(whole, REVIEWS, **options)
+    with pytest.warns(UserWarning, match="Interrupted after"):
+        fine_tune(stopped, REVIEWS, checkpoints=tmp_path, callbacks=[StopAfterCheckpoint(4)], **options)
+    fine_tune(again, REVIEWS, resume_from=tmp_path, **options)
+    assert torch.equal(again.logits(TEXTS), whole.logits(TEXTS))
+    if method == "lora":
+        with pytest.raises(ValueError, match="adapter"):
+            fine_tune(base("tiny-gpt").with_adapter(method, alpha=3), REVIEWS, resume_from=tmp_path, **options)
+
+
+class Die(Callback):
+    "Kills this very process, as no handler can prevent, once so many steps are done"
+
+    def on_step(self, run):
+        if len(run.steps) == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_that_may_be_killed(**options: object) -> TextClassifier:
+    "AdaLoRA under FGM for twelve steps, on one thread; the sixth is in the middle of its pruning"
+    torch.set_num_threads(1)
+    adapted = base().with_adapter("adalora", rank=2, start=5)
+    fine_tune(adapted, REVIEWS, objective=FGM(), epochs=3, batch_size=6, learning_rate=1e-2, progress=False,
+              checkpoint_every=2, **options)
+    return adapted
+
+
+def test_a_killed_run_goes_on_with_the_same_ranks(tmp_path):
+    threads = torch.get_num_threads()
+    code = ("import sys; sys.path.insert(0, 'tests'); from test_parameter_efficient import Die, run_that_may_be_killed; "
+            f"run_that_may_be_killed(checkpoints={str(tmp_path / 'run')!r}, callbacks=[Die()])")
+    child = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, env=RULES, timeout=300)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()[-2000:]
+    try:
+        again, whole = run_that_may_be_killed(resume_from=tmp_path / "run"), run_that_may_be_killed()
+    finally:
+        torch.set_num_threads(threads)
+    assert ranks_in(again.model) == ranks_in(whole.model) and sum(ranks_in(again.model).values()) == 2 * 18
+    assert torch.equal(again.logits(TEXTS), whole.logits(TEXTS))
+
+
+def test_weights_of_an_earlier_step_bring_their_triplets_with_them(tmp_path):
+    """As where a run ends with the best weights and not with the last: what is saved answers as what was in memory"""
+    adapted = trained(base().with_adapter("adalora", rank=2, start=5))
+    early, late = {}, {name: value.clone() for name, value in adapted.model.state_dict().items()}
+
+    class Keep(Callback):
+        def on_step(self, run):
+            if len(run.steps) == 1:
+                early.update({name: value.clone() for name, value in adapted.model.state_dict().items()})
+
+    trained(adapted, callbacks=[Keep()])
+    assert sum(ranks_in(adapted.model).values()) == 2 * 18
+    adapted.model.load_state_dict(early)
+    assert sum(ranks_in(adapted.model).values()) == sum(
+        int((weight != 0).sum()) for name, weight in adapted.model.named_parameters() if "lora_E" in name) > 2 * 18
+    adapted.save(tmp_path / "early")
+    assert close(TextClassifier.load(tmp_path / "early", device="cpu"), adapted, 1e-6)
+    adapted.model.load_state_dict(late)
+    adapted.save(tmp_path / "late")
+    assert close(TextClassifier.load(tmp_path / "late", device="cpu"), adapted, 1e-6)
+
+
+def test_a_step_that_overflows_tells_nothing_of_the_triplets():
+    """In float16 a scaler leaves such a step out; its gradients are no numbers"""
+    adapted = base().with_adapter("adalora", rank=2, start=5)
+    rules = AdaLoraRules(adapted.model, 8, 0.1, 0.3)
+    for number in range(1, 9):
+        for name, weight in adapted.model.named_parameters():
+            if weight.requires_grad:
+                weight.grad = torch.full_like(weight, float("nan") if number == 3 else 0.1) * torch.rand_like(weight)
+                weight.data += 0.01 * torch.rand_like(weight) * ("lora_E" in name)
+        rules.after_step(number)
+    assert sum(ranks_in(adapted.model).values()) == 2 * 18 and silent(adapted) == 3 * 18
+    assert all(value.isfinite().all() for value in rules.state().values())
+
+
 class StopAfterCheckpoint(Callback):
-    "Is killed, as far as a run can tell: the checkpoints of before are there"
+    "Is interrupted, after the checkpoint of the step before was written"
 
     def __init__(self, step: int):
         self.step = step

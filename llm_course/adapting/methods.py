@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['peft', 'ENDS', 'quiet_peft', 'PeftMethod', 'scale_of', 'on_their_side', 'Lora', 'in_four_bits', 'replaced_by',
-           'Bottlenecks', 'Prefix', 'TripletRules', 'AdaLora']
+           'Bottlenecks', 'Prefix', 'kept_triplets', 'TripletRules', 'AdaLora']
 
 # %% ../../nbs/adapting/methods.ipynb #07285160
 import copy
@@ -221,6 +221,21 @@ class Prefix(PeftMethod):
                          "writes it, load() puts it on its base.")
 
 # %% ../../nbs/adapting/methods.ipynb #dc8d2ad2
+def kept_triplets(
+    model: torch.nn.Module,
+) -> dict[str, list[bool]]:  # by the name of the numbers e; empty where none was taken away
+    "The triplets that AdaLoRA keeps; where weights of an earlier step were put back, those that came with them too"
+    config = getattr(model, "peft_config", {}).get("default")
+    numbers = {name.removeprefix("base_model.model.").removesuffix(".default"): weight[:, 0]
+               for name, weight in model.named_parameters() if "lora_E" in name}
+    kept = {}
+    for name, row in (getattr(config, "rank_pattern", None) or {}).items():
+        e = numbers[name.removesuffix(".default")]
+        came = (e != 0).tolist() if len(e) == len(row) else [False] * len(row)  # cut already, when it was read
+        kept[name] = [decided or back for decided, back in zip(row, came, strict=True)]
+    return kept
+
+
 class TripletRules(Rules):
     "What of a run with AdaLoRA is kept in a checkpoint"
 
@@ -278,6 +293,12 @@ class AdaLora(PeftMethod):
             init_r=start, target_r=rank, lora_alpha=scale_of(alpha, start), target_modules=names,
             modules_to_save=list(head), fan_in_fan_out=on_their_side(model, names), total_step=1000,
             orth_reg_weight=checked_number("orthogonality", orthogonality)))
+
+    def write(self, model: peft.PeftModel, folder: Path, source: str):
+        "The triplets that are kept, without the others"
+        if kept := kept_triplets(model):
+            model.peft_config["default"].rank_pattern = kept
+        super().write(model, folder, source)
 
     def rules(self, model: peft.PeftModel, steps: int, trainable: object, *, warm_up: float, settle: float,
               **options: object) -> Rules:
