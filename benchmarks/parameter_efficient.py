@@ -135,7 +135,7 @@ def attack(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
         accuracy(sizes, rows, "all", way, seed)
     classifier = TextClassifier.load(place, device="cpu")
     report = SynonymAttack(seed=0).attack(classifier, part_of("test", sizes.attacked))
-    return {"before": report.accuracy, "under attack": report.accuracy_under_attack}
+    return {"before": report.accuracy_before, "under attack": report.accuracy_under_attack}
 
 
 def steps_of(way: str, count: int):

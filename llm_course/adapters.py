@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_RULES', 'METHODS', 'WHERE', 'Rules', 'AdapterMethod', 'method_named', 'checked_options', 'head_of', 'matrices_of',
            'ending', 'targets_in', 'shared_copy', 'with_new_head', 'plain_name', 'base_digests', 'Adapter',
-           'check_base', 'rules_of', 'checked_rank']
+           'check_base', 'trained_beside_the_head', 'rules_of', 'checked_rank']
 
 # %% ../nbs/support/adapters.ipynb #6ec45238
 import copy
@@ -238,6 +238,14 @@ def check_base(
         raise ValueError(f"{said}: {'; '.join(parts)}")
 
 # %% ../nbs/support/adapters.ipynb #9e4a5ca8
+def trained_beside_the_head(model: torch.nn.Module) -> list[str]:
+    "The names of the weights outside the head that are trained"
+    inside = getattr(model, "get_base_model", lambda: model)()
+    head = tuple(f"{part}." for part in head_of(inside))
+    return [name for name, weight in model.named_parameters()
+            if weight.requires_grad and not plain_name(name).startswith(head)]
+
+
 def rules_of(
     classifier: object,  # a TextClassifier, or something else that has a model
     steps: int,  # of the run
@@ -247,6 +255,9 @@ def rules_of(
     adapter = getattr(classifier, "adapter", None)
     if adapter is None:
         return NO_RULES
+    if isinstance(trainable, int) and trainable and not trained_beside_the_head(classifier.model):
+        raise ValueError(f"No weight of the {adapter.method} is left to train: trainable is {trainable}, and "
+                         "it reaches below these layers. 'all' trains it, 'head' the head alone.")
     return method_named(adapter.method).rules(classifier.model, steps, trainable, **adapter.options)
 
 

@@ -380,6 +380,10 @@ BAD = {
     "twice": (lambda _: base().with_adapter("lora").with_adapter("adapter"), ValueError, r"has an adapter \(lora\) already"),
     "merge": (lambda _: base().merge(), ValueError, "no adapter to merge"),
     "in part": (lambda _: trained(base().with_adapter("adalora"), trainable=1), ValueError, "trainable must be 'all', got 1"),
+    "nothing of the prefix": (lambda _: trained(base("tiny-gpt").with_adapter("prefix"), trainable=1), ValueError,
+                              "No weight of the prefix is left to train: trainable is 1"),
+    "nothing of the layer": (lambda _: trained(base().with_adapter("lora", targets="layer.0.attention.self.query"), trainable=2),
+                             ValueError, "No weight of the lora is left to train: trainable is 2"),
     "one step": (lambda _: trained(base().with_adapter("adalora"), epochs=1, batch_size=24), ValueError, "over two steps at least"),
     "another kind": (lambda tmp: loaded_on(base("tiny-gpt"), tmp), ValueError, "another base than the given one: .* weights are missing"),
     "another value": (lambda tmp: loaded_on(changed_base(), tmp), ValueError,
@@ -504,3 +508,13 @@ def test_the_benchmark_reads_its_own_rows():
     found = benchmark.summary(rows)
     assert abs(found["gap"]["all LoRA"][0] - 0.01) < 1e-9 and abs(found["accuracy"]["200 head"][0] - 0.801) < 1e-9
     assert set(found["share"]) == set(found["under attack"]) == set(benchmark.WAYS)
+
+
+def test_the_benchmark_attacks_what_was_saved(tmp_path, monkeypatch):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import parameter_efficient as benchmark
+
+    base().with_adapter("lora").save(tmp_path / "saved")
+    monkeypatch.setattr(benchmark, "place_of", lambda *told: tmp_path / "saved")
+    row = benchmark.attack(benchmark.SMALL, {}, "LoRA", 0)
+    assert set(row) == {"before", "under attack"} and 0 <= row["under attack"] <= row["before"] <= 1

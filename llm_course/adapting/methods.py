@@ -224,14 +224,14 @@ class Prefix(PeftMethod):
 def kept_triplets(
     model: torch.nn.Module,
 ) -> dict[str, list[bool]]:  # by the name of the numbers e; empty where none was taken away
-    "The triplets that AdaLoRA keeps; where weights of an earlier step were put back, those that came with them too"
+    "The triplets that AdaLoRA keeps; those too that came back with weights of an earlier step"
     config = getattr(model, "peft_config", {}).get("default")
     numbers = {name.removeprefix("base_model.model.").removesuffix(".default"): weight[:, 0]
                for name, weight in model.named_parameters() if "lora_E" in name}
     kept = {}
     for name, row in (getattr(config, "rank_pattern", None) or {}).items():
         e = numbers[name.removesuffix(".default")]
-        came = (e != 0).tolist() if len(e) == len(row) else [False] * len(row)  # cut already, when it was read
+        came = (e != 0).tolist() if len(e) == len(row) else [False] * len(row)  # cut when it was read
         kept[name] = [decided or back for decided, back in zip(row, came, strict=True)]
     return kept
 
