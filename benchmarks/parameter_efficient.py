@@ -146,10 +146,10 @@ def steps_of(way: str, count: int):
                      trainable=WAYS[way][1].get("trainable", "all"))
 
 
-def memory(way: str) -> dict:
-    "How far training lifts the memory of this process, in MB"
+def memory(way: str, count: int) -> dict:
+    "How far so many steps lift the memory of this process, in MB"
     steps_of(way, 2)  # loads what is loaded once
-    return {"megabytes": peak_memory(lambda: steps_of(way, 12))}
+    return {"megabytes": peak_memory(lambda: steps_of(way, count))}
 
 
 def cost(sizes: Sizes, rows: dict, way: str) -> dict:
@@ -159,7 +159,8 @@ def cost(sizes: Sizes, rows: dict, way: str) -> dict:
         run = steps_of(way, 4 if sizes is SMALL else 16)
         found.append(1000 * statistics.median(b["seconds"] - a["seconds"]
                                               for a, b in zip(run.steps, run.steps[1:], strict=False)))
-    lifted = [in_own_process(__file__, "--memory", way)["megabytes"] for _ in range(1 if sizes is SMALL else 3)]
+    small = ["--small"] * (sizes is SMALL)
+    lifted = [in_own_process(__file__, "--memory", way, *small)["megabytes"] for _ in range(1 if small else 3)]
     return {"milliseconds": statistics.median(found), "rounds": found, "megabytes": statistics.median(lifted)}
 
 
@@ -219,7 +220,7 @@ def main():
     given = parser.parse_args()
     if given.memory:
         torch.set_num_threads(1)
-        print(json.dumps(memory(given.memory)))
+        print(json.dumps(memory(given.memory, 2 if given.small else 12)))
         sys.exit()
     sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
