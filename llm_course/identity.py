@@ -65,7 +65,8 @@ def model_identity(classifier: TextClassifier) -> dict:
     dropout = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     adapter = getattr(classifier, "adapter", None)
     adapted = {"adapter": described([adapter.method, adapter.options])} if adapter else {}
-    return {"kind": type(model).__name__, **described(settings), **adapted, "max_length": classifier.max_length,
+    return {"kind": type(model).__name__, **described(settings), **adapted,
+            "max_length": classifier.max_length,
             "word_map": digest(json.dumps(sorted(classifier.word_map.items())).encode()),
             "dropout": dropout, "parameters": digest("\n".join(shapes).encode())}
 
