@@ -63,7 +63,10 @@ def model_identity(classifier: TextClassifier) -> dict:
     shapes = [f"{name} {tuple(value.shape)} {value.dtype} {value.requires_grad}"
               for name, value in encoder.named_parameters()]
     dropout = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-    return {"kind": type(model).__name__, **described(settings), "max_length": classifier.max_length,
+    adapter = getattr(classifier, "adapter", None)
+    adapted = {"adapter": described([adapter.method, adapter.options])} if adapter else {}
+    return {"kind": type(model).__name__, **described(settings), **adapted,
+            "max_length": classifier.max_length,
             "word_map": digest(json.dumps(sorted(classifier.word_map.items())).encode()),
             "dropout": dropout, "parameters": digest("\n".join(shapes).encode())}
 
@@ -89,6 +92,8 @@ def fingerprint(classifier: TextClassifier) -> str:  # 16 hexadecimal digits
     "What a classifier answers with: its labels, its window, its weights, its word map, and how it reads"
     inner = getattr(classifier, "classifier", classifier)  # of one that reads long texts in pieces
     others = [getattr(inner, "word_map", None) or {}]
+    if (adapter := getattr(inner, "adapter", None)) is not None:  # some of its options are in no weight
+        others.append(described([adapter.method, adapter.options]))
     if inner is not classifier:
         reading = getattr(classifier, "reading", None)
         others.append(getattr(reading, "__qualname__", repr(reading)))

@@ -34,6 +34,8 @@ from transformers import AutoConfig, AutoModel
 from transformers import AutoModelForSequenceClassification, BatchEncoding
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .adapters import Adapter, base_digests, check_base, checked_options, head_of, method_named
+from .adapters import shared_copy, with_new_head
 from .checks import checked_count, checked_seed, checked_texts, texts_of
 from .core import assets_folder, best_device
 from .data import verified_asset
@@ -306,6 +308,8 @@ class _Holder:
     window: int  # tokens that the model can read at once
     max_length: int  # tokens kept of a text, at most the window
     word_map: dict[str, str]  # words in lower case that are read as others
+    source: str | None = None  # where the model was read from or saved to; None: made in memory
+    adapter: Adapter | None = None  # of a frozen model with a small part that is trained: lesson 18
 
     def __init__(
         self,
@@ -351,8 +355,9 @@ class _Holder:
 
     def __repr__(self) -> str:
         millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        kind = f"{self.adapter.method} in " if self.adapter else ""
         return (
-            f"TextClassifier({type(self.model).__name__}, {millions:.1f}M parameters, "
+            f"TextClassifier({kind}{type(self.model).__name__}, {millions:.1f}M parameters, "
             f"labels={self.labels}, device={str(self.device)!r})"
         )
 
@@ -552,7 +557,7 @@ def no_model(
 
 # %% ../nbs/support/models.ipynb #8d53f664
 OURS = re.compile(
-    r"(classifier|config|special_tokens_map|added_tokens|generation_config)\.json|.*\.safetensors"
+    r"(classifier|(adapter_)?config|special_tokens_map|added_tokens|generation_config)\.json|.*\.safetensors"
     r"|.*\.index\.json|tokenizer.*|vocab\..*|merges\.txt|.*\.model|chat_template.*"
 )
 
@@ -575,12 +580,12 @@ def place_of(
                       "another place.") from error
 
 
-def _saved_settings(folder: Path) -> dict:
-    "What classifier.json says; ValueError where it is damaged"
+def _saved_settings(folder: Path) -> tuple[dict, dict | None]:
+    "What classifier.json says, and of an adapter; ValueError where it is damaged"
     try:
         settings = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         return {"labels": settings["labels"], "max_length": settings["max_length"],
-                "word_map": settings.get("word_map")}
+                "word_map": settings.get("word_map")}, settings.get("adapter")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'classifier.json'} is damaged ({error!r}); copy the folder "
                          "again") from error
@@ -595,24 +600,133 @@ class _Saver(_Answerer):
         weights: dict[str, torch.Tensor] | None = None,  # to write instead of the model's own
     ) -> Path:
         "Write the classifier to a folder, as safetensors; OSError where that fails, and the old one stays"
+        if self.adapter is not None:
+            self._check_source()
         with place_of("classifier", folder, "classifier.json") as new:
             self._write(new, weights)
+        if self.adapter is None:
+            self.source = str(Path(folder).expanduser().resolve())
         return Path(folder).expanduser()
 
     def _write(self, new: Path, weights: dict[str, torch.Tensor] | None):
-        "All files of a classifier"
+        "All files of a classifier; of an adapter those of the part alone"
+        described = {"labels": self.labels, "max_length": self.max_length, "word_map": self.word_map}
+        if self.adapter is not None:
+            made, dtype = self.adapter, str(self.model.dtype).removeprefix("torch.")
+            method_named(made.method).write(self.model, new, self.source)
+            described["adapter"] = {"method": made.method, "options": made.options, "source": self.source,
+                                    "dtype": dtype, "base": made.base}
+            (new / "classifier.json").write_text(json.dumps(described))
+            return
         self.model.save_pretrained(new, state_dict=weights)
         self.tokenizer.save_pretrained(new)
         config = json.loads((new / "config.json").read_text())
         config |= {"id2label": dict(enumerate(self.labels)),
                    "label2id": {label: number for number, label in enumerate(self.labels)}}
         (new / "config.json").write_text(json.dumps(config, indent=2))
-        (new / "classifier.json").write_text(
-            json.dumps({"labels": self.labels, "max_length": self.max_length, "word_map": self.word_map})
-        )
+        (new / "classifier.json").write_text(json.dumps(described))
+
+    def _check_source(self):
+        "ValueError unless the frozen weights are those that were adapted, and can be read again"
+        adapter, advice = self.adapter, "Save the base, by base.save(folder), and adapt that; or merge()."
+        if not adapter.options.get("four_bit"):
+            check_base(adapter, base_digests(self.model, list(adapter.base)),
+                       "The base was trained after the adapter was made, so the adapter no longer fits it")
+        if self.source is None:
+            raise ValueError("The adapter is saved without its base, and the base was made in memory, so "
+                             f"that nothing could find it again. {advice}")
+        if not adapter.checked:
+            there = TextClassifier._base_at(self.source, self.labels, self.model.dtype, "cpu")
+            check_base(adapter, base_digests(there.model),
+                       f"The base is not what {self.source} holds, where it would be read again. {advice}")
+            adapter.checked = True
+
+# %% ../nbs/support/models.ipynb #73f7b18c
+class _Adapted(_Saver):
+    "A frozen model with a small part that is trained"
+
+    def with_adapter(
+        self,
+        method: str = "lora",  # "lora", "adalora", "adapter" or "prefix"
+        *,
+        labels: Sequence[str] | None = None,  # of a new head; None: the labels and the head that are there
+        seed: int = 0,  # decides what is drawn
+        **options: object,  # of the method: lesson 18
+    ) -> "TextClassifier":
+        """A classifier of the same frozen weights, which it shares, with a small part and a head to train
+
+        This one stays as it is. `fine_tune` trains the new one as any other; `save` writes the small part
+        alone, and `merge` makes a plain classifier of it. ValueError where the options do not fit the model,
+        ImportError where the library of the method is not installed."""
+        if self.adapter is not None:
+            raise ValueError(f"This classifier has an adapter ({self.adapter.method}) already. Adapt the one "
+                             "that it was made of, or merge() it first.")
+        options = checked_options(method, options)
+        return self._adapted(Adapter(method, options, base_digests(self.model)), labels, seed=seed)
+
+    def _adapted(self, adapter: Adapter, labels: Sequence[str] | None, *, seed: int = 0,
+                 folder: Path | None = None) -> "TextClassifier":
+        "With a new part, or with the one that a folder holds"
+        head, way = head_of(self.model), method_named(adapter.method)
+        model = shared_copy(self.model, head)
+        if labels is not None and _checked_labels(labels) != self.labels:
+            model = with_new_head(model, labels, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(checked_seed(seed))
+            if folder is None:
+                model = way.attach(model, head, **adapter.options)
+            else:
+                model = way.read(model, head, folder, **adapter.options)
+        window = self.window - way.extra_tokens(**adapter.options)
+        made = TextClassifier._owning(model, self.tokenizer, self.labels if labels is None else labels,
+                                      max_length=min(self.max_length, window), device=self.device,
+                                      word_map=self.word_map)
+        made.window, made.adapter, made.source = window, adapter, self.source
+        return made
+
+    def merge(self) -> "TextClassifier":
+        "A plain classifier with weights of its own that answers the same; ValueError where none can"
+        if self.adapter is None:
+            raise ValueError("There is no adapter to merge: this classifier was not made by with_adapter")
+        if self.adapter.options.get("four_bit"):
+            raise ValueError("Weights of 4 bits cannot take up an adapter. Save it, load it on the whole "
+                             "base by TextClassifier.load(folder, base=classifier), and merge that.")
+        model = method_named(self.adapter.method).merged(self.model)
+        return TextClassifier._owning(model, self.tokenizer, self.labels, max_length=self.max_length,
+                                      device=self.device, word_map=self.word_map)
+
+    @staticmethod
+    def _base_at(source: str, labels: Sequence[str], dtype: torch.dtype,
+                 device: torch.device | str | None) -> "TextClassifier":
+        "The base of an adapter, as it is read again"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The head of ")  # the adapter has a head of its own
+            return TextClassifier.from_pretrained(source, labels=labels, dtype=dtype, device=device)
+
+    @staticmethod
+    def _with_saved(folder: Path, settings: dict, saved: dict, base: "TextClassifier | None",
+                    device: torch.device | str | None) -> "TextClassifier":
+        "The adapter that a folder holds, on its base; ValueError where there is another"
+        options = dict(saved["options"])
+        if base is not None and "four_bit" in options:
+            options["four_bit"] = False  # the base that is given is taken as it is
+        adapter = Adapter(saved["method"], options, saved["base"], checked=True)
+        where, known = saved["source"], "the given one" if base else saved["source"]
+        if base is None:
+            dtype = getattr(torch, saved["dtype"])
+            try:
+                base = TextClassifier._base_at(where, settings["labels"], dtype, device)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"The adapter in {folder} needs its base, which is not at {where} ({error})"
+                                 ". Give it: TextClassifier.load(folder, base=classifier).") from error
+        check_base(adapter, base_digests(base.model),
+                   f"The adapter in {folder} was trained on another base than {known}")
+        made = base._adapted(adapter, settings["labels"], folder=folder)
+        made.max_length, made.word_map = settings["max_length"], dict(settings["word_map"] or {})
+        return made
 
 # %% ../nbs/support/models.ipynb #fd9502e9
-class TextClassifier(_Saver):
+class TextClassifier(_Adapted):
     """A sequence-classification model with its tokenizer and its labels
 
     The model that it is given is copied and stays as it was, on its device, in its precision and its mode.
@@ -652,14 +766,17 @@ class TextClassifier(_Saver):
         settings = json.loads(saved.read_text()) if saved.is_file() else {}
         if kept.same:
             max_length = settings.get("max_length") if max_length is None else max_length
-        return TextClassifier._owning(model, tokenizer, labels, max_length=max_length, device=device,
+        made = TextClassifier._owning(model, tokenizer, labels, max_length=max_length, device=device,
                                       word_map=settings.get("word_map"))
+        made.source = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+        return made
 
     @staticmethod
     def load(
         folder: str | Path,  # what `save` wrote
         *,
         device: torch.device | str | None = None,  # the fastest of this machine if None
+        base: "TextClassifier | None" = None,  # of an adapter; read from where it was if None
     ) -> "TextClassifier":
         "Read a saved classifier; FileNotFoundError or ValueError where there is none that is whole"
         folder = Path(folder).expanduser().resolve()
@@ -671,8 +788,10 @@ class TextClassifier(_Saver):
         if (folder / UNFINISHED).exists():
             raise ValueError(f"Saving to {folder} was interrupted half way, so its files do not belong "
                              "together. Save the classifier again, or load another.")
+        settings, adapter = _saved_settings(folder)
+        if adapter is not None:
+            return TextClassifier._with_saved(folder, settings, adapter, base, device)
         check_model_folder(folder)
-        settings = _saved_settings(folder)
         with quiet_loading():
             config = AutoConfig.from_pretrained(folder)
             config.id2label = dict(enumerate(settings["labels"]))  # what classifier.json says, counts
@@ -680,7 +799,9 @@ class TextClassifier(_Saver):
                 folder, config=config, use_safetensors=True
             )
             tokenizer = load_tokenizer(str(folder))
-        return TextClassifier._owning(model, tokenizer, **settings, device=device)
+        made = TextClassifier._owning(model, tokenizer, **settings, device=device)
+        made.source = str(folder)
+        return made
 
 # %% ../nbs/support/models.ipynb #57b0c8a7
 class SentenceEncoder:

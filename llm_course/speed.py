@@ -36,16 +36,17 @@ def _keep_first(_, arguments: tuple) -> tuple | None:
 
 def skip_unread_tokens(model: PreTrainedModel):  # a classifier; other kinds of models stay as they are
     "Let the last layer's feed-forward network skip the tokens that the head does not read"
-    wrapped = not isinstance(model, PreTrainedModel)  # as peft does: its layers stand somewhere else
-    if wrapped or model.config.model_type not in FIRST_TOKEN_HEADS:
+    inside = getattr(model, "get_base_model", lambda: model)()  # peft wraps a model and calls its parts
+    if not isinstance(inside, PreTrainedModel) or inside.config.model_type not in FIRST_TOKEN_HEADS:
         return
     if _begin in model._forward_pre_hooks.values():
         return  # it does so already
-    layer = model.base_model.encoder.layer[-1]
+    layer = inside.base_model.encoder.layer[-1]
     model.register_forward_pre_hook(_begin, with_kwargs=True)
     model.register_forward_hook(_end, always_call=True)
     for part in (layer.intermediate, layer.output):
-        part.register_forward_pre_hook(_keep_first)
+        if _keep_first not in part._forward_pre_hooks.values():
+            part.register_forward_pre_hook(_keep_first)
 
 # %% ../nbs/support/speed.ipynb #aaaf36bf
 def dropout_mask(

@@ -87,6 +87,9 @@ def in_each_process(folder: str):
     mine = classifier(dropout=False)
     fine_tune(mine, rows.select(range(9)), batch_size=4, **RECIPE)  # the last step is one text for two
     save_file(weights_of(mine), f"{folder}/single-{rank}.safetensors")
+    mine = classifier(dropout=False).with_adapter("adalora", rank=2, start=4)
+    fine_tune(mine, rows, batch_size=4, gradient_accumulation=2, **RECIPE)
+    save_file(weights_of(mine), f"{folder}/adalora-{rank}.safetensors")
     assert_each_run_is_mixed(classifier(), rows, batch_size=4)
     interrupted_in_each_process(folder, rank, rows, seen)
     try:
@@ -125,8 +128,10 @@ def check_what_two_processes_did(folder, few):
     runs = {name: (rows, {"objective": make(), "batch_size": 16}) for name, make in REPEATABLE.items()}
     runs["budget"] = rows, {"max_tokens": 256}
     runs["single"] = rows.select(range(9)), {"batch_size": 8}
+    runs["adalora"] = rows, {"batch_size": 16}
     for name, (data, options) in runs.items():
         mine = classifier(dropout=False)
+        mine = mine.with_adapter("adalora", rank=2, start=4) if name == "adalora" else mine
         start = weights_of(mine)
         fine_tune(mine, data, **options, **RECIPE)
         first, second = (load_file(folder / f"{name}-{rank}.safetensors") for rank in (0, 1))
@@ -148,7 +153,7 @@ def free_port() -> str:
 
 def launched(*command: str) -> str:
     "Run a command from the tests' folder; its output, or a failed test that shows it"
-    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([str(part) for part in command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-6000:]

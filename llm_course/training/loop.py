@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 
+from ..adapters import NO_RULES, Rules, rules_of
 from ..callbacks import Callback, Run, Stop
 from .batches import Batches, Step
 from .memory import HalvedWhereNeeded
@@ -89,12 +90,16 @@ class Passes:
         accelerator: Accelerator,
         model: torch.nn.Module,
         objective: Objective,
+        rules: Rules = NO_RULES,  # what the model's adapter asks for
     ):
-        self.accelerator, self.model, self.objective = accelerator, model, objective
+        self.accelerator, self.model, self.objective, self.rules = accelerator, model, objective, rules
 
     def __call__(self, step: Step) -> float:
         "The loss of a step; each batch counts by its share of the rows, on all processes together"
         total, last = 0.0, len(step.batches)
+        if (penalty := self.rules.penalty()) is not None:  # once a step, the same on all processes
+            with self.accelerator.no_sync(self.model):
+                self.accelerator.backward(penalty)
         for position, (share, batch) in enumerate(step.batches, 1):
             alone = self.accelerator.no_sync(self.model) if position < last else nullcontext()
             with alone:
@@ -131,8 +136,9 @@ class Mover:
         schedule: torch.optim.lr_scheduler.LambdaLR,  # of its optimiser
         objective: Objective,  # is told of each step
         max_gradient_norm: float,  # longer gradients are shortened to this
+        rules: Rules = NO_RULES,  # of the model's adapter, which are told of it too
     ):
-        self.prepared, self.schedule, self.objective = prepared, schedule, objective
+        self.prepared, self.schedule, self.objective, self.rules = prepared, schedule, objective, rules
         self.max_gradient_norm, self.accelerator = max_gradient_norm, prepared.accelerator
 
     def __call__(
@@ -151,6 +157,7 @@ class Mover:
         if scaler is None:
             checked_finite("length of the gradient", norm, number, advice)
         self.prepared.optimizer.step()
+        self.rules.after_step(number)
         self.objective.after_step(self.prepared.model)
         self.schedule.step()
         self.prepared.optimizer.zero_grad()
@@ -187,10 +194,11 @@ class Loop:
         evaluation: Callable[[], dict] | None = None,  # a look at the validation part
     ):
         self.run, self.prepared, self.settings, self.batches = run, prepared, settings, batches
-        self.move = Mover(prepared, schedule, objective, settings.max_gradient_norm)
+        self.rules = rules_of(run.classifier, run.total_steps, settings.trainable)
+        self.move = Mover(prepared, schedule, objective, settings.max_gradient_norm, self.rules)
         self.listeners, self.keeper, self.evaluation = listeners, keeper, evaluation
-        self.state = State(prepared, objective)
-        passes = Passes(prepared.accelerator, prepared.model, objective)
+        self.state = State(prepared, objective, self.rules)
+        passes = Passes(prepared.accelerator, prepared.model, objective, self.rules)
         self.loss_of = HalvedWhereNeeded(passes, batches, prepared.optimizer.zero_grad)
         if prepared.sharded:
             run.classifier.model = prepared.model  # it answers with the pieces of all processes
@@ -263,6 +271,7 @@ def run_to_the_end(loop: Loop) -> Run:
     run, listeners = loop.run, loop.listeners
     try:
         loop.train()
+        loop.rules.end(len(run.steps))
     except KeyboardInterrupt:
         run.interrupted = True
         warnings.warn(

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from ..callbacks import Run
 from .layers import layer_rates
@@ -71,6 +72,9 @@ def prepared_for(
     accelerator: Accelerator,
 ) -> tuple[Prepared, torch.optim.lr_scheduler.LambdaLR]:
     "The run's model with its optimiser, as Accelerate runs them, and the schedule"
+    if accelerator.distributed_type == DistributedType.FSDP and getattr(run.classifier, "adapter", None):
+        raise ValueError("A model with an adapter cannot be cut over processes (FSDP). Its frozen weights "
+                         "need no optimiser memory: start the processes with whole models (DDP).")
     model = run.classifier.model.to(accelerator.device)
     rates = layer_rates(model, settings.learning_rate, settings.layer_decay)
     optimizer = make(parameter_groups(model, settings.weight_decay, rates), settings.learning_rate)

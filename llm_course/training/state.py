@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
+from ..adapters import NO_RULES, Rules
 from ..callbacks import is_first_process
 from ..checkpoints import WHOLE, Checkpoint, optimizer_memory, random_state, set_optimizer_memory
 from ..checkpoints import set_random_state, unsharded
@@ -95,8 +96,10 @@ class State:
         self,
         prepared: Prepared,
         objective: Objective,
+        rules: Rules = NO_RULES,  # of the model's adapter
     ):
-        self.prepared, self.objective, self.accelerator = prepared, objective, prepared.accelerator
+        self.prepared, self.objective, self.rules = prepared, objective, rules
+        self.accelerator = prepared.accelerator
         sharded = prepared.sharded
         self.named = prepared.model if sharded else self.accelerator.unwrap_model(prepared.model)
         self.optimizer = prepared.optimizer.optimizer
@@ -104,7 +107,7 @@ class State:
     def saved(self) -> tuple[dict[str, torch.Tensor], dict]:
         "Tensors by group and name, and what is not a tensor"
         groups = {"weights": self.accelerator.get_state_dict(self.prepared.model),
-                  "objective": self.objective.state()}
+                  "objective": self.objective.state(), "adapter": self.rules.state()}
         memory = optimizer_memory(self.named, self.optimizer, self.prepared.sharded)
         flat = {f"{name}/{key}": value for name, state in memory.items() for key, value in state.items()}
         groups["optimizer"] = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
@@ -129,6 +132,7 @@ class State:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.record["scaler"])
         self.objective.restore(self.prepared.model, checkpoint.group("objective"))
+        self.rules.restore(checkpoint.group("adapter"))
         rank, random = self.accelerator.process_index, checkpoint.group("random")
         mine = {key: value[rank].clone() for key, value in random.items()}  # torch misreads a view
         set_random_state(mine, self.accelerator.device)

@@ -1,0 +1,242 @@
+"""Accuracy against the share of weights that are trained, its cost, and what an attack leaves: movie reviews.
+
+    python benchmarks/parameter_efficient.py                  # all parts; goes on where an earlier call was stopped
+    python benchmarks/parameter_efficient.py --part accuracy  # one of them
+    python benchmarks/parameter_efficient.py --rows "200"     # only rows whose names begin so
+    python benchmarks/parameter_efficient.py --small          # a quick try of each part; writes nothing
+
+Arms: all weights, what lies behind the last layer alone (pooler and head), LoRA beside all matrices (rank 8), LoRA beside query and value (rank 8), LoRA of rank
+1, AdaLoRA (from 12 to 8 on average), adapters of 16 neurons, a prefix of 10. All begin as the bundled encoder.
+
+- rates: accuracy on 500 validation reviews for three learning rates an arm, with a seed that no other part has: for 200
+  labels as they are trained later, for all labels with 2,000 reviews read once.
+- accuracy: on the whole test part with the best of these rates; 200 labels (10 times) and all 8,034 (twice), three
+  seeds. A seed draws the labels, the head, the new parts, the order and dropout. Beside it the weights that were
+  trained, and the bytes of what was saved.
+- attack: the share of 60 test reviews that stay right under SynonymAttack, for the classifiers of all labels.
+- cost: the milliseconds of a step of 16 reviews, the median of five rounds; and how far 12 steps lift the memory
+  of a process of their own, the median of three.
+
+Each row is written as it ends. Two processes work (or --processes), with one thread each; the cost is measured by
+one. A classifier of all labels is kept in the cache between accuracy and attack, and trained again where it is missing.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from common import RESULTS, in_own_process, interval, keep, peak_memory
+
+from llm_course.adversarial_examples import SynonymAttack
+from llm_course.core import cache_folder
+from llm_course.data import load_dataset
+from llm_course.fine_tuning import fine_tune, validation_scores
+from llm_course.models import TextClassifier
+from llm_course.parameter_efficient import training_cost
+from llm_course.training.layers import depths
+
+NAME, SPARE = "parameter_efficient", 100  # the seed that chooses rates
+WAYS = {  # the method, its options, and the learning rates that are tried
+    "all weights": (None, {}, (3e-5, 5e-5, 1e-4)),
+    "head": (None, {"trainable": "head"}, (1e-3, 3e-3, 1e-2)),
+    "LoRA": ("lora", {"rank": 8}, (5e-4, 1e-3, 2e-3)),
+    "LoRA, query and value": ("lora", {"rank": 8, "targets": ["query", "value"]}, (1e-3, 3e-3, 1e-2)),
+    "LoRA, rank 1": ("lora", {"rank": 1}, (1e-3, 3e-3, 1e-2)),
+    "AdaLoRA": ("adalora", {"rank": 8}, (5e-3, 1e-2, 2e-2)),
+    "adapter": ("adapter", {"size": 16}, (1e-3, 2e-3, 5e-3)),
+    "prefix": ("prefix", {"length": 10}, (3e-3, 1e-2, 3e-2))}
+
+
+class Sizes(NamedTuple):
+    "How much each part trains and asks"
+
+    few: tuple[int, int]  # labels, and times through them
+    all: tuple[int | None, int]  # None: all there are
+    trial: tuple[int, int]  # for the rates of all labels
+    judged: int | None  # validation and test reviews
+    attacked: int
+    seeds: int
+    rounds: int
+
+
+FULL = Sizes((200, 10), (None, 2), (2000, 1), None, 60, 3, 5)
+SMALL = Sizes((32, 1), (64, 1), (32, 1), 16, 2, 2, 2)
+
+
+def new(way: str, seed: int) -> TextClassifier:
+    "A classifier that has learnt nothing of reviews"
+    method, options, _ = WAYS[way]
+    labels = load_dataset("movies")["train"].features["label"].names
+    base = TextClassifier.from_pretrained("minilm", labels=labels, seed=seed, device="cpu")
+    return base.with_adapter(method, seed=seed, **options) if method else base
+
+
+def trained(way: str, count: int | None, epochs: int, rate: float, seed: int) -> tuple[TextClassifier, float]:
+    "A classifier and the seconds that its steps took"
+    reviews, classifier = load_dataset("movies")["train"].shuffle(seed=seed), new(way, seed)
+    reviews = reviews.select(range(min(count or len(reviews), len(reviews))))
+    run = fine_tune(classifier, reviews, epochs=epochs, batch_size=16, learning_rate=rate, seed=seed, progress=False,
+                    trainable=WAYS[way][1].get("trainable", "all"))
+    return classifier, run.seconds
+
+
+def part_of(name: str, most: int | None):
+    "The first reviews of a part, in an order of its own"
+    reviews = load_dataset("movies")[name].shuffle(seed=SPARE)
+    return reviews.select(range(min(most or len(reviews), len(reviews))))
+
+
+def rates(sizes: Sizes, rows: dict, size: str, way: str, rate: float) -> dict:
+    "Accuracy on validation reviews"
+    count, epochs = sizes.few if size == "200" else sizes.trial
+    classifier, _ = trained(way, count, epochs, rate, SPARE)
+    return {"accuracy": validation_scores(classifier, part_of("validation", sizes.judged or 500))["accuracy"]}
+
+
+def best_rate(rows: dict, size: str, way: str) -> float:
+    "The rate with the highest accuracy on the validation part"
+    return max(WAYS[way][2], key=lambda rate: rows["rates"][f"{size} {way} {rate:g}"]["accuracy"])
+
+
+def place_of(sizes: Sizes, size: str, way: str, seed: int) -> Path:
+    "Where a classifier waits for the attack"
+    return cache_folder("baselines") / f"few-{'small' if sizes is SMALL else 'full'}-{size}-{way}-{seed}".replace(" ", "-")
+
+
+def accuracy(sizes: Sizes, rows: dict, size: str, way: str, seed: int) -> dict:
+    "Accuracy on test reviews, what was trained, and the bytes of what is saved"
+    rate, (count, epochs) = best_rate(rows, size, way), sizes.few if size == "200" else sizes.all
+    classifier, seconds = trained(way, count, epochs, rate, seed)
+    count = training_cost(classifier)["trained"]
+    if way == "head":  # all behind the last layer
+        places = depths(classifier.model)
+        count = sum(weight.numel() for name, weight in classifier.model.named_parameters()
+                    if places[name] == max(places.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        place = classifier.save(f"{folder}/saved")
+        size_on_disk = sum(path.stat().st_size for path in place.iterdir())
+    if size == "all":
+        classifier.save(place_of(sizes, size, way, seed))
+    whole = training_cost(new("all weights", seed))["weights"]
+    return {"accuracy": validation_scores(classifier, part_of("test", sizes.judged))["accuracy"], "rate": rate,
+            "trained": count, "share": count / whole, "bytes": size_on_disk, "seconds": seconds}
+
+
+def attack(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
+    "What stays right under attack"
+    place = place_of(sizes, "all", way, seed)
+    if not (place / "classifier.json").is_file():
+        accuracy(sizes, rows, "all", way, seed)
+    classifier = TextClassifier.load(place, device="cpu")
+    report = SynonymAttack(seed=0).attack(classifier, part_of("test", sizes.attacked))
+    return {"before": report.accuracy_before, "under attack": report.accuracy_under_attack}
+
+
+def steps_of(way: str, count: int):
+    "Train so many steps of 16 reviews"
+    reviews = load_dataset("movies")["train"].shuffle(seed=SPARE).select(range(16 * count))
+    classifier = new(way, 0)
+    return fine_tune(classifier, reviews, epochs=1, batch_size=16, learning_rate=1e-5, progress=False,
+                     trainable=WAYS[way][1].get("trainable", "all"))
+
+
+def memory(way: str, count: int) -> dict:
+    "How far so many steps lift the memory of this process, in MB"
+    steps_of(way, 2)  # loads what is loaded once
+    return {"megabytes": peak_memory(lambda: steps_of(way, count))}
+
+
+def cost(sizes: Sizes, rows: dict, way: str) -> dict:
+    "Milliseconds of a step, the memory, each the median of some rounds"
+    found = []
+    for _ in range(sizes.rounds):
+        run = steps_of(way, 4 if sizes is SMALL else 16)
+        found.append(1000 * statistics.median(b["seconds"] - a["seconds"]
+                                              for a, b in zip(run.steps, run.steps[1:], strict=False)))
+    small = ["--small"] * (sizes is SMALL)
+    lifted = [in_own_process(__file__, "--memory", way, *small)["megabytes"] for _ in range(1 if small else 3)]
+    return {"milliseconds": statistics.median(found), "rounds": found, "megabytes": statistics.median(lifted)}
+
+
+def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
+    "The rows of each part, and what makes them"
+    seeds = range(sizes.seeds)
+    return {
+        "rates": {f"{size} {way} {rate:g}": (size, way, rate)
+                  for size in ("200", "all") for way in WAYS for rate in WAYS[way][2]},
+        "accuracy": {f"{size} {way} {seed}": (size, way, seed)
+                     for size in ("200", "all") for seed in seeds for way in WAYS},
+        "attack": {f"{way} {seed}": (way, seed) for seed in seeds for way in WAYS},
+        "cost": {way: (way,) for way in WAYS},
+    }
+
+
+WORK = {"rates": rates, "accuracy": accuracy, "attack": attack, "cost": cost}
+
+
+def done(job: tuple) -> tuple[str, str, dict]:
+    "One row, in a process with one thread"
+    part, key, arguments, sizes, rows = job
+    torch.set_num_threads(1)
+    return part, key, WORK[part](sizes, rows, *arguments)
+
+
+def grouped(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
+    "Mean and 95 % interval over seeds, which end the names of rows"
+    groups = {}
+    for key, row in rows.items():
+        groups.setdefault(key.rpartition(" ")[0], []).append(row[figure])
+    return {key: interval(values) for key, values in groups.items()}
+
+
+def summary(rows: dict[str, dict[str, dict]]) -> dict:
+    "Means and 95 % intervals; and how far each arm is from training all weights, seed by seed"
+    reached, found = rows.get("accuracy", {}), {}
+    found["accuracy"] = grouped(reached, "accuracy")
+    found["share"] = {key.partition(" ")[2].rpartition(" ")[0]: row["share"] for key, row in reached.items()}
+    gaps = {f"{size} {way} {seed}": {"gap": reached[f"{size} {way} {seed}"]["accuracy"]
+                                     - reached[f"{size} all weights {seed}"]["accuracy"]}
+            for size in ("200", "all") for way in WAYS for seed in range(FULL.seeds)
+            if {f"{size} {way} {seed}", f"{size} all weights {seed}"} <= set(reached)}
+    found["gap"] = grouped(gaps, "gap")
+    found["under attack"] = grouped(rows.get("attack", {}), "under attack")
+    return found
+
+
+def main():
+    "Make the rows that are missing"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=[*WORK], action="append")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--memory", choices=[*WAYS], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.memory:
+        torch.set_num_threads(1)
+        print(json.dumps(memory(given.memory, 2 if given.small else 12)))
+        sys.exit()
+    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
+    for part, wanted in jobs(sizes).items():
+        if given.part and part not in given.part:
+            continue
+        rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
+        missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
+                   if key not in rows[part] and key.startswith(given.rows)]
+        with multiprocessing.get_context("spawn").Pool(1 if part == "cost" else given.processes) as pool:
+            for _, key, row in pool.imap_unordered(done, missing):
+                rows[part][key] = row
+                print(part, key, row, flush=True)
+                if not given.small:
+                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+
+
+if __name__ == "__main__":
+    main()
