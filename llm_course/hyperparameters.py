@@ -252,7 +252,7 @@ class Halving(optuna.pruners.BasePruner):
         better = sum(value > sign * trial.intermediate_values[epoch] for value in others)
         return better >= max(1, (len(others) + 1) // self.factor)
 
-# %% ../nbs/lessons/17_hyperparameters.ipynb #196ed2a3
+# %% ../nbs/lessons/17_hyperparameters.ipynb #f004ac6e
 class EpochReport(Callback):
     "Tells a trial how the run goes after each epoch"
 
@@ -270,8 +270,8 @@ class EpochReport(Callback):
             self.attempt.report(round(last["epoch"]), last[self.score])
 
 
-OWN = {"classifier", "train", "validation", "seed", "progress", "checkpoints", "checkpoint_every", "keep_best",
-       "resume_from", "resume"}  # arguments of `fine_tune` that the search decides
+OWN = {"classifier", "train", "validation", "seed", "progress", "checkpoints", "checkpoint_every",
+       "keep_best", "resume_from", "resume"}  # arguments of `fine_tune` that the search decides
 
 
 def checked_names(
@@ -281,12 +281,12 @@ def checked_names(
     "ValueError where a name is no argument of `fine_tune`, or is given twice"
     known = [name for name in inspect.signature(fine_tune).parameters if name not in OWN]
     if unknown := [name for name in (*space, *options) if name not in known]:
-        raise ValueError(f"{unknown[0]!r} is nothing that a search may set; fine_tune takes {', '.join(known)}. "
-                         "For anything else write a function of an Attempt and call search_over.")
+        raise ValueError(f"{unknown[0]!r} is nothing that a search may set; fine_tune takes "
+                         f"{', '.join(known)}. For anything else give a function to search_over.")
     if twice := [name for name in space if name in options]:
         raise ValueError(f"{twice[0]!r} is in the space and is given beside it; leave one out")
 
-
+# %% ../nbs/lessons/17_hyperparameters.ipynb #eb82d83f
 def search(
     classifier_factory: Callable[[int], TextClassifier],  # a new classifier for a seed
     train: Dataset,  # columns text and label (or rating)
@@ -305,13 +305,15 @@ def search(
     "Search for the arguments of `fine_tune` with the best validation score"
     space = checked_space(space)
     checked_names(space, options)
+    if validation is None:
+        raise ValueError("A search needs validation data: scores come from it. Got None")
     target = as_objective(options.get("objective", CrossEntropy())).target
     score = checked_choice("score", score or ("accuracy" if target == "label" else "error"),
                            ("accuracy", "loss") if target == "label" else ("error", "loss"))
     first = classifier_factory(checked_seed(seed))
     if classifier_factory(seed) is first:
-        raise ValueError("classifier_factory must make a new classifier each time; it gave the same one twice, so "
-                         "each trial would go on with the weights of the one before")
+        raise ValueError("classifier_factory must make a new classifier each time; it gave the same one "
+                         "twice, so each trial would go on with the weights of the one before")
     columns, seen, targets = checked_parts(first, train, validation, target)
     kept = {name: value for name, value in options.items() if name != "callbacks"}
     same = {"model": fingerprint(first), "score": score, "options": described(kept),
@@ -321,7 +323,8 @@ def search(
     def score_of(attempt: Attempt) -> float:
         chosen = {**options, **attempt.parameters}
         chosen["callbacks"] = [*options.get("callbacks", ()), EpochReport(attempt, score)]
-        run = fine_tune(classifier_factory(attempt.seed), train, validation, seed=attempt.seed, progress=False, **chosen)
+        run = fine_tune(classifier_factory(attempt.seed), train, validation, seed=attempt.seed,
+                        progress=False, **chosen)
         if run.interrupted:
             raise KeyboardInterrupt
         return run.evaluations[-1][score]

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LESSON', 'BAR', 'TRIALS', 'LANDSCAPES']
 
-# %% ../../nbs/answers/hyperparameters.ipynb #eb5f6891
+# %% ../../nbs/answers/hyperparameters.ipynb #62eff276
 from functools import lru_cache
 
 import numpy as np
 
-from .base import QUIZZES, Question, Unfinished, Wrong, ask, exercise, expect, number_of, plain
-from .base import see, shown
+from .base import QUIZZES, Question, Unfinished, Wrong, exercise, expect, number_of
+from .base import plain, see, shown
 
 # %% ../../nbs/answers/hyperparameters.ipynb #964f7ff2
 LESSON = 17
@@ -37,7 +37,7 @@ def _enough_trials(answer):
             expected += 1
         expect(answer, [share, sure], expected, why)
 
-# %% ../../nbs/answers/hyperparameters.ipynb #de3c1d44
+# %% ../../nbs/answers/hyperparameters.ipynb #18181720
 @lru_cache
 def _luck() -> tuple[float, ...]:
     "Percent right of the luckiest coin: 10 on 100 reviews, 1,000 on 100, 1,000 on 1,600"
@@ -50,7 +50,8 @@ def _luck() -> tuple[float, ...]:
     "the luckiest coin",
     LESSON,
     "One coin is off by 5 points on 100 reviews: that is its standard deviation.",
-    "The luckiest of ten is about one and a half deviations above one half. What does a hundred times as many add?",
+    "The luckiest of ten is about one and a half deviations above one half. What does a hundred times as "
+    "many add?",
     "Sixteen times the reviews: by what is the deviation divided?",
 )
 def _the_luckiest_coin(answer):
@@ -58,48 +59,12 @@ def _the_luckiest_coin(answer):
         answer,
         _luck,
         ("10 coins on 100 reviews", 1.5, "Ten coins reach one and a half deviations, of 5 points each."),
-        ("1,000 coins on 100 reviews", 1.5, "Luck grows with the root of the logarithm: a hundred times as many coins "
-         "about double it."),
+        ("1,000 coins on 100 reviews", 1.5, "Luck grows with the root of the logarithm: a hundred times as "
+         "many coins about double it."),
         ("1,000 coins on 1,600 reviews", 1.5, "Sixteen times the reviews leave a quarter of the luck."),
     )
 
-# %% ../../nbs/answers/hyperparameters.ipynb #c3ba8235
-def _halved(scores: np.ndarray, factor: int) -> tuple[int, int]:
-    "The winner, and the epochs that were trained"
-    left, done, spent, epoch = list(range(len(scores))), 0, 0, 1
-    while epoch < scores.shape[1]:
-        spent += len(left) * (epoch - done)
-        best = sorted(left, key=lambda trial: -scores[trial, epoch - 1])
-        left, done, epoch = sorted(best[: max(1, len(left) // factor)]), epoch, epoch * factor
-    return max(left, key=lambda trial: scores[trial, -1]), spent + len(left) * (scores.shape[1] - done)
-
-
-@exercise(
-    "halving by hand",
-    LESSON,
-    "Keep a list of the trials that are left, and the epoch up to which they were trained.",
-    "From one decision to the next each trial that is left costs the difference of the two epochs, not the whole.",
-    "Python's sorted keeps the order of equals. Who is left after the last decision still trains up to epoch E.",
-)
-def _halving_by_hand(answer):
-    draw = np.random.default_rng(0)
-    cases = [(draw.random((9, 9)).cumsum(1), 3), (draw.random((8, 5)), 2), (draw.random((2, 4)), 3), (draw.random((4, 1)), 2),
-             (np.round(draw.random((12, 10)) * 2) / 2, 3), (draw.random((27, 20)), 3)]
-    for scores, factor in cases:
-        trials, epochs = scores.shape
-        found, (winner, spent) = plain(ask(answer, scores, factor)), _halved(scores, factor)
-        said = [number_of(value) for value in found] if isinstance(found, (list, tuple)) else []
-        if len(said) != 2:
-            raise Wrong(f"I expected two numbers, the winner and the epochs, and got {shown(found)}.")
-        case = f"For {trials} trials of up to {epochs} epochs with factor {factor}"
-        if said[1] != spent:
-            raise Wrong(f"{case} you trained {shown(said[1])} epochs; {spent} are trained. Who is left goes on from where "
-                        "it was.")
-        if said[0] != winner:
-            raise Wrong(f"{case} your winner is trial {shown(said[0])}, and I expected {winner}. Who dropped out cannot win, "
-                        "and of equals the earlier trial stays.")
-
-# %% ../../nbs/answers/hyperparameters.ipynb #8dbae3d4
+# %% ../../nbs/answers/hyperparameters.ipynb #3cc78907
 BAR, TRIALS, LANDSCAPES = 85, 24, 40
 
 
@@ -134,9 +99,11 @@ def _place_of(place: object) -> tuple[float, float]:
 @exercise(
     "a search of your own",
     LESSON,
-    "The best of 24 places by chance wastes its later trials far away from what it has seen. Begin by chance, then use it.",
+    "By chance the later trials fall far away from what was good before. Begin by chance, then use what you "
+    "have seen.",
     "Near the best place so far try others. In which direction may you go far? Let the trials tell you.",
-    "The page has a Gaussian process for one hyperparameter. With a length for each of two, its likeness is a product.",
+    "The page has a Gaussian process for one hyperparameter. With a length for each of two, its likeness is "
+    "a product.",
 )
 def _a_search_of_your_own(answer):
     heights = []
@@ -149,49 +116,73 @@ def _a_search_of_your_own(answer):
         heights.append(score.height(_place_of(found)))
     mean = float(np.mean(heights))
     if mean < BAR:
-        raise Wrong(f"Your places are worth {mean:.1f} on average, {BAR - mean:.1f} below the bar of {BAR}; the worst is "
-                    f"worth {min(heights):.1f}.")
+        raise Wrong(f"Your places are worth {mean:.1f} on average, {BAR - mean:.1f} below the bar of {BAR}; "
+                    f"the worst is worth {min(heights):.1f}.")
     print(f"Your places are worth {mean:.1f} on average, {mean - BAR:.1f} above the bar of {BAR}.")
 
-# %% ../../nbs/answers/hyperparameters.ipynb #d74badb8
+# %% ../../nbs/answers/hyperparameters.ipynb #bd7d5912
 QUIZZES[LESSON] = (
     Question(
-        "You search a learning rate from 0.00001 to 0.1 and draw it evenly between the two, not by its logarithm. "
-        "What happens?",
+        "You search a learning rate from 0.00001 to 0.1 and draw it evenly between the two, not by its "
+        "logarithm. What happens?",
         (
-            ("Each order of magnitude gets as many trials as any other.", "That is what the logarithm would do."),
-            ("About nine of ten trials have a rate above 0.01.", "Yes: nine tenths of the way lie above 0.01."),
-            ("The search comes to the same place, with more trials.", "It would need thousands to see small rates at all."),
+            (
+                "Each order of magnitude gets as many trials as any other.",
+                "That is what the logarithm would do.",
+            ),
+            (
+                "About nine of ten trials have a learning rate above 0.01.",
+                "Yes: nine tenths of the way lie there.",
+            ),
+            (
+                "The search comes to the same place after more trials.",
+                "It would need thousands to see small rates at all.",
+            ),
         ),
         1,
     ),
     Question(
-        "A search of 200 trials reports 91 % on 300 validation reviews. What may you say of its accuracy on new reviews?",
+        "A search of 200 trials reports 91 % on 300 validation reviews. What may you say of new reviews?",
         (
-            ("It is about 91 %, as the mean of many measurements.", "It is the largest of many, and no mean."),
-            ("It is most likely below 91 %; by how much, other reviews tell.",
-             "Yes: the best of many scores is lucky, too. Score it on reviews that had no part in the choice."),
-            ("It is above 91 %, since the search could go on.", "Going on raises the best score, and its luck."),
+            (
+                "It is about 91 %, as the mean of many measurements.",
+                "It is the largest of many, and no mean.",
+            ),
+            (
+                "It is most likely below 91 %; other reviews tell.",
+                "Yes: the best of many is lucky, too; reviews without a part in the choice say how much.",
+            ),
+            (
+                "It is at least 91 %, since the search could go on.",
+                "Going on raises the best score, and its luck.",
+            ),
         ),
         1,
     ),
     Question(
         "Two settings answer 295 of 300 reviews alike. Why does that make the winner's curse smaller?",
         (
-            ("Their scores are then measured more precisely than others.", "Each score is as uncertain as before."),
-            ("They have learnt the same, so that both of them are good.", "Both may be equally bad."),
-            ("What both share moves both scores, and makes neither the winner.",
-             "Yes: only the five reviews on which they differ can decide between them."),
+            ("Their scores are then measured more precisely.", "Each score is as uncertain as before."),
+            ("They have learnt the same, so both of them are good.", "Both may be equally bad."),
+            (
+                "What both share moves both scores, and no winner.",
+                "Yes: only the five reviews on which they differ can decide between them.",
+            ),
         ),
         2,
     ),
     Question(
-        "A pruner ends trials that are behind after one epoch. For which of these searches is it least fair?",
+        "A pruner ends trials that are behind after one epoch. For which search is it least fair?",
         (
-            ("One over learning rates that contains very small ones.",
-             "Yes: a small rate is behind at first and may be ahead at the end."),
-            ("One over the seeds of otherwise equal settings.", "There is nothing slow or quick about a seed."),
-            ("One in which the first trial was the best of all.", "The first trial is judged against nobody."),
+            (
+                "One over learning rates that has very small ones.",
+                "Yes: a small rate is behind at first and may be ahead at the end.",
+            ),
+            ("One over the seeds of otherwise equal settings.", "A seed is neither slow nor quick."),
+            (
+                "One in which the first trial was the best of all.",
+                "The first trial is judged against nobody.",
+            ),
         ),
         0,
     ),

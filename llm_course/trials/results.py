@@ -18,7 +18,7 @@ from .studies import was_stopped
 
 optuna = needs("optuna", extra="lessons")
 
-# %% ../../nbs/trials/results.ipynb #1dd0f560
+# %% ../../nbs/trials/results.ipynb #2ca84f5a
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
 
@@ -32,7 +32,8 @@ class SearchResult:
     ):
         self.study, self.names = study, list(names)
         every = [trial for trial in study.trials if "place" in trial.user_attrs]
-        kept = sorted((trial for trial in every if not was_stopped(trial)), key=lambda t: t.user_attrs["place"])
+        kept = [trial for trial in every if not was_stopped(trial)]
+        kept.sort(key=lambda trial: trial.user_attrs["place"])
         self.stopped = len(every) - len(kept)  # attempts that ended with their process; each was made again
         rows = [{"state": STATES[trial.state.name], "score": trial.value, **trial.params,
                  "epochs seen": trial.last_step, "seconds": trial.user_attrs.get("seconds"),
@@ -51,7 +52,7 @@ class SearchResult:
     def number(self) -> int:
         "The trial with the best score, of equals the first"
         if not self._complete:
-            raise ValueError("No trial came to its end, so there is no best one. The table `trials` says why.")
+            raise ValueError("No trial came to its end, so there is no best one; the table `trials` says why")
         sign = -1 if self.maximise else 1
         return min(self._complete, key=lambda number: (sign * self._complete[number].value, number))
 
@@ -91,7 +92,8 @@ def plot_search(
     ax, rows = new_axes(ax), result.trials.reset_index()
     for state, filled in (("complete", BLUE), ("pruned", "white")):
         chosen = rows[rows["state"] == state]
-        ax.plot(chosen[name or "trial"], chosen["score"], "o", color=BLUE, markerfacecolor=filled, label=state)
+        ax.plot(chosen[name or "trial"], chosen["score"], "o", color=BLUE, markerfacecolor=filled,
+                label=state)
     if name is None:
         done = rows[rows["state"] == "complete"]
         ax.step(done["trial"], done["score"].cummax() if result.maximise else done["score"].cummin(),

@@ -64,7 +64,7 @@ def lock_of(path: Path) -> FileLock:
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{path}.lock", timeout=120)
 
-# %% ../../nbs/trials/studies.ipynb #5e9e54aa
+# %% ../../nbs/trials/studies.ipynb #ce76c9e0
 def opened_study(
     storage: str | Path | None,  # a SQLite file; None: in memory
     direction: str,  # "maximize" or "minimize"
@@ -78,14 +78,15 @@ def opened_study(
         held = optuna.storages.RDBStorage(
             f"sqlite:///{path.resolve().as_posix()}", engine_kwargs={"connect_args": {"timeout": 120}})
         if others := [name for name in optuna.get_all_study_names(held) if name != NAME]:
-            raise ValueError(f"{path} holds the study {others[0]!r}, which is none of `search`. Give another file.")
+            raise ValueError(f"{path} holds the study {others[0]!r}, which is none of `search`. Give another "
+                             "file.")
         study = optuna.create_study(study_name=NAME, storage=held, direction=direction, load_if_exists=True)
         there = study.user_attrs.get("identity")
         if there is None:
             study.set_user_attr("identity", here)
         elif found := differences(there, here):
-            raise ValueError(f"{path} holds another search. Other than here: {'; '.join(found)}. Give what was "
-                             "given there, or another file.")
+            raise ValueError(f"{path} holds another search. Other than here: {'; '.join(found)}. Give what "
+                             "was given there, or another file.")
     return study
 
 # %% ../../nbs/trials/studies.ipynb #05438a87
@@ -109,7 +110,7 @@ def is_gone(
     except psutil.NoSuchProcess:
         return True
 
-# %% ../../nbs/trials/studies.ipynb #87cb704a
+# %% ../../nbs/trials/studies.ipynb #a48d8af1
 class Desk:
     "Hands out the places of a search, each once, to all processes that share its storage"
 
@@ -121,7 +122,8 @@ class Desk:
         sampler_at: Callable[[int], "optuna.samplers.BaseSampler"],  # of a place
         distributions: dict,  # of each parameter
     ):
-        self.study, self.places, self.sampler_at, self.distributions = study, places, sampler_at, distributions
+        self.study, self.places = study, places
+        self.sampler_at, self.distributions = sampler_at, distributions
         self.lock = nullcontext() if storage is None else lock_of(Path(storage).expanduser())
 
     def free(self) -> int | None:

@@ -16,7 +16,7 @@ from ..hyperparameters import expected_improvement, gaussian_process
 from ..plots import BLUE, GREY, ORANGE, new_axes
 from .base import Explorer
 
-# %% ../../nbs/widgets/hyperparameters.ipynb #d4e24caa
+# %% ../../nbs/widgets/hyperparameters.ipynb #cd33e3f2
 class ImprovementExplorer(Explorer):
     "Trials and length against guess, margin and expected improvement"
 
@@ -26,7 +26,8 @@ class ImprovementExplorer(Explorer):
         scores: Sequence[float],  # (m,), the true score at each place
         start: Sequence[float] = (0.1, 0.9),  # the places of the first trials
     ):
-        self.places, self.scores, self.start = np.asarray(places, float), np.asarray(scores, float), list(start)
+        self.places, self.scores = np.asarray(places, float), np.asarray(scores, float)
+        self.start = list(start)
         self.count = widgets.IntSlider(value=4, min=len(self.start), max=14, description="trials",
                                        continuous_update=False)
         self.length = widgets.FloatSlider(value=0.15, min=0.02, max=0.6, step=0.01, description="length",
@@ -48,8 +49,9 @@ class ImprovementExplorer(Explorer):
         "Where the sliders stand, in a sentence"
         tried, _, _, gain = self.state()
         best = np.interp(tried, self.places, self.scores).max()
-        return (f"After {len(tried)} trials with the length {self.length.value:.2f} the best score is {best:.1f} of "
-                f"{self.scores.max():.1f} that can be had; the next trial stands at {self.places[gain.argmax()]:.2f}.")
+        return (f"After {len(tried)} trials with the length {self.length.value:.2f} the best score is "
+                f"{best:.1f} of {self.scores.max():.1f} that can be had; the next trial stands at "
+                f"{self.places[gain.argmax()]:.2f}.")
 
     def plot(
         self,
@@ -63,8 +65,8 @@ class ImprovementExplorer(Explorer):
         ax.fill_between(self.places, mean - 2 * deviation, mean + 2 * deviation, color=BLUE, alpha=0.15)
         ax.plot(tried, np.interp(tried, self.places, self.scores), "o", color=BLUE, label="trials")
         base = floor - height / 2
-        ax.fill_between(self.places, base, base + height / 2 * gain / max(gain.max(), 1e-12), color=ORANGE, alpha=0.6,
-                        label="expected gain")
+        ax.fill_between(self.places, base, base + height / 2 * gain / max(gain.max(), 1e-12), color=ORANGE,
+                        alpha=0.6, label="expected gain")
         ax.axvline(self.places[gain.argmax()], color=ORANGE, linestyle=":")
         ax.set(xlabel="hyperparameter, as a share of its range", ylabel="score", xlim=(0, 1),
                ylim=(base, floor + 2 * height), title=f"{len(tried)} trials, length {self.length.value:.2f}")
