@@ -252,7 +252,7 @@ class Halving(optuna.pruners.BasePruner):
         better = sum(value > sign * trial.intermediate_values[epoch] for value in others)
         return better >= max(1, (len(others) + 1) // self.factor)
 
-# %% ../nbs/lessons/17_hyperparameters.ipynb #f004ac6e
+# %% ../nbs/lessons/17_hyperparameters.ipynb #70c06899
 class EpochReport(Callback):
     "Tells a trial how the run goes after each epoch"
 
@@ -265,9 +265,9 @@ class EpochReport(Callback):
 
     def on_evaluation(self, run: Run):
         "Report the score at the end of an epoch; the pruner may end the trial"
-        last = run.evaluations[-1]
-        if last["epoch"] == round(last["epoch"]):
-            self.attempt.report(round(last["epoch"]), last[self.score])
+        row = run.evaluations[-1]
+        if row["epoch"] == round(row["epoch"]):
+            self.attempt.report(round(row["epoch"]), row[self.score], row["step"] == run.total_steps)
 
 
 OWN = {"classifier", "train", "validation", "seed", "progress", "checkpoints", "checkpoint_every",

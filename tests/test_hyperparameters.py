@@ -216,6 +216,12 @@ def test_a_trial_is_the_run_that_fine_tune_makes_with_its_seed():
         assert run.evaluations[-1]["loss"] == row["score"] and row["epochs seen"] == 3
 
 
+def test_a_trial_that_was_trained_to_its_end_is_not_pruned():
+    found = searched(trials=12, sampler="random", pruner=Halving())
+    assert found.counts["pruned"] > 2 and set(found.trials["epochs seen"][found.trials["state"] == "pruned"]) == {1}
+    assert set(found.trials["epochs seen"][found.trials["state"] == "complete"]) == {3}
+
+
 def test_optuna_is_as_loud_as_before():
     level = optuna.logging.get_verbosity()
     with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from ..core import needs, seed_of
 
 optuna = needs("optuna", extra="lessons")
 
-# %% ../../nbs/trials/attempts.ipynb #425e74d2
+# %% ../../nbs/trials/attempts.ipynb #749c257b
 @dataclass(frozen=True)
 class Attempt:
     "One trial, as the function that scores it sees it"
@@ -25,10 +25,10 @@ class Attempt:
     seed: int  # of this trial
     trial: "optuna.Trial"
 
-    def report(self, epoch: int, score: float):
-        "Say how it goes after an epoch; a pruner may end the trial here"
+    def report(self, epoch: int, score: float, last: bool = False):
+        "Say how it goes after an epoch; a pruner may end the trial here, if it is not the last epoch"
         self.trial.report(score, epoch)
-        if self.trial.should_prune():
+        if not last and self.trial.should_prune():
             raise optuna.TrialPruned
 
 
