@@ -7,17 +7,17 @@ import sqlite3
 import subprocess
 import sys
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, tiny_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-optuna = pytest.importorskip("optuna")
 
 from llm_course.callbacks import Callback
 from llm_course.hyperparameters import (Between, Halving, expected_maximum, expected_optimism, gaussian_process, grid_points,
@@ -123,7 +123,7 @@ BAD = {
     "a sampler": ({"sampler": "bayes"}, ValueError, "sampler must be one of tpe, random, grid, got 'bayes'"),
     "a score": ({"score": "f1"}, ValueError, "score must be one of accuracy, loss, got 'f1'"),
     "a seed": ({"seed": -1}, ValueError, "seed must be a whole number from 0"),
-    "the same classifier": ({"classifier_factory": lambda seed, same=tiny_classifier(): same}, ValueError,
+    "the same classifier": ({"classifier_factory": lru_cache(lambda seed: tiny_classifier())}, ValueError,
                             "gave the same one twice"),
     "no validation": ({"validation": None}, ValueError, "A search needs validation data"),
     "one class": ({"train": {"text": TEXTS[:4], "label": [1] * 4}}, ValueError, "holds one class only"),

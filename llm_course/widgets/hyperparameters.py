@@ -16,9 +16,9 @@ from ..hyperparameters import expected_improvement, gaussian_process
 from ..plots import BLUE, GREY, ORANGE, new_axes
 from .base import Explorer
 
-# %% ../../nbs/widgets/hyperparameters.ipynb #cd33e3f2
+# %% ../../nbs/widgets/hyperparameters.ipynb #e5e2733c
 class ImprovementExplorer(Explorer):
-    "Trials and length against guess, margin and expected improvement"
+    "Trials and length against guess, its error and expected improvement"
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class ImprovementExplorer(Explorer):
         self,
         ax: Axes | None = None,  # axes to draw on; new ones if None
     ) -> Axes:
-        "The guess with its margin, the trials, and below the expected gain"
+        "The guess in a band of two deviations, the trials, and below the expected gain"
         ax, (tried, mean, deviation, gain) = new_axes(ax, figsize=(7, 3.8)), self.state()
         floor, height = self.scores.min(), self.scores.max() - self.scores.min()
         ax.plot(self.places, self.scores, color=GREY, linestyle="--", label="truth")
