@@ -8,12 +8,13 @@ Texts: the training part of all four bundled sets, labels left out; what is said
 and settings are chosen on the validation part. All models share one tokenizer of 4,096 byte pairs and blocks of 128
 tokens. A seed draws the weights, the order of the blocks, what is taken away, and dropout.
 
-- rates: one pass over the texts for each of four settings (learning rate, blocks of a step, share that is asked for);
+- rates: one pass over the texts for each of four settings (learning rate, blocks of a step, share that is asked for,
+  length of spans);
   the loss on the validation part, where all answer the same questions.
 - seeds: two passes, a tenth of what the bundled models had, three seeds; surprise on the test part in nats, beside a
   unigram, a bigram and a two-sided bigram counted from the same texts (their discount is chosen on the validation
   part) at the same places. The masked model is asked with [MASK] alone, at places whose neighbours are not hidden.
-- bundled: the same for the bundled models.
+- bundled: the same for the bundled models. Their lead is what the best count has more, at the same places.
 - full: the same for two more seeds of each, trained as tools/build_models.py trains them, half an hour for each.
 - sizes: a causal model of four sizes, two passes each; the validation loss as training goes on, against operations.
 - transfer: test accuracy on movie reviews after fine-tuning with 200 and 1,000 labels, five seeds: the bundled tiny
@@ -51,15 +52,15 @@ from llm_course.value_chain import training_compute
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from build_models import PASSES, trained  # noqa: E402
+from build_models import DROPOUT, PASSES, trained  # noqa: E402
 
 CHECKPOINTS = ROOT / "checkpoints-of-tiny-models"
 NAME, SHAPES = "pretraining", ("gpt", "t5", "bert")
 QUICK = {"mixed_precision": "bf16", "progress": False}  # of pre-training
-SETTINGS = {  # learning rate, blocks of a step, share of the tokens that are asked for
+SETTINGS = {  # learning rate, blocks of a step, share of the tokens that are asked for, and mean length of a span
     "bert": ((2e-3, 32, 0.3), (1e-3, 8, 0.3), (2e-3, 8, 0.3), (2e-3, 8, 0.15)),
     "gpt": ((2e-3, 32, None), (1e-3, 8, None), (2e-3, 8, None), (4e-3, 8, None)),
-    "t5": ((2e-3, 8, 0.15), (2e-3, 8, 0.3), (4e-3, 8, 0.3), (4e-3, 32, 0.3))}
+    "t5": ((3e-3, 8, 0.3), (2e-3, 8, 0.5, 5.0), (3e-3, 8, 0.5, 5.0), (4e-3, 8, 0.5, 5.0))}
 FINE_RATES, DISCOUNTS = (1e-4, 3e-4, 1e-3, 3e-3), (0.5, 0.75, 0.9)
 ENCODER_RATES = (3e-5, 1e-4, 3e-4)  # of the bundled encoder, which is twenty times as large
 SIZES = (32, 64, 128, 192)
@@ -95,30 +96,31 @@ def tokenizer_of(sizes: Sizes):
 
 def fresh(shape: str, sizes: Sizes, seed: int, **options) -> LanguageModel:
     "A model that has learnt nothing"
-    return new_language_model(shape, tokenizer_of(sizes), seed=seed, device="cpu", **options)
+    dropout = DROPOUT.get(f"tiny-{shape}", 0.1)
+    return new_language_model(shape, tokenizer_of(sizes), seed=seed, device="cpu", dropout=dropout, **options)
 
 
-def named(shape: str, rate: float, batch: int, share: float | None) -> str:
+def named(shape: str, rate: float, batch: int, share: float | None, span: float | None = None) -> str:
     "The row of a setting"
-    return f"{shape} {rate:g} {batch} {share}"
+    return f"{shape} {rate:g} {batch} {share}{f' {span:g}' if span else ''}"
 
 
 def settings_of(rows: dict, model: LanguageModel, shape: str) -> dict:
     "The arguments of `pretrain` with the lowest validation loss"
-    rate, batch, share = min(SETTINGS[shape], key=lambda setting: rows["rates"][named(shape, *setting)]["loss"])
-    return {"learning_rate": rate, "batch_size": batch, "objective": asking(model, share)}
+    rate, batch, *asked = min(SETTINGS[shape], key=lambda setting: rows["rates"][named(shape, *setting)]["loss"])
+    return {"learning_rate": rate, "batch_size": batch, "objective": asking(model, *asked)}
 
 
-def asking(model: LanguageModel, share: float | None) -> LanguageObjective:
+def asking(model: LanguageModel, share: float | None, span: float | None = None) -> LanguageObjective:
     "The objective of a model's kind, with a share of the tokens"
-    objective = objective_for(model, None)
-    return objective if share is None else replace(objective, share=share)
+    given = {"share": share, "span": span}
+    return replace(objective_for(model, None), **{name: value for name, value in given.items() if value is not None})
 
 
-def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int, share: float | None) -> dict:
+def rates(sizes: Sizes, rows: dict, shape: str, rate: float, batch: int, *asked: float | None) -> dict:
     "The loss on the validation part after a short run"
     model = fresh(shape, sizes, 0)
-    run = pretrain(model, texts_of("train", sizes.texts), objective=asking(model, share), epochs=1,
+    run = pretrain(model, texts_of("train", sizes.texts), objective=asking(model, *asked), epochs=1,
                    learning_rate=rate, batch_size=batch, **QUICK)
     losses, *_ = asked_places(model, token_blocks(model.tokenizer, texts_of("validation", sizes.texts)))
     return {"loss": losses.mean().item(), "seconds": run.seconds}
@@ -163,9 +165,12 @@ def compared(model: LanguageModel, sizes: Sizes) -> dict:
     surprise = {"model": losses, "unigram": -bigram.unigram[token].log(), "bigram": -bigram.after(left, token).log()}
     if model.kind == "masked":
         surprise["two-sided bigram"] = -bigram.between(left, token, right).log()
-    blocks = torch.zeros(len(parts[2]), 2).index_add(0, rows, torch.stack([losses, torch.ones_like(losses)], 1))
-    return {**{name: values.mean().item() for name, values in surprise.items()}, "places": len(losses),
-            "discount": discount, "interval of the model": block_interval(blocks)}
+    lead = surprise["two-sided bigram" if model.kind == "masked" else "bigram"] - losses
+    of_blocks = {name: torch.zeros(len(parts[2]), 2).index_add(0, rows, torch.stack([of, torch.ones_like(of)], 1))
+                 for name, of in (("model", losses), ("lead", lead))}
+    return {**{name: values.mean().item() for name, values in surprise.items()}, "lead": lead.mean().item(),
+            "places": len(losses), "discount": discount,
+            **{f"interval of the {name}": block_interval(sums) for name, sums in of_blocks.items()}}
 
 
 def block_interval(sums: torch.Tensor, draws: int = 2000) -> list[float]:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
-from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack, all_synonyms
-from .adversarial_examples import pgd, project, steepest
+from .adversarial_examples import NORMS, Attack, Draft, SynonymAttack
+from .adversarial_examples import all_synonyms, checked_synonyms, pgd, project, steepest
 from .attacks.substitutions import Substitutable as Substitutable, promises as promises
 from .attacks.substitutions import KnownTexts, token_table
 from .checks import checked_choice, checked_count, checked_fraction, checked_number, checked_texts
@@ -29,8 +29,7 @@ from .embeddings import at_rest, checked_gradient, input_embeddings, logits_at
 from .embeddings import perturbed as perturbed, slope as slope
 from .averaging import check_alike, checked_shares
 from .models import TextClassifier
-from .training.objective import Backward, Batch
-from .training.objective import Limited, above_zero, allowed, checked_kind, or_none
+from .training.objective import Backward, Batch, Limited, above_zero, allowed, checked_kind, or_none
 from .training.passes import UnlabelledTexts, WithSlowCopy, climb, divergence, repeatable
 from .training.passes import symmetric_divergence, unsynchronised
 from .words import STOP_WORDS, split_words, words_with_synonyms
@@ -40,7 +39,7 @@ from .words import STOP_WORDS, split_words, words_with_synonyms
 class InBall(Limited):
     "What objectives that move embeddings within a ball share"
 
-    epsilon: float = 1.0  # the radius, at least 0
+    epsilon: float = 0.1  # the radius, at least 0
     norm: str = "l2"  # "linf" or "l2"
     per_token: bool = False  # whether each token has a ball of its own; it matters for "l2" only
     limits = allowed(epsilon=checked_number, norm=partial(checked_choice, choices=NORMS))
@@ -66,9 +65,7 @@ class InBall(Limited):
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #fe205cdb
 def clean_and_worse(
-    model: torch.nn.Module,
-    batch: Batch,
-    backward: Backward,
+    model: torch.nn.Module, batch: Batch, backward: Backward,
     clean_share: float,  # weight of the texts as they are, 0 to 1
     worse: Callable,  # slopes (B, T, D) and a way to repeat the masks, to worse texts and their perturbation
 ) -> float:
@@ -90,12 +87,15 @@ class FGM(InBall):
     "Cross-entropy of each text and of its neighbour one step up the loss (Miyato et al. 2017)"
 
     clean_share: float = 0.5  # weight of the texts as they are, above 0 and at most 1
+    normalised: bool = False  # whether epsilon counts in spreads of the embeddings, as in the paper
     limits = allowed(clean_share=partial(checked_number, strict=True, most=1))
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
+        real = batch["input_ids"][batch["attention_mask"].bool()]  # each token as often as it stands there
+        scale = input_embeddings(model).weight.detach()[real].std(0, correction=0) if self.normalised else 1.0
         return clean_and_worse(model, batch, backward, self.clean_share, lambda slopes, again: (
-            batch, self.epsilon * self.rising(slopes, batch)))
+            batch, self.epsilon * scale * self.rising(scale * slopes, batch)))
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #f325a7f9
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ class ManySteps(InBall):
 class PGD(ManySteps):
     "Cross-entropy of a neighbour that several steps up the loss have reached (Madry et al. 2018)"
 
+    epsilon: float = 0.05  # the radius, at least 0
     random_start: bool = True  # begin at a random point of the ball
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
         def loss(moved: torch.Tensor) -> torch.Tensor:
             return F.cross_entropy(logits_at(model, batch, moved), batch["targets"])
-
         start = at_rest(model, batch)
         start = self.drawn(batch, start.shape[-1]) if self.random_start else start
         with repeatable(start.device) as again:
@@ -156,9 +156,9 @@ class VirtualAdversarial(InBall):
     "Cross-entropy, and how far answers move within a ball, labelled or not (Miyato et al. 2018)"
 
     weight: float = 1.0  # of the second term, at least 0
-    probe: float = 0.1  # length at which the direction is looked for, above 0
+    probe: float | None = None  # length at which the direction is looked for, above 0; epsilon / 10 if None
     unlabelled: UnlabelledTexts | None = None  # texts for the second term; None: the labelled ones alone
-    limits = allowed(weight=checked_number, probe=above_zero, unlabelled=partial(
+    limits = allowed(weight=checked_number, probe=or_none(above_zero), unlabelled=partial(
         checked_kind, kinds=(UnlabelledTexts, type(None)), said="UnlabelledTexts or None"))
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
@@ -179,11 +179,10 @@ class VirtualAdversarial(InBall):
                     loss = F.cross_entropy(logits, batch["targets"])
                     backward(loss)
             again()
-
             def apart(moved: torch.Tensor) -> torch.Tensor:
                 return divergence(logits.detach(), logits_at(model, batch, moved)).mean()
-
-            probe = self.probe * self.rising(direction, batch, "l2")  # power iteration: one step
+            size = self.epsilon / 10 if self.probe is None else self.probe
+            probe = size * self.rising(direction, batch, "l2")  # power iteration: one step
             worst = climb(model, probe, apart, lambda _, rise: self.epsilon * self.rising(rise, batch), again)
             term = weight * apart(worst)
             backward(term)
@@ -194,13 +193,19 @@ class VirtualAdversarial(InBall):
 class Smart(ManySteps, WithSlowCopy):
     "Cross-entropy, smooth answers around texts, and answers near those of a slow copy (Jiang et al. 2020)"
 
-    epsilon: float = 0.01  # the radius, at least 0
+    epsilon: float = 0.001  # the radius, at least 0
     norm: str = "linf"  # "linf" or "l2"
     steps: int = 1  # at least 1
     smoothness: float = 1.0  # weight of the second term, at least 0
     proximity: float = 1.0  # weight of the third term, at least 0
     momentum: float = 0.99  # how slowly the copy follows, 0 to 1
     limits = allowed(smoothness=checked_number, proximity=checked_number, momentum=checked_fraction)
+
+    def rising(self, gradient: torch.Tensor, batch: Batch, norm: str | None = None) -> torch.Tensor:
+        "In a cube the gradient over its largest entry, not its sign: small entries move little"
+        signs, sizes = super().rising(gradient, batch, norm), gradient.nan_to_num(0.0, 0.0, 0.0).abs()
+        largest = sizes.amax(self.axes, keepdim=True).clamp_min(1e-30)
+        return signs if (norm or self.norm) == "l2" else signs * sizes / largest
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
@@ -209,10 +214,8 @@ class Smart(ManySteps, WithSlowCopy):
             with unsynchronised(model):
                 logits = logits_at(model, batch)
             again()
-
             def apart(moved: torch.Tensor) -> torch.Tensor:
                 return symmetric_divergence(logits.detach(), logits_at(model, batch, moved)).mean()
-
             moved = climb(model, start, apart, partial(self.onwards, batch=batch), again, self.steps)
             smooth = symmetric_divergence(logits, logits_at(model, batch, moved)).mean()
             again()
@@ -267,8 +270,8 @@ class SynonymHull(Limited):
         weight, ids = input_embeddings(model).weight.detach(), batch["input_ids"]
         tokens = self.table.to(ids.device)[ids].long()  # (B, T, S, M)
         real = tokens >= 0
-        corners = (F.embedding(tokens.clamp_min(0), weight) * real[..., None]).sum(-2)
-        corners = corners / real.sum(-1, keepdim=True).clamp_min(1)  # (B, T, S, D)
+        total = (F.embedding(tokens.clamp_min(0), weight) * real[..., None]).sum(-2)
+        corners = total / real.sum(-1, keepdim=True).clamp_min(1)  # (B, T, S, D)
         exists = real.any(-1) & batch["attention_mask"][..., None].bool()
         if self.moving < 1:
             exists &= torch.rand(ids.shape, device=ids.device)[..., None] < self.moving
@@ -279,14 +282,11 @@ class SynonymHull(Limited):
         "Compute the loss of one batch and its gradients"
         moves, exists = self.offsets(model, batch)
         start = torch.randn(exists.shape, device=exists.device)
-
         def place(scores: torch.Tensor) -> torch.Tensor:  # (B, T, D)
             shares = scores.masked_fill(~exists, -torch.inf).softmax(-1)
             return (shares[..., None] * moves).sum(2)
-
         def loss(scores: torch.Tensor) -> torch.Tensor:
             return F.cross_entropy(logits_at(model, batch, place(scores)), batch["targets"])
-
         return clean_and_worse(model, batch, backward, self.clean_share, lambda _, again: (
             batch, place(climb(model, start, loss, self.onwards, again, self.steps))))
 
@@ -323,13 +323,11 @@ class WorstSynonyms(Limited):
         "Compute the loss of one batch and its gradients"
         shares = (self.most * torch.rand(len(batch["targets"]))).tolist()
         weight, classifier = input_embeddings(model).weight.detach(), self.substitutions.classifier
-
         def worse(slopes: torch.Tensor, again: Callable) -> tuple[Batch, None]:
             rows = zip(batch["input_ids"], batch["attention_mask"].bool(), slopes, shares, strict=True)
             texts = [self.substitutions.worst(ids[real], rise[real], weight, share)
                      for ids, real, rise, share in rows]
             return classifier.pad(classifier.tokenize(texts)[0]), None
-
         return clean_and_worse(model, batch, backward, self.clean_share, worse)
 
 # %% ../nbs/lessons/22_adversarial_training.ipynb #d5847ccb
@@ -367,7 +365,7 @@ def frequent_synonyms(
     texts: Iterable[str],  # that are trained on; labels are not needed
     *,
     rare: float = 3,  # words that stand in the texts less often than this are read as others, at least 1
-    candidates: Callable[[str], Iterable[str]] = all_synonyms,  # of a word in lower case
+    candidates: Callable[[str], Iterable[str]] = checked_synonyms,  # of a word in lower case
 ) -> dict[str, str]:  # in lower case
     "The frequent synonym that each rare word is read as: a classifier's word map (after Mozes et al. 2021)"
     if not rare >= 1:
@@ -403,19 +401,21 @@ def averaged(
 def robustness_curve(
     classifier: TextClassifier,
     dataset: Dataset,  # columns text and label
-    radii: Sequence[float],  # of each token's ball, each at least 0
+    radii: Sequence[float],  # of the balls, each at least 0
     *,
     steps: int = 10,  # of PGD, at least 1
     batch_size: int = 16,  # texts at once, at least 1
     seed: int = 0,  # of the random start
+    per_token: bool = True,  # whether each token has a ball of its own, or each text one
 ) -> pd.Series:  # accuracy by radius
     "The accuracy that PGD on the embeddings leaves at each radius"
     columns, targets = checked_data(dataset, classifier.labels, part="attacked")
     right = {checked_number("a radius", radius): 0 for radius in radii}
     rows = sorted(zip(columns["text"], targets.tolist(), strict=True), key=lambda row: len(row[0]))
+    attack = partial(pgd, classifier, steps=steps, per_token=per_token, seed=seed)
     for start in range(0, len(rows), checked_count("batch_size", batch_size)):
         texts, answers = zip(*rows[start : start + batch_size], strict=True)
         for radius in right:
-            found = pgd(classifier, texts, answers, epsilon=radius, steps=steps, per_token=True, seed=seed)
+            found = attack(texts, answers, epsilon=radius)
             right[radius] += int((found.after.argmax(-1) == found.targets).sum())
     return pd.Series(right, name="accuracy") / len(rows)

@@ -29,7 +29,8 @@ from .checks import checked_count, checked_fraction, checked_texts
 from .core import choice
 from .core import seed_of as seed_of
 from .embeddings import input_embeddings
-from .gaps import GapFiller
+from .filters import Filtered as Filtered
+from .gaps import Conditioned, GapFiller
 from .mixtures import logits_of_vectors
 from .models import SentenceEncoder, TextClassifier, length_batches, sentence_encoder
 from .plots import COLOURS, GREY, new_axes
@@ -41,12 +42,13 @@ from .translators import as_stream as as_stream
 from .translators import from_stream as from_stream
 from .typing_mistakes import NEIGHBOURS as NEIGHBOURS
 from .typing_mistakes import ROWS as ROWS
-from .typing_mistakes import drop_typo, neighbour_typo, swap_typo
+from .typing_mistakes import double_typo, drop_typo, is_word, neighbour_typo, swap_typo
 from .typing_mistakes import keyboard_neighbours as keyboard_neighbours
 from .word_neighbours import near_words
 from .word_neighbours import word_space as word_space
-from .words import match_case, may_change, random_order, reading_after
-from .words import split_words, suits_article, synonyms, word_before, words_with_synonyms
+from .words import delete_at_random, delete_word, exchange_at_random, exchange_words
+from .words import fit_article, match_case, may_be_replaced, may_change, random_order, reading_after
+from .words import split_words, synonyms, word_after, word_before, words_with_synonyms
 
 # %% ../nbs/lessons/20_augmentation.ipynb #086e91c9
 @dataclass(frozen=True)
@@ -73,15 +75,19 @@ class WordAugmenter(Augmenter):
     def changed(self, text: str, generator: Random) -> str:
         "One copy of one text"
         pieces = split_words(text)
-        words = len(pieces) // 2
-        wanted = self.enough(words)
+        wanted = self.enough(len(pieces) // 2)
         if wanted <= 0:
             return text
-        for place in random_order(words, generator):
-            wanted -= self.change(pieces, 2 * place + 1, generator)
+        places = self.places(pieces)
+        for number in random_order(len(places), generator):
+            wanted -= self.change(pieces, places[number], generator)
             if wanted <= 0:
                 break
         return "".join(pieces)
+
+    def places(self, pieces: list[str]) -> Sequence[int]:
+        "Where words stand that may be worth a visit: all of them"
+        return range(1, len(pieces), 2)
 
     def enough(self, words: float) -> int:
         "How many of so many words to change: one at least, unless the fraction is 0"
@@ -94,42 +100,60 @@ class WordAugmenter(Augmenter):
 # %% ../nbs/lessons/20_augmentation.ipynb #3895dce3
 @dataclass(frozen=True)
 class SynonymReplacement(WordAugmenter):
-    "Replaces words with WordNet synonyms of the same part of speech, inflection and case"
+    "Replaces words with checked synonyms of the same part of speech, inflection and case"
+
+    def places(self, pieces: list[str]) -> Sequence[int]:
+        "Where words stand that have a synonym somewhere"
+        known = words_with_synonyms()
+        return [place for place in range(1, len(pieces), 2) if pieces[place].lower() in known]
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
-        "Replace the word at a place, and say whether it has a synonym"
+        "Replace the word at a place, and say whether it has a synonym there"
         word = pieces[place]
-        if word.lower() not in words_with_synonyms() or not may_change(pieces, place, self.protected_words):
+        near = pieces[max(0, place - 20) : place + 21]
+        options = synonyms(word.lower(), word_before(pieces, place), word_after(pieces, place))
+        options = [new for new in options if new not in near]  # what is said already is not said again
+        if not options or not may_be_replaced(pieces, place, self.protected_words):
             return False
-        options = synonyms(word.lower(), word_before(pieces, place))
-        if options:
-            pieces[place] = match_case(word, choice(options, generator))
-        return bool(options)
+        pieces[place] = match_case(word, choice(options, generator))
+        fit_article(pieces, place)
+        return True
 
 # %% ../nbs/lessons/20_augmentation.ipynb #b54fa0f6
 @dataclass(frozen=True)
 class RandomInsertion(WordAugmenter):
-    "Inserts synonyms of words of the text behind other words (Wei and Zou 2019)"
+    "Inserts synonyms of words of the text behind other words; what results is seldom a sentence"
+
+    def places(self, pieces: list[str]) -> Sequence[int]:
+        "Where words stand that have a synonym somewhere"
+        known = words_with_synonyms()
+        return [place for place in range(1, len(pieces), 2) if pieces[place].lower() in known]
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Insert a synonym of the word at a place somewhere, and say whether it has one"
         word = pieces[place].lower()
-        if word not in words_with_synonyms() or not may_change(pieces, place, self.protected_words):
+        options = synonyms(word, word_before(pieces, place), word_after(pieces, place))
+        if not options or not may_be_replaced(pieces, place, self.protected_words):
             return False
-        options = synonyms(word, word_before(pieces, place))
-        if options:
-            target = 2 * int(generator.random() * (len(pieces) // 2)) + 1
-            pieces[target] += " " + choice(options, generator)
-        return bool(options)
+        target, new = 2 * int(generator.random() * (len(pieces) // 2)) + 1, choice(options, generator)
+        behind = [pieces[target], " ", new]
+        fit_article(behind, 2)
+        pieces[target] = "".join(behind)
+        return True
 
 
 @dataclass(frozen=True)
 class RandomSwap(WordAugmenter):
-    "Lets pairs of words change places, each word in at most one pair (Wei and Zou 2019)"
+    "Lets pairs of words change places, each word in at most one pair; what results is seldom a sentence"
+
+    any_word: bool = False  # whether stop words move too, and a word more than once (Wei and Zou 2019)
 
     def changed(self, text: str, generator: Random) -> str:
         "One copy of one text"
         pieces = split_words(text)
+        if self.any_word:
+            exchange_at_random(pieces, self.enough(len(pieces) // 2), generator, self.protected_words)
+            return "".join(pieces)
         words, first = len(pieces) // 2, None
         wanted = self.enough(words / 2)  # pairs
         for place in random_order(words if wanted else 0, generator):
@@ -139,8 +163,7 @@ class RandomSwap(WordAugmenter):
             if first is None:
                 first = place
             elif pieces[first].lower() != pieces[place].lower():
-                a, b = pieces[first], pieces[place]
-                pieces[first], pieces[place] = match_case(a, b.lower()), match_case(b, a.lower())
+                exchange_words(pieces, first, place)
                 first, wanted = None, wanted - 1
                 if not wanted:
                     break
@@ -149,29 +172,36 @@ class RandomSwap(WordAugmenter):
 
 @dataclass(frozen=True)
 class RandomDeletion(WordAugmenter):
-    "Deletes words, each with one space beside it; never the last word of a text (Wei and Zou 2019)"
+    "Deletes words, each with one space beside it, never the last word of a text; grammar may go with them"
+
+    any_word: bool = False  # whether each word goes with one probability, stop words too (Wei and Zou 2019)
 
     def enough(self, words: float) -> int:
         "How many of so many words to delete"
         return min(words - 1, super().enough(words))
 
+    def changed(self, text: str, generator: Random) -> str:
+        "One copy of one text"
+        if not self.any_word:
+            return super().changed(text, generator)
+        pieces = split_words(text)
+        delete_at_random(pieces, self.fraction, generator, self.protected_words)
+        return "".join(pieces)
+
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Delete the word at a place, and say whether it may go"
         if not may_change(pieces, place, self.protected_words):
             return False
-        pieces[place] = ""
-        if pieces[place - 1][-1:].isspace():
-            pieces[place - 1] = pieces[place - 1][:-1]
-        elif pieces[place + 1][:1].isspace():
-            pieces[place + 1] = pieces[place + 1][1:]
+        delete_word(pieces, place)
         return True
 
 # %% ../nbs/lessons/20_augmentation.ipynb #12ae9e3e
 @dataclass(frozen=True)
 class TypingNoise(WordAugmenter):
-    "Makes one typing mistake in each of some words: a neighbour on the keyboard, a swap or a missing letter"
+    "Makes one typing mistake in each of some words: a key beside, a swap, a missing or a doubled letter"
 
     shortest: int = 4  # letters that a word must have, at least 2
+    avoid_words: bool = False  # whether a mistake that is another word is made anew
 
     def __post_init__(self):
         super().__post_init__()
@@ -182,9 +212,13 @@ class TypingNoise(WordAugmenter):
         word = pieces[place]
         if len(word) < self.shortest or not may_change(pieces, place, self.protected_words):
             return False
-        new = choice((neighbour_typo, swap_typo, drop_typo), generator)(word, generator)
-        pieces[place] = new if new != word else drop_typo(word, generator)
-        return True
+        for _ in range(8 if self.avoid_words else 1):
+            new = choice((neighbour_typo, swap_typo, drop_typo, double_typo), generator)(word, generator)
+            new = new if new != word else drop_typo(word, generator)
+            if not (self.avoid_words and is_word(new)):
+                pieces[place] = new
+                return True
+        return False
 
 # %% ../nbs/lessons/20_augmentation.ipynb #354e1264
 @dataclass(frozen=True)
@@ -195,6 +229,8 @@ class NearSynonymReplacement(WordAugmenter):
     neighbours: int = 5  # words to choose from, at least 1
     tries: int = 4  # copies proposed for each text, at least 1
     encoder: SentenceEncoder | None = None  # the bundled model if None
+    shared_sense: bool = True  # whether a neighbour must share a sense with the word, as WordNet has it
+    least: float = 0.6  # cosine between a word and its neighbour, -1 to 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -222,28 +258,35 @@ class NearSynonymReplacement(WordAugmenter):
 
     def change(self, pieces: list[str], place: int, generator: Random) -> bool:
         "Replace the word at a place, and say whether it has neighbours"
-        if not may_change(pieces, place, self.protected_words):
+        if not may_be_replaced(pieces, place, self.protected_words):
             return False
-        word, before = pieces[place].lower(), word_before(pieces, place)
-        reading = reading_after(word, before)
-        near = near_words(word, reading.tag, self.model, self.neighbours) if reading else ()
-        near = [new for new in near if suits_article(new, before)]
+        word, around = pieces[place].lower(), pieces[max(0, place - 20) : place + 21]
+        reading = reading_after(word, word_before(pieces, place), word_after(pieces, place))
+        if reading is None:
+            return False
+        near = near_words(word, reading.tag, self.model, self.neighbours, least=self.least,
+                          shared_sense=self.shared_sense)
+        near = [new for new in near if new not in around]
         if near:
             pieces[place] = match_case(pieces[place], choice(near, generator))
+            fit_article(pieces, place)
         return bool(near)
 
 # %% ../nbs/lessons/20_augmentation.ipynb #f409401f
 @dataclass(frozen=True)
-class ContextualReplacement(WordAugmenter):
-    "Masks words and lets a masked language model fill the gaps (Kobayashi 2018)"
+class ContextualReplacement(Conditioned, WordAugmenter):
+    "Masks words and lets a masked language model fill the gaps, who may know the label (Kobayashi 2018)"
 
     model_name: str = "distilbert/distilbert-base-uncased"  # a Hub name or a folder
     top: int = 10  # most probable words to draw from, at least 1
     batch_size: int = 32  # texts of a batch, at least 1
+    condition: str | None = None  # "label": the label stands in front of a text that the model reads
+    names: Sequence[str] = ()  # of the labels, a word each; only with a condition
 
     def __post_init__(self):
         super().__post_init__()
         checked_count("top", self.top, 1), checked_count("batch_size", self.batch_size, 1)
+        self.check_condition()
 
     @cached_property
     def filler(self) -> GapFiller:
@@ -252,10 +295,14 @@ class ContextualReplacement(WordAugmenter):
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text; gaps beyond the model's window keep their word"
+        self.check_labelled(texts)
         drafts = [self.masked(text, seed) for text, seed in zip(texts, seeds, strict=True)]
         lengths = [len(text) for text in texts]
         for batch in length_batches(lengths, self.batch_size):
             self.filler.fill([drafts[i] for i in batch], [seeds[i] for i in batch])
+        for pieces, gaps in drafts:
+            for place in gaps:
+                fit_article(pieces, place)
         return ["".join(pieces) for pieces, _ in drafts]
 
     def masked(self, text: str, seed: int) -> tuple[list[str], dict[int, str]]:
@@ -264,7 +311,9 @@ class ContextualReplacement(WordAugmenter):
         wanted = self.enough(len(pieces) // 2)
         for place in random_order(len(pieces) // 2 if wanted else 0, generator):
             place = 2 * place + 1
-            if may_change(pieces, place, self.protected_words):
+            if place == 1 and self.condition:
+                continue  # the label
+            if may_be_replaced(pieces, place, self.protected_words):
                 gaps[place] = pieces[place]
                 if len(gaps) == wanted:
                     break
@@ -273,7 +322,7 @@ class ContextualReplacement(WordAugmenter):
 # %% ../nbs/lessons/20_augmentation.ipynb #92a52fca
 @dataclass(frozen=True)
 class BackTranslation(Augmenter):
-    "Translates into another language and back (Sennrich et al. 2016)"
+    "Translates into another language and back (Yu et al. 2018)"
 
     forward: Translator | None = None  # into the other language; Apertium to Spanish if None
     backward: Translator | None = None  # back; Apertium from Spanish if None
@@ -293,10 +342,13 @@ class BackTranslation(Augmenter):
 def easy_data_augmentation(
     fraction: float = 0.1,  # share of the words that change, 0 to 1
     protected_words: Sequence[str] = (),  # words that stay, in any case
+    *,
+    published: bool = False,  # whether swap and deletion touch stop words too, negations among them
 ) -> OneOf:
-    "The four operations of EDA, one for each copy (Wei and Zou 2019)"
-    kinds = (SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion)
-    return OneOf([kind(fraction, protected_words) for kind in kinds])
+    "The four operations of EDA, one for each copy (Wei and Zou 2019); the milder version, or as published"
+    settings = {"fraction": fraction, "protected_words": protected_words}
+    return OneOf([SynonymReplacement(**settings), RandomInsertion(**settings),
+                  RandomSwap(**settings, any_word=published), RandomDeletion(**settings, any_word=published)])
 
 # %% ../nbs/lessons/20_augmentation.ipynb #57098edc
 @dataclass(frozen=True)

@@ -208,7 +208,8 @@ def _with_copies(
     "Some rows of a dataset, each followed by its copies"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnchangedTexts)  # they are counted by the caller
-        copies = augmenter.augment(rows[column], n=n, seed=seed, start=indices[0]) if indices else []
+        known = {"labels": rows["label"]} if getattr(augmenter, "condition", None) == "label" else {}
+        copies = augmenter.augment(rows[column], n=n, seed=seed, start=indices[0], **known) if indices else []
     marks = rows.get("augmented", [False] * len(rows[column]))
     others = [name for name in rows if name not in (column, "augmented")]
     out = {name: [] for name in dict.fromkeys([*rows, "augmented"])}

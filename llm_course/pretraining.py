@@ -142,7 +142,7 @@ class LanguageObjective(Limited):
         backward(loss)
         return loss.item()
 
-# %% ../nbs/lessons/03_pretraining.ipynb #a809865c
+
 @dataclass(frozen=True)
 class CausalLanguageModelling(LanguageObjective):
     "Guess each next token (GPT)"
@@ -176,7 +176,7 @@ class MaskedLanguageModelling(LanguageObjective):
             raise ValueError("This tokenizer has no token for a mask; take that of a masked model")
 
     def questions(self, blocks: torch.Tensor, generator: torch.Generator | None = None) -> Questions:
-        "Hide as many tokens in each block, never a special one"
+        "Hide the same number of tokens in each block, never a special one"
         special = torch.tensor(self.tokenizer.all_special_ids, device=blocks.device)
         order, fate = (draws(blocks, generator) for _ in range(2))
         count = max(1, round(self.share * blocks.shape[1]))
@@ -258,7 +258,7 @@ class Bigram:
         blocks: torch.Tensor,  # (N, T), the text to count
         vocabulary: int,  # V; the memory grows with its square
         *,
-        discount: float = 0.75,  # what each count of a pair gives to the pairs that were not seen, 0 to 1
+        discount: float = 0.75,  # what each count of a pair gives away, to all tokens by the unigram, 0 to 1
     ):
         row, size = blocks.flatten(), checked_count("vocabulary", vocabulary)
         if row.max() >= size:

@@ -78,6 +78,7 @@ def quick_dropout_attention(
     attention_mask: torch.Tensor | None,  # (B, 1, T, T), True where a token may look
     dropout: float = 0.0,  # share of the attention weights that become zero
     scaling: float | None = None,  # of the scores; one over the root of D / heads if None
+    position_bias: torch.Tensor | None = None,  # added to the scores, as in T5; (1 or B, heads, T, T)
     **options,  # those of transformers' own function
 ) -> tuple[torch.Tensor, None]:  # (B, T, heads, D / heads)
     "Scaled dot-product attention whose dropout is quick on the CPU"
@@ -88,8 +89,11 @@ def quick_dropout_attention(
         or (attention_mask is not None and attention_mask.dtype != torch.bool)
     ):
         sdpa = AttentionInterface()["sdpa"]
-        return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
+        return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+                    position_bias=position_bias, **options)
     scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (B, heads, T, T)
+    if position_bias is not None:
+        scores = scores + position_bias
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1)

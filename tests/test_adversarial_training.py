@@ -348,6 +348,21 @@ def test_the_robustness_curve_starts_at_the_accuracy_and_falls(reviews):
     right = mine.logits(list(reviews["text"])).argmax(-1) == torch.tensor(reviews["label"])
     assert math.isclose(curve[0.0], right.double().mean().item())
     assert curve[0.0] >= curve[1.0] >= curve[30.0] and curve[30.0] < curve[0.0]
+    of_text = robustness_curve(mine, reviews, (0.0, 1.0), steps=3, batch_size=5, per_token=False)  # a smaller set
+    assert of_text[0.0] == curve[0.0] and of_text[1.0] >= curve[1.0]
+
+
+@pytest.mark.parametrize("kind", [FGM, PGD, FreeLB])
+def test_as_it_comes_it_leaves_a_classifier_whole(kind):
+    """Too large a radius ends at one answer for all texts; a radius of 1, which was the default once, did"""
+    rows = load_dataset("movies")["train"].shuffle(seed=0).select(range(64))
+    right = []
+    for objective in (kind(), kind(epsilon=1.0)):
+        classifier = TextClassifier.from_pretrained("tiny-bert", labels=["negative", "positive"], seed=0)
+        fine_tune(classifier, rows, objective=objective, epochs=8, batch_size=16, learning_rate=1e-3, seed=0, progress=False)
+        answers = classifier.logits(list(rows["text"])).argmax(-1)
+        right.append((answers == torch.tensor(rows["label"])).double().mean().item())
+    assert right[0] > 0.9 and right[1] < 0.7, right
 
 
 # Bad input

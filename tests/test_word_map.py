@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_course.adversarial_examples import Draft, SynonymAttack, promised
+from llm_course.adversarial_examples import Draft, SynonymAttack, all_synonyms, promised
 from llm_course.adversarial_training import Substitutions, WorstSynonyms, frequent_synonyms
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import fine_tune
@@ -47,8 +47,12 @@ def test_each_word_is_read_as_the_end_of_its_chain(links, counts, rare):
 
 
 def test_the_map_of_real_reviews_keeps_stop_words_and_ends_everywhere():
-    word_map = frequent_synonyms(load_dataset("movies")["train"]["text"])
-    assert len(word_map) > 10_000 and STOP_WORDS.isdisjoint(word_map) and set(word_map).isdisjoint(word_map.values())
+    texts = load_dataset("movies")["train"]["text"]
+    checked, wide = frequent_synonyms(texts), frequent_synonyms(texts, candidates=all_synonyms)
+    assert len(checked) > 800 and len(wide) > 10_000
+    for word_map in (checked, wide):
+        assert STOP_WORDS.isdisjoint(word_map) and set(word_map).isdisjoint(word_map.values())
+    assert "risible" not in checked and "misleading" not in checked
 
 
 def test_words_of_one_reading_are_one_word_to_the_model(reader):

@@ -6,8 +6,8 @@ The sources come from: pip download --no-deps --no-binary :all: vaderSentiment==
 and from: apt-get install wordnet-base
 
 Each line of `<name>.jsonl.gz` is one text: id, document, text, ratings, split. The lines of `synonyms.tsv.gz` are
-described in synonym_table.py. Each line of `names.tsv.gz` is a given name, and 1 if it is an everyday word too, else 0.
-The files are the same, byte for byte, whenever they are built with the same zlib.
+described in synonym_table.py, those of `expressions.txt.gz` in fixed_expressions.py. Each line of `names.tsv.gz` is a
+given name, and 1 if it is an everyday word too, else 0. The files are the same, byte for byte, whenever they are built with the same zlib.
 """
 
 import argparse
@@ -22,7 +22,9 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from synonym_table import lines_of_table
+from checksums import write_checksums
+from fixed_expressions import lines_of_expressions
+from synonym_table import checked_wordnet, common_words, lines_of_table
 
 from llm_course.data import SPLITS, near_duplicates
 
@@ -143,7 +145,9 @@ def main():
     content, texts = read_source(arguments.source, SOURCE_SHA256), []
     with tarfile.open(fileobj=io.BytesIO(content)) as source:
         inner = source.extractfile(ARCHIVE).read()
-    files = {"synonyms.tsv.gz": lines_of_table(arguments.wordnet)}
+    wordnet, common = checked_wordnet(arguments.wordnet), common_words()
+    files = {"synonyms.tsv.gz": lines_of_table(wordnet, common),
+             "expressions.txt.gz": lines_of_expressions(wordnet, common)}
     with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
         for name in FILES:
             rows = read_rows(archive, name)
@@ -151,13 +155,11 @@ def main():
             texts += [row["text"] for row in rows]
             files[f"{name}.jsonl.gz"] = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
     files["names.tsv.gz"] = lines_of_names(read_source(arguments.names, NAMES_SHA256), texts)
-    sums = ""
     for name in sorted(files):
         data = compressed(files[name])
         (arguments.out / name).write_bytes(data)
-        sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
         print(f"{name}: {len(files[name]):,} lines, {len(data):,} bytes")
-    (arguments.out / "SHA256SUMS").write_text(sums)
+    write_checksums(arguments.out)
 
 
 if __name__ == "__main__":

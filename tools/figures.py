@@ -155,9 +155,9 @@ def attention(found: dict) -> str:
 def pretraining(found: dict) -> str:
     rows, means, ways = found["rows"], found["summary"], ("unigram", "bigram", "two-sided bigram")
     learnt = [[f"`tiny-{shape}`", row["places"], *(row.get(way) for way in ways), row["model"],
-               "{:.2f} to {:.2f}".format(*row["interval of the model"]),
-               spread((run["model"] for key, run in rows["seeds"].items() if key.startswith(shape)), "{:.2f}".format)]
-              for shape, row in rows["bundled"].items()]
+               "{:.2f}, {:.2f} to {:.2f}".format(row["lead"], *row["interval of the lead"]),
+               *(", ".join(f"{run['model']:.2f}" for key, run in rows[part].items() if key.startswith(shape)) or "not measured"
+                 for part in ("full", "seeds"))] for shape, row in rows["bundled"].items()]
     reached = {}
     for key, (mean, width) in means["transfer"].items():
         arm, labels, _ = key.rsplit(" ", 2)
@@ -165,19 +165,20 @@ def pretraining(found: dict) -> str:
     labels = sorted({count for each in reached.values() for count in each})
     again = [[name, *(f"{scale * row[key][0]:.{digits}f} ± {scale * row[key][1]:.{digits}f}"
                       for key, scale, digits in (("loss", 1, 2), ("accuracy", 100, 1)))] for name, row in means["domain"].items()]
-    chosen = [[*key.replace("None", "all").split(), f"{row['loss']:.3f}"] for key, row in sorted(rows["rates"].items())]
+    chosen = [[*(*key.replace("None", "all").split(), "")[:5], f"{row['loss']:.3f}"] for key, row in sorted(rows["rates"].items())]
     return "\n\n".join([
-        "Surprise in nats at tokens of the test texts, beside counts of the same training texts at the same places; 95 % intervals "
-        "over blocks, and other seeds with a tenth of the passes:",
-        table(["", "places", *ways, "bundled model", "95 %", "a tenth, other seeds"], learnt),
+        "Surprise in nats at tokens of the test texts, beside counts of the same training texts at the same places; the lead over "
+        "the best count with its 95 % interval over blocks; other seeds with as many passes, and with a tenth of them:",
+        table(["", "places", *ways, "bundled model", "lead", "other seeds", "a tenth of the passes"], learnt),
         "Test accuracy on movie reviews in percent, mean and 95 % interval of five seeds; the learning rate of each arm was chosen on "
         "the validation part:",
         table(["began as", *(f"{count:,} labels" for count in labels)], [[arm, *each.values()] for arm, each in reached.items()]),
         "A masked model that had read everything but tweets, then read on, and was fine-tuned on 200 tweets; three seeds:",
         table(["then it read", "surprise on new tweets, nats", "right of 100 new tweets"], again),
         "Reading tweets was worth {:+.1f} ± {:.1f} points.".format(*(100 * value for value in means["gain by reading tweets"])),
-        "Validation loss after one pass, by learning rate, blocks of a step and share of the tokens that is asked for:",
-        table(["", "rate", "blocks", "share", "loss"], chosen)])
+        "Validation loss after one pass, by learning rate, blocks of a step, share of the tokens that is asked for, and length of "
+        "spans where it is not three:",
+        table(["", "rate", "blocks", "share", "span", "loss"], chosen)])
 
 
 def hyperparameters(found: dict) -> str:
@@ -280,6 +281,30 @@ def adversarial_training(found: dict) -> str:
     return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
 
 
+def with_limits(value: list[float] | None) -> str:
+    "A share and its interval, in percent"
+    return "" if value is None else f"{100 * value[0]:.1f} [{100 * value[1]:.1f}, {100 * value[2]:.1f}]"
+
+
+def robustness(found: dict) -> str:
+    columns = {"clean": "clean", "PWWS, own table": "own table", "PWWS, WordNet": "WordNet",
+               "PWWS, WordNet, accepted": "WordNet, accepted", "PWWS, encoder neighbours": "neighbours",
+               "PWWS, Aiksaurus": "Aiksaurus", "TextFooler": "TextFooler", "typing mistakes": "typing mistakes",
+               "PGD 0.2": "PGD 0.2", "transfer": "transfer", "certified, checked synonyms": "certified"}
+    parts, aims = [], found["aims"]
+    for kind, recipe in (("test", "1,000"), ("all", "all")):
+        own = {name.removeprefix(f"{kind} "): row for name, row in found["summary"].items() if name.startswith(f"{kind} ")}
+        if own:
+            rows = [[name, row["seeds"], *(with_limits(row["columns"].get(column, {}).get("share")) for column in columns)]
+                    for name, row in own.items()]
+            parts += [f"Trained on {recipe} reviews; answered rightly, in percent, with intervals over seeds and reviews.",
+                      table(["", "seeds", *columns.values()], rows)]
+    reached = [name for name, row in found["summary"].items() if row.get("reaches the aims")]
+    said = ", ".join(f"`{name}`" for name in reached) or "none"
+    return "\n\n".join([*parts, f"The aims, set before: at most {percent(aims['lost at most'])} lost, at least "
+                        f"{percent(aims['kept at least'])} kept under the unseen PWWS (WordNet). Reached by: {said}."])
+
+
 def gradient_attacks(found: dict) -> str:
     return (f"Largest difference from torchattacks {found['torchattacks']} on {found['networks']} small networks: " + ", ".join(
         f"{name} {difference:.1e}" for name, difference in found["largest_difference"].items()) + ".")
@@ -300,6 +325,22 @@ def front_page(found: dict) -> str:
             + f"\n\nThe front page shows “{shown['text']}”, where “{shown['word']}” becomes “{shown['synonym']}”.")
 
 
+def substitutions(found: dict) -> str:
+    questions = {"grammatical": "grammatical", "meaning": "same meaning", "label": "same label",
+                 "grammatical and same in meaning": "grammatical and same meaning"}
+    rows = []
+    for name, row in found["summary"]["methods"].items():
+        both = row["grammatical and same in meaning"]
+        rows.append([name, row["meaning"]["of"], *(percent(row[key]["share"], 0) for key in questions),
+                     " to ".join(percent(end, 0) for end in both["interval"])])
+    again = found["summary"]["second reading"]
+    same = ", ".join(f"{name} {percent(row['same'], 0)}" for name, row in again.items())
+    return ("Copies read one by one, by a large language model that did not know the methods; the last column is the 95 % "
+            "interval of the one before. PWWS and TextFooler: copies that turned a classifier's answer.\n\n"
+            + table(["", "copies", *questions.values(), "interval"], rows)
+            + f"\n\nA second reading of {again['label']['pairs']} of the copies says the same of: {same}.")
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "training_speed": ("Speed of training", training_speed),
     "inference_speed": ("Speed of answers", inference_speed),
@@ -313,9 +354,11 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "tiny_models": ("The tiny models", tiny_models),
     "near_duplicates": ("Near-duplicates", near_duplicates),
     "augmentation": ("Does augmentation help?", augmentation),
+    "substitutions": ("What readers say of copies", substitutions),
     "augmentation_speed": ("Speed of augmentation", augmentation_speed),
     "adversarial_examples": ("Adversarial examples", adversarial_examples),
     "adversarial_training": ("Adversarial training", adversarial_training),
+    "robustness": ("Robustness judged by strangers", robustness),
     "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),
@@ -340,7 +383,7 @@ def page(folder: Path = FOLDER) -> str:
             found = json.loads((folder / f"results/{name}.json").read_text(encoding="utf-8"))
             script = f"{name}.py" if (folder / f"{name}.py").is_file() else f"../tools/{found['script']}"
             parts += [f"## {title}", written(found), f"{machine_of(found)} [Result](results/{name}.json) · [script]({script})"]
-    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "__init__"}
+    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "strangers", "__init__"}
     waiting = ", ".join(f"[{name}]({name}.py)" for name in sorted(measured))
     return "\n\n".join([*parts, "## Not measured yet", f"Ready, and tested at small size: {waiting}." if waiting else "Nothing."]) + "\n"
 

@@ -2,8 +2,8 @@
 
     python tools/sidebar.py            # `--check` only says whether it is up to date
 
-Lessons stand by part, then the glossary and the page for teachers; each other folder of notebooks has a section of its own; then come the reference pages, one for
-each module, which tools/api_pages.py makes when the site is built.
+Lessons stand by part, then the glossary and the page for teachers; each other folder of notebooks has a section of its
+own; then come the reference pages, one for each module, which tools/api_pages.py makes when the site is built.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 """The lines of llm_course/assets/synonyms.tsv.gz, from the database files of WordNet 3.0.
 
 Each line is one English word form. Each further field is one reading of it, the most frequent first: part of speech
-and inflection, frequency in percent, close synonyms in the same inflection, and after a semicolon the remaining
-ones. A field that begins with ! holds antonyms. Close synonyms share a frequent sense, and the bundled sentence
-encoder finds the two words alike; the others share any sense.
+and inflection, frequency in percent, checked synonyms in the same inflection, and after a semicolon the remaining
+ones. A field that begins with ! holds antonyms. A line of two words says what may stand for the first where the
+second follows. Checked synonyms come from checked_synonyms.txt, whose pairs were read one by one: in most of the
+first word's uses the second says the same. The others share any sense of WordNet.
 """
 
 import hashlib
@@ -12,15 +13,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_course.models import SentenceEncoder
+from llm_course.models import bundled_model_folder
+from llm_course.tokens import load_tokenizer
 from llm_course.words import STOP_WORDS
 
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 SOURCES_SHA256 = "d2aab75aa6d3f91b15188acc7612ae2378bfaf942f900ff1db5be07caa461ba8"  # of FILES, joined
 FILES = [f"{kind}.{name}" for kind in ("data", "index") for name in PARTS] + [
     *(f"{name}.exc" for name in PARTS), "cntlist.rev"]
-ALIKE = 0.35  # least cosine between two words that may stand for each other in a usual sense
-VERY_ALIKE = 0.5  # the same for rarer senses
+CLEAR = 0.8  # share of a form that its more frequent lemma must have
+CHECKED = Path(__file__).with_name("checked_synonyms.txt")
 USAGES = {"disparagement", "ethnic_slur", "obscenity", "dirty_word", "vulgarism", "derogation"}
 SENSES = {"1": "n", "2": "v", "3": "a", "4": "r", "5": "a"}  # kinds in a sense key, satellites are adjectives
 SHARE_OF_FORM = {"n": 0.7, "ns": 0.3, "a": 0.9, "ar": 0.05, "at": 0.05, "r": 1.0,
@@ -169,6 +171,11 @@ def plain(lemma: str) -> bool:
     return bool(re.fullmatch(r"[a-z]{2,}", lemma))
 
 
+def written_small(lemma: str, part: str, wordnet: WordNet) -> bool:
+    "Whether WordNet writes an entry without capitals in one of its senses"
+    return any(lemma in wordnet.words[part, offset] for offset in wordnet.senses[lemma, part])
+
+
 def plain_pairs(wordnet: WordNet) -> dict[tuple, list[tuple[str, int, int]]]:
     "(lemma, part) -> (synonym, number of the sense, its number among the senses of the synonym)"
     pairs = defaultdict(list)
@@ -176,6 +183,8 @@ def plain_pairs(wordnet: WordNet) -> dict[tuple, list[tuple[str, int, int]]]:
         if not plain(lemma) or lemma in STOP_WORDS:
             continue
         for number, offset in enumerate(offsets, 1):
+            if lemma not in wordnet.words[part, offset]:
+                continue  # it is written with a capital there: a name
             for other in wordnet.words[part, offset]:
                 if other != lemma and plain(other) and other not in wordnet.rude and other not in STOP_WORDS:
                     rank = wordnet.senses[other, part].index(offset) + 1
@@ -183,48 +192,52 @@ def plain_pairs(wordnet: WordNet) -> dict[tuple, list[tuple[str, int, int]]]:
     return pairs
 
 
-def alike(pairs: dict[tuple, list]) -> dict[frozenset, float]:
-    "The cosine of each pair of words, to two digits"
-    words = sorted({word for (lemma, _), rows in pairs.items() for word in (lemma, *(row[0] for row in rows))})
-    vectors, place = SentenceEncoder().encode(words), {word: i for i, word in enumerate(words)}
-    couples = sorted({tuple(sorted((lemma, row[0]))) for (lemma, _), rows in pairs.items() for row in rows})
-    left, right = ([place[couple[side]] for couple in couples] for side in (0, 1))
-    cosines = (vectors[left] * vectors[right]).sum(-1)
-    return {frozenset(couple): round(cosine, 2) for couple, cosine in zip(couples, cosines.tolist(), strict=True)}
-
-
-def synonyms_of(lemma: str, part: str, wordnet: WordNet, common: set[str], rows: list, cosines: dict) -> tuple:
-    "Close synonyms, of the frequent senses of a lemma; then all others"
-    seen, close = total(lemma, part, wordnet), []
-    for other, number, rank in rows:
-        count = wordnet.counts.get((lemma, part, number), 0)
-        known = other in common or wordnet.counts.get((other, part, rank), 0)
-        usual = (number == 1 or count >= 0.2 * seen) and rank <= 3
-        possible = (number == 1 or count >= max(1, 0.05 * seen)) and rank <= 5
-        cosine = cosines[frozenset((lemma, other))]
-        if known and ((usual and cosine >= ALIKE) or (possible and cosine >= VERY_ALIKE)):
-            close.append(other)
-    close = list(dict.fromkeys(close))
-    return close, [other for other in dict.fromkeys(row[0] for row in rows) if other not in close]
+def checked_pairs() -> dict[tuple[str, str, str], list[str]]:
+    "(part of speech, and inflection if it matters; lemma; next word or nothing) -> words that may stand for it"
+    pairs, part = {}, ""
+    for number, line in enumerate(CHECKED.read_text().splitlines(), 1):
+        if line.startswith("["):
+            part = line[1:-1]
+        elif line and not line.startswith("#"):
+            both, sides = " = " in line, re.split(r" [=>](?: |$)", line)
+            if len(sides) != 2:
+                raise SystemExit(f"Line {number} of {CHECKED.name} says nothing: {line!r}")
+            word, _, following = sides[0].partition(" ")
+            for after in following.split("|"):
+                pairs.setdefault((part, word, after), []).extend(sides[1].split())
+            for other in sides[1].split() if both else ():
+                pairs.setdefault((part, other, ""), []).append(word)
+    return {key: list(dict.fromkeys(words)) for key, words in pairs.items()}
 
 
 def readings(wordnet: WordNet, common: set[str]) -> dict[str, dict]:
-    "Form -> part and inflection -> frequency, close synonyms, other synonyms"
-    table, pairs = defaultdict(dict), plain_pairs(wordnet)
-    cosines = alike(pairs)
+    "Form, alone or with the word after it -> part and inflection -> frequency, checked synonyms, other synonyms"
+    table, senses, pairs = defaultdict(dict), plain_pairs(wordnet), pairs_by_lemma()
     for lemma, part in wordnet.senses:
-        if not plain(lemma) or lemma in STOP_WORDS:
+        if not plain(lemma) or lemma in STOP_WORDS or not written_small(lemma, part, wordnet):
             continue
-        groups = synonyms_of(lemma, part, wordnet, common, pairs[lemma, part], cosines)
+        others = list(dict.fromkeys(row[0] for row in senses[lemma, part]))
         for key, form in forms_of(lemma, part, wordnet, common).items():
             if not plain(form) or form in STOP_WORDS or (part + key == "vn" and form == table_past(lemma, wordnet)):
                 continue
             frequency = (total(lemma, part, wordnet) + 0.5) * SHARE_OF_FORM[part + key]
             both = key == "d" and form == verb_forms(lemma, wordnet.irregular[lemma, part])["n"]
-            lists = [[word for word in inflected(group, part, key, both, wordnet, common) if word != form]
-                     for group in groups]
-            add_reading(table[form], part + key, frequency * (2 if both else 1), lists)
+            groups = pairs.get((part, lemma), {}) | ({} if key == "" else pairs.get((part + key, form), {}))
+            for after in {"": [], **groups}:
+                lists = [[word for word in inflected(group, part, key, both, wordnet, common) if word != form]
+                         for group in (groups.get(after, []), [] if after else others)]
+                if (part + key, form) in pairs and part + key != part and after in pairs[part + key, form]:
+                    lists[0] = pairs[part + key, form][after]
+                add_reading(table[f"{form} {after}".strip()], part + key, frequency * (2 if both else 1), lists)
     return table
+
+
+def pairs_by_lemma() -> dict[tuple[str, str], dict[str, list[str]]]:
+    "(part, lemma), or (part and inflection, form) -> next word or nothing -> words that may stand for it"
+    found = defaultdict(dict)
+    for (part, word, after), words in checked_pairs().items():
+        found[part, word][after] = words
+    return dict(found)
 
 
 def table_past(lemma: str, wordnet: WordNet) -> str:
@@ -240,11 +253,13 @@ def inflected(words: list[str], part: str, key: str, both: bool, wordnet: WordNe
 
 
 def add_reading(readings_of_form: dict, tag: str, frequency: float, lists: list[list[str]]):
-    "Join with what another lemma gave the same form, the more frequent first"
+    "Join with what another lemma gave the same form; the rarer lemma's checked synonyms are others"
     old_frequency, *old = readings_of_form.get(tag, (0.0, [], []))
     first, second = (old, lists) if old_frequency >= frequency else (lists, old)
-    joined = [list(dict.fromkeys(a + b)) for a, b in zip(first, second, strict=True)]
-    readings_of_form[tag] = (old_frequency + frequency, *joined)
+    clear = max(old_frequency, frequency) >= CLEAR * (old_frequency + frequency)
+    checked = first[0] if clear else []
+    rest = [word for group in (first[0], first[1], second[0], second[1]) for word in group if word not in checked]
+    readings_of_form[tag] = (old_frequency + frequency, checked, list(dict.fromkeys(rest)))
 
 
 def antonyms_of_forms(wordnet: WordNet, common: set[str]) -> dict[str, set[str]]:
@@ -257,25 +272,31 @@ def antonyms_of_forms(wordnet: WordNet, common: set[str]) -> dict[str, set[str]]
     return table
 
 
-def lines_of_table(
-    folder: Path,  # with the files of WordNet
-) -> list[str]:
-    "Forms that have synonyms, or are common and so may stand as a neighbour of another"
+def checked_wordnet(folder: Path) -> WordNet:
+    "WordNet, if its files are those that the table was made from"
     content = b"".join((folder / name).read_bytes() for name in FILES)
     found = hashlib.sha256(content).hexdigest()
     if found != SOURCES_SHA256:
         raise SystemExit(f"The files of WordNet in {folder} have SHA-256 {found}, expected {SOURCES_SHA256}")
-    wordnet, encoder = read_wordnet(folder), SentenceEncoder()
-    common = {word for word in encoder.tokenizer.get_vocab() if plain(word)}
+    return read_wordnet(folder)
+
+
+def common_words() -> set[str]:
+    "The words of the bundled encoder's vocabulary"
+    return {word for word in load_tokenizer(str(bundled_model_folder())).get_vocab() if plain(word)}
+
+
+def lines_of_table(wordnet: WordNet, common: set[str]) -> list[str]:
+    "Forms that have synonyms, or are common and so may stand as a neighbour of another"
     table, antonyms, lines = readings(wordnet, common), antonyms_of_forms(wordnet, common), []
     for form in sorted(table):
-        if not (form in common or any(close or rest for _, close, rest in table[form].values())):
+        if not (form in common or " " in form or any(close or rest for _, close, rest in table[form].values())):
             continue
         whole = sum(frequency for frequency, *_ in table[form].values())
         fields = [form]
         for tag, (frequency, close, rest) in sorted(table[form].items(), key=lambda item: (-item[1][0], item[0])):
             share = round(100 * frequency / whole)
-            fields.append(f"{tag} {share} {','.join(close[:8])};{','.join(word for word in rest if word not in close[:8])}")
+            fields.append(f"{tag} {share} {','.join(close)};{','.join(rest)}")
         if antonyms[form]:
             fields.append("!" + ",".join(sorted(antonyms[form])))
         lines.append("\t".join(fields))

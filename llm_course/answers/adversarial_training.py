@@ -21,25 +21,34 @@ LESSON = 22
 @exercise(
     "does the gradient lie",
     LESSON,
-    "Which of the three attacks should be the strongest, if the gradient is honest?",
-    "PGD sees the model's own gradient. If another attack does better, the gradient hides something.",
-    "One of the two others suffices. How much better than PGD must it be to be more than noise?",
+    "PGD climbs the model's own gradient. In its own set, which attack should be the strongest, if the "
+    "gradient is honest?",
+    "An attack from another set may do more because it may do other things. Which sets are the same?",
+    "One attack suffices. How much better than PGD must it be to be more than noise?",
 )
 def _gradient_lies(answer):
+    ball, wider = "l2, 0.5 around the text", "l2, 2.0 around the text"
+    tokens, words = "l2, 0.5 around each token", "synonyms of each word"
     cases = [
-        (0.9, 0.4, 0.8, 0.05, "PGD is the strongest, as it should be."),
-        (0.1, 0.7, 0.1, 0.05, "Perturbations of another model do better than the model's own gradient."),
-        (0.1, 0.1, 0.7, 0.05, "An attack without gradients does better."),
-        (0.5, 0.53, 0.52, 0.05, "Both lie within the margin."),
-        (0.5, 0.75, 0.0, 0.25, "A difference of exactly the margin is not more than the margin."),
-        (0.0, 0.0, 0.0, 0.05, "Nothing works: that proves nothing, but it is no sign of a masked gradient."),
-        (0.2, 0.0, 0.3, 0.05, "One of the two suffices."),
+        ([(ball, 0.9), (ball, 0.4), (ball, 0.8)], 0.05, "PGD is the strongest in its ball, as it should be."),
+        ([(ball, 0.1), (ball, 0.7), (ball, 0.1)], 0.05, "Another model's perturbations do better there."),
+        ([(ball, 0.1), (ball, 0.1), (ball, 0.7)], 0.05, "A search without gradients does better there."),
+        ([(ball, 0.1), (words, 0.9)], 0.05, "Synonyms are another set: they tell nothing of this gradient."),
+        ([(ball, 0.1), (wider, 0.9)], 0.05, "A larger radius is another set, where there is more to find."),
+        ([(ball, 0.1), (tokens, 0.9)], 0.05, "A ball for each token is another set than one for the text."),
+        ([(ball, 0.5), (ball, 0.53), (words, 0.8)], 0.05, "What lies in the ball is within the margin."),
+        ([(ball, 0.5), (ball, 0.75)], 0.25, "A difference of exactly the margin is not more than it."),
+        ([(tokens, 0.2), (tokens, 0.3), (ball, 0.0)], 0.05, "PGD climbed in another set: compare in that."),
+        ([(ball, 0.0)], 0.05, "Nothing to compare with: that is no sign of a masked gradient."),
     ]
     generator = np.random.default_rng(0)
-    cases += [(*generator.integers(0, 64, 3) / 64, 0.0625, "") for _ in range(20)]
-    for own, transferred, without, margin, why in cases:
-        rates = [float(own), float(transferred), float(without), margin]
-        expect(answer, rates, bool(max(rates[1:3]) - rates[0] > margin), why)
+    for _ in range(20):
+        sets = [ball, *generator.choice([ball, wider, words], 3).tolist()]
+        cases.append((list(zip(sets, (generator.integers(0, 64, 4) / 64).tolist(), strict=True)), 0.0625, ""))
+    for attacks, margin, why in cases:
+        (where, own), *others = attacks
+        masked = any(place == where and rate - own > margin for place, rate in others)
+        expect(answer, [attacks, margin], masked, why)
 
 # %% ../../nbs/answers/adversarial_training.ipynb #3dd4bfe0
 _ROWS, _LENGTH, _CHANGES = 40, 20, 3
@@ -176,24 +185,24 @@ QUIZZES[LESSON] = (
                 "That it is the maximiser of the loss there.",
                 "Yes: at a weaker perturbation the step lowers a loss that the attacker can still raise.",
             ),
-            ("That the model is linear near the text.", "Differentiable is enough."),
+            ("That the model is linear near the text.", "A gradient that is continuous is enough."),
         ),
         1,
     ),
     Question(
-        "PGD finds no perturbation that turns an answer; random synonyms turn a third. What do you think?",
+        "PGD within a small ball turns no answer; random synonyms turn a third. What do you think?",
         (
             (
+                "The gradient is masked: an attack without gradients should not beat one with.",
+                "That holds within one set. Synonyms lie outside of the ball, and may do more.",
+            ),
+            (
                 "It is robust to small perturbations, so synonyms are the harder threat.",
-                "Ask first whether PGD could see.",
+                "Perhaps; but PGD may have found nothing because it could not see.",
             ),
             (
-                "The synonyms change the labels: judge the turned texts before anything else.",
-                "Perhaps some; that does not explain why PGD finds nothing.",
-            ),
-            (
-                "The gradient is masked: test with transferred perturbations and more steps.",
-                "Yes: an attack without gradients should not beat one with.",
+                "Nothing yet: transfer perturbations and search without gradients, in that ball.",
+                "Yes: only what is found in the same ball tells whether the gradient hides it.",
             ),
         ),
         2,

@@ -179,15 +179,14 @@ def _answers_that_flip(answer):
 # %% ../../nbs/answers/augmentation.ipynb #6195e57b
 QUIZZES[LESSON] = (
     Question(
-        "A tenth of the augmented positive reviews now read negative, and nothing shows "
-        "which. Which probability of "
-        "“positive” is best for them?",
+        "Of the training texts that look alike to a classifier, nine of ten are labelled “positive” and a "
+        "tenth “negative”, by mistake. Which probability of “positive” makes their loss least?",
         (
-            ("1, for that is the label that all of them carry.",
-             "The tenth that is wrong then costs infinitely much."),
-            ("0.9, for that is the share that still reads so.",
-             "Yes: the loss is least at one minus the share of flipped labels."),
-            ("0.5, for nobody can tell which ones turned.",
+            ("1, for that is the label that is right for all of them.",
+             "The tenth that is labelled wrongly then costs infinitely much."),
+            ("0.9, for that is the share that is labelled so.",
+             "Yes: the loss is least at one minus the share of wrong labels."),
+            ("0.5, for nobody can tell which ones are wrong.",
              "That would be right if half of the labels were wrong."),
         ),
         1,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..words import split_words
+from ..words import fit_article, split_words
 
 # %% ../../nbs/attacks/draft.ipynb #124ddae9
 class Draft:
@@ -40,9 +40,11 @@ class Draft:
 
     @property
     def changes(self) -> dict[int, str]:
-        "The new word at each place that was changed"
+        "The new word at each place that was changed; an article that follows it does not count"
         return {
-            i: new for i, (old, new) in enumerate(zip(self.original, self.pieces, strict=True)) if old != new
+            i: new
+            for i, (old, new) in enumerate(zip(self.original, self.pieces, strict=True))
+            if old != new and {old.lower(), new.lower()} != {"a", "an"}
         }
 
     @property
@@ -55,8 +57,10 @@ class Draft:
         place: int,  # among the pieces
         word: str,
     ) -> str:
-        "The text as it is, with another word at a place"
-        return "".join([*self.pieces[:place], word, *self.pieces[place + 1 :]])
+        "The text as it is, with another word at a place and the article that it asks for"
+        pieces = [*self.pieces[:place], word, *self.pieces[place + 1 :]]
+        fit_article(pieces, place)
+        return "".join(pieces)
 
     def loss(
         self,
@@ -77,6 +81,7 @@ class Draft:
         best = int(np.argmax(losses if order is None else order))
         if losses[best] > self.loss(self.row):
             self.pieces[place], self.row = words[best], rows[best]
+            fit_article(self.pieces, place)
 
 # %% ../../nbs/attacks/draft.ipynb #4fcb7ad8
 @dataclass(frozen=True)
