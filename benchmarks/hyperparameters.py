@@ -179,10 +179,11 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         found["samplers"] = {f"{sampler} {budget}": {figure: interval([row[budget][figure] for row in group])
                                                      for figure in ("loss", "accuracy")}
                              for sampler, group in each.items() for budget in group[0]}
-        pairs = list(zip(each.get("random", []), each.get("tpe", []), strict=False))
-        for name, figure, sign in (("TPE ahead of random", "loss", 1), ("accuracy of TPE above random", "accuracy", -1)):
-            found[name] = {budget: interval([sign * (a[budget][figure] - b[budget][figure]) for a, b in pairs])
-                           for budget in (pairs[0][0] if len(pairs) > 1 else {})}
+        for other in ("random", "grid"):
+            pairs = list(zip(each.get(other, []), each.get("tpe", []), strict=False))
+            for name, figure, sign in ((f"TPE ahead of {other}", "loss", 1), (f"accuracy of TPE above {other}", "accuracy", -1)):
+                found[name] = {budget: interval([sign * (a[budget][figure] - b[budget][figure]) for a, b in pairs])
+                               for budget in (pairs[0][0] if len(pairs) > 1 else {})}
     if rows.get("curse"):
         found["curse"] = {shown: {
             "too high": interval([row["best score"] - row["accuracy"] for row in group]),

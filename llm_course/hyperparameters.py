@@ -12,6 +12,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,13 +26,15 @@ from .callbacks import Callback, Run
 from .checks import checked_choice, checked_count, checked_number, checked_seed
 from .core import needs, seed_of
 from .fine_tuning import CrossEntropy, checked_parts, fine_tune
-from .identity import data_identity, described, fingerprint
+from .identity import data_identity, described, fingerprint, model_identity
 from .models import TextClassifier
 from .progress import Progress
+from .training.loop import checked_callbacks
 from .training.objective import as_objective
-from .trials.attempts import Attempt, GridPoint, attempted
-from .trials.results import SearchResult, checked_start
-from .trials.studies import Desk, opened_study, quiet, was_stopped
+from .trials.attempts import Attempt, GridPoint, attempted, callbacks_identity, checked_factory
+from .trials.attempts import decides, pruner_identity
+from .trials.results import SearchResult, checked_columns_of, checked_start, listed
+from .trials.studies import Desk, opened_study, quiet, said_of_others, was_stopped
 
 optuna = needs("optuna", extra="lessons")
 
@@ -85,6 +88,7 @@ class Between:
             value = checked_number(f"the bound {name}", getattr(self, name), least=-math.inf)
             if self.whole and value != round(value):
                 raise ValueError(f"With whole=True the bound {name} must be a whole number, got {value:g}")
+            object.__setattr__(self, name, int(value) if self.whole else value)  # Python's own, for the file
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
         if self.log and self.low <= 0:
@@ -115,33 +119,32 @@ def checked_space(
     if not isinstance(space, Mapping) or not space:
         raise ValueError("space must name at least one hyperparameter and its range, such as "
                          f"{{'learning_rate': Between(1e-5, 1e-2, log=True)}}, got {space!r}")
+    checked_columns_of(space)
     for name, among in space.items():
-        listed = list(among) if isinstance(among, (list, tuple)) else []
-        plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in listed)
-        several = listed and plain and len(set(map(repr, listed))) == len(listed)
-        if not (isinstance(among, Between) or several):
-            raise ValueError(f"{name} must be a Between, or a list of different values, got {among!r}")
-    return {name: among if isinstance(among, Between) else list(among) for name, among in space.items()}
+        if not (isinstance(among, Between) or listed(among)):
+            raise ValueError(f"{name} must be a Between, or a list of different values (numbers, texts, "
+                             f"True, False or None), got {among!r}")
+    return {name: among if isinstance(among, Between) else listed(among) for name, among in space.items()}
 
 # %% ../nbs/lessons/17_hyperparameters.ipynb #a34998c9
 def grid_points(
-    space: Mapping[str, Between | Sequence],
+    space: Mapping[str, Between | Sequence],  # names that stand first get more values first
     most: int,  # points, at least 1
 ) -> list[dict]:
-    "The largest even grid of at most so many points, each value in the middle of an equal part of its range"
+    "A grid of at most so many points: of each name as many values as all can have, or up to twice as many"
     space, most = checked_space(space), checked_count("most", most)
-    limits = {name: len(among) if isinstance(among, list) else among.high - among.low + 1 if among.whole
-              else math.inf for name, among in space.items()}
-    counts = dict.fromkeys(space, 1)
-
-    def grown(name: str) -> int:
-        return math.prod(counts.values()) // counts[name] * (counts[name] + 1)
-
-    while roomy := [name for name in space if counts[name] < limits[name] and grown(name) <= most]:
-        counts[min(roomy, key=counts.get)] += 1
-    values = [among[:counts[name]] if isinstance(among, list) else
-              [among.at((place + 0.5) / counts[name]) for place in range(counts[name])]
-              for name, among in space.items()]
+    limits = [min(most, len(among) if isinstance(among, list) else int(among.high - among.low) + 1
+                  if among.whole else most) for among in space.values()]
+    least = 1
+    while least < max(limits) and math.prod(min(least + 1, limit) for limit in limits) <= most:
+        least += 1
+    found = {1: ()}  # how many values each of the first names has, by their product
+    for limit in limits:
+        found = {size * count: (*counts, count) for size, counts in sorted(found.items())
+                 for count in range(min(least, limit), min(2 * least, limit) + 1) if size * count <= most}
+    values = [among[:count] if isinstance(among, list) else
+              dict.fromkeys(among.at((place + 0.5) / count) for place in range(count))  # of equals one
+              for among, count in zip(space.values(), found[max(found)], strict=True)]
     return [dict(zip(space, point, strict=True)) for point in product(*values)]
 
 # %% ../nbs/lessons/17_hyperparameters.ipynb #a121b870
@@ -208,23 +211,26 @@ def search_over(
     count, sampler_at = samplers_of(sampler, space, trials, seed)
     distributions = {name: among.distribution if isinstance(among, Between) else
                      optuna.distributions.CategoricalDistribution(among) for name, among in space.items()}
-    ends = None if pruner is None else {"kind": type(pruner).__name__, **described(vars(pruner))}
-    same = {"space": described(space), "sampler": sampler, "seed": seed, "pruner": ends, "maximise": maximise,
-            **({"trials of the grid": count} if sampler == "grid" else {}), **identity}
+    same = {"space": described(space), "sampler": sampler, "seed": seed, "pruner": pruner_identity(pruner),
+            "maximise": maximise, **({"trials of the grid": count} if sampler == "grid" else {}), **identity}
     bar = Progress("Search", "trials", count, wanted=progress)
     with quiet():
         study = opened_study(storage, "maximize" if maximise else "minimize", same)
-        study.pruner = pruner or optuna.pruners.NopPruner()
+        study.pruner = deepcopy(pruner) or optuna.pruners.NopPruner()  # Optuna's change while they run
         desk = Desk(study, storage, count, sampler_at, distributions)
         try:
             while trial := desk.take():
                 if not attempted(study, trial, score, seed):
-                    checked_start(SearchResult(study, space))
+                    checked_start(SearchResult(study, space), 3, storage)
                 bar.update(trial.user_attrs["place"] + 1)
         except KeyboardInterrupt:
             warnings.warn("Interrupted; the trials so far are returned.", stacklevel=2)
+        except optuna.exceptions.StorageInternalError as error:
+            raise OSError(f"{storage} can no longer be read or written: {error}") from error
         bar.close()
-        return checked_start(SearchResult(study, space), 1)
+        if said := said_of_others(study, storage):
+            warnings.warn(said, stacklevel=2)
+        return checked_start(SearchResult(study, space), 1, storage, desk.taken)
 
 # %% ../nbs/lessons/17_hyperparameters.ipynb #7cd0df73
 @dataclass(frozen=True)
@@ -245,6 +251,8 @@ class Halving(optuna.pruners.BasePruner):
             rung *= self.factor
         if epoch != rung:
             return False
+        if math.isnan(trial.intermediate_values[epoch]):
+            return True
         sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
         others = [sign * other.intermediate_values[epoch] for other in study.get_trials(deepcopy=False)
                   if epoch in other.intermediate_values and other.number != trial.number
@@ -280,11 +288,16 @@ def checked_names(
 ):
     "ValueError where a name is no argument of `fine_tune`, or is given twice"
     known = [name for name in inspect.signature(fine_tune).parameters if name not in OWN]
-    if unknown := [name for name in (*space, *options) if name not in known]:
+    if unknown := [name for name in (*space, *options) if name not in known] + [*{"callbacks"} & {*space}]:
         raise ValueError(f"{unknown[0]!r} is nothing that a search may set; fine_tune takes "
                          f"{', '.join(known)}. For anything else give a function to search_over.")
     if twice := [name for name in space if name in options]:
         raise ValueError(f"{twice[0]!r} is in the space and is given beside it; leave one out")
+    takes = inspect.signature(fine_tune).parameters
+    for name, among in space.items():
+        if isinstance(among, Between) and not among.whole and takes[name].annotation in (int, int | None):
+            raise ValueError(f"{name} is a whole number; write Between({among.low:g}, {among.high:g}, "
+                             "whole=True)")
 
 # %% ../nbs/lessons/17_hyperparameters.ipynb #eb82d83f
 def search(
@@ -310,23 +323,23 @@ def search(
     target = as_objective(options.get("objective", CrossEntropy())).target
     score = checked_choice("score", score or ("accuracy" if target == "label" else "error"),
                            ("accuracy", "loss") if target == "label" else ("error", "loss"))
-    first = classifier_factory(checked_seed(seed))
-    if classifier_factory(seed) is first:
-        raise ValueError("classifier_factory must make a new classifier each time; it gave the same one "
-                         "twice, so each trial would go on with the weights of the one before")
+    first = checked_factory(classifier_factory, checked_seed(seed))
     columns, seen, targets = checked_parts(first, train, validation, target)
-    kept = {name: value for name, value in options.items() if name != "callbacks"}
-    same = {"model": fingerprint(first), "score": score, "options": described(kept),
+    given = options.pop("callbacks", ())
+    callbacks = checked_callbacks(given if given is None else [*given])  # a generator serves one trial
+    same = {"model": {"weights": fingerprint(first), **model_identity(first)}, "score": score,
+            "options": decides(options), "callbacks": callbacks_identity(callbacks),
             "training data": data_identity(columns["text"], targets),
             "validation data": data_identity(seen["text"], torch.tensor(seen[target]))}
 
     def score_of(attempt: Attempt) -> float:
-        chosen = {**options, **attempt.parameters}
-        chosen["callbacks"] = [*options.get("callbacks", ()), EpochReport(attempt, score)]
-        run = fine_tune(classifier_factory(attempt.seed), train, validation, seed=attempt.seed,
-                        progress=False, **chosen)
+        listening = [*callbacks, EpochReport(attempt, score)]
+        run = fine_tune(classifier_factory(attempt.seed), train, validation, **options, **attempt.parameters,
+                        seed=attempt.seed, progress=False, callbacks=listening)
         if run.interrupted:
             raise KeyboardInterrupt
+        if not run.evaluations:
+            raise RuntimeError("a callback stopped the run before it was scored")
         return run.evaluations[-1][score]
 
     return search_over(score_of, space, trials=trials, sampler=sampler, pruner=pruner, storage=storage,

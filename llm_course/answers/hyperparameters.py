@@ -138,8 +138,8 @@ QUIZZES[LESSON] = (
                 "Yes: nine tenths of the way lie there.",
             ),
             (
-                "The search comes to the same place after more trials.",
-                "It would need thousands to see small rates at all.",
+                "Nothing changes: each learning rate is as likely either way.",
+                "Evenly drawn, one in a hundred lies below 0.001; by the logarithm, half do.",
             ),
         ),
         1,
