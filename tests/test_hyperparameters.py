@@ -240,7 +240,6 @@ def test_a_storage_of_something_else_is_left_as_it_was(tmp_path):
     ({"classifier_factory": lambda seed: changed_classifier(seed, frozen=3)}, r"model \(parameters"),
     ({"callbacks": [EarlyStopping(1)]}, "callbacks"), ({"optimizer": at_rate(1000)}, "options"),
     ({"objective": Weighted(0.5)}, "options"),
-    ({"pruner": optuna.pruners.PatientPruner(optuna.pruners.PercentilePruner(90.0), 1)}, "pruner"),
 ])
 @pytest.mark.filterwarnings("ignore:16 of 16 validation texts")
 def test_a_storage_of_another_search_is_refused(tmp_path, changed, said):
@@ -252,6 +251,7 @@ def test_a_storage_of_another_search_is_refused(tmp_path, changed, said):
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])
+@pytest.mark.filterwarnings("ignore:PatientPruner")
 def test_a_setting_that_holds_another_value_is_another_search(tmp_path, which):
     pairs = ((({"optimizer": at_rate(rate)}) for rate in (1, 1000)), ({"objective": Weighted(held)} for held in (0.0, 0.5)),
              ({"callbacks": [EarlyStopping(patience)]} for patience in (1, 2)),
