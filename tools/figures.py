@@ -198,6 +198,28 @@ def parameter_efficient(found: dict) -> str:
                   table(["trained", "milliseconds", "megabytes"],
                         [[way, row["milliseconds"], row["megabytes"]] for way, row in rows["cost"].items()])]
     return "\n\n".join(parts)
+def hyperparameters(found: dict) -> str:
+    summary, shown = found["summary"], []
+    if means := summary.get("samplers"):
+        budgets = sorted({int(key.split()[1]) for key in means})
+        rows = [[sampler, *("{:.3f} ± {:.3f}".format(*means[f"{sampler} {budget}"]["loss"]) for budget in budgets)]
+                for sampler in ("grid", "random", "tpe") if f"{sampler} {budgets[0]}" in means]
+        shown += ["A linear head on frozen vectors, four hyperparameters, 200 training and 200 validation reviews; lowest validation "
+                  "loss by the number of trials, means of 20 seeds with 95 % intervals:", table(["", *map(str, budgets)], rows)]
+        rows = [[sampler, *("{:.1%} ± {:.1%}".format(*means[f"{sampler} {budget}"]["accuracy"]) for budget in budgets)]
+                for sampler in ("grid", "random", "tpe") if f"{sampler} {budgets[0]}" in means]
+        shown += ["Test accuracy of that trial:", table(["", *map(str, budgets)], rows)]
+    if curse := summary.get("curse"):
+        rows = [[int(count), *("{:+.1%} ± {:.1%}".format(*row[name]) for name in ("too high", "derived", "nested"))]
+                for count, row in curse.items()]
+        shown += ["By how much the best validation accuracy of 50 trials is above the same trial's test accuracy; what is derived for "
+                  "trials that are equally good; and the same of a score on the half that had no part in the choice:",
+                  table(["validation reviews", "best of 50", "derived", "nested splits"], rows)]
+    if real := summary.get("real"):
+        rows = [[arm, f"{row['best score']:.1%}", f"{row['accuracy']:.1%}", row["epochs"]] for arm, row in real.items()]
+        shown += ["The bundled encoder on 500 reviews, twelve trials, one search each:",
+                  table(["", "best of 200 validation reviews", "its test accuracy", "epochs trained"], rows)]
+    return "\n\n".join(shown)
 
 
 def tiny_models(found: dict) -> str:
@@ -369,6 +391,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "linear_cross_entropy": ("The loss of a large vocabulary", linear_cross_entropy),
     "attention": ("Attention by the length of a text", attention),
     "pretraining": ("What pre-training teaches", pretraining),
+    "hyperparameters": ("Searching for hyperparameters", hyperparameters),
     "tiny_models": ("The tiny models", tiny_models),
     "transfer_learning": ("How much to train, and what is forgotten", transfer_learning),
     "parameter_efficient": ("Few parameters", parameter_efficient),
