@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,19 +15,30 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from llm_course.adversarial_examples import NORMS as BALLS
 from llm_course.adversarial_examples import (
+    AttackReport,
+    Draft,
+    Perturbed,
     SynonymAttack,
     TextFoolerAttack,
     TypoAttack,
     embedded,
     fgsm,
+    hotflip,
     pgd,
+    project,
     stable_probabilities,
+    steepest,
 )
+from llm_course.attacks import report as report_room
+from llm_course.attacks import vectors as vector_room
+from llm_course.attacks.constraints import Constraint
 from llm_course.data import load_dataset
 from llm_course.models import TextClassifier
 from llm_course.words import STOP_WORDS, may_change, readings, split_words
@@ -87,6 +99,91 @@ def test_padding_is_never_moved_and_changes_nothing(classifier, norm, per_token,
     assert alone.perturbation.shape[1] == length
     if norm == "l2":  # the sign of a gradient near zero is noise
         torch.testing.assert_close(found.perturbation[0, :length], alone.perturbation[0], rtol=1e-2, atol=1e-4)
+
+
+def test_a_projection_ends_inside_and_moves_nothing_that_is_inside():
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(200):
+        norm, axes = BALLS[seed % 2], (2,) if seed % 4 < 2 else (1, 2)
+        epsilon, size = [0.0, 0.01, 1.0, 100.0][seed % 3], 10.0 ** (seed % 13 - 6)
+        shape = [int(n) for n in torch.randint(1, 5, (3,), generator=generator)]
+        outside = size * torch.randn(shape, generator=generator)
+        inside = project(outside, epsilon, norm, axes)
+        moved = inside.double()
+        length = moved.abs() if norm == "linf" else torch.linalg.vector_norm(moved, dim=axes)
+        assert (length <= epsilon * (1 + 1e-6)).all()
+        torch.testing.assert_close(project(inside, epsilon, norm, axes), inside, rtol=1e-6, atol=0)
+        small = outside * (0.99 * epsilon / (outside.norm() + 1e-30))
+        torch.testing.assert_close(project(small, epsilon, norm, axes), small, rtol=1e-6, atol=0)
+    for seed in range(40):  # and there is no nearer point
+        norm, epsilon = BALLS[seed % 2], 0.01 * 2.0 ** (seed % 10)
+        outside = 3 * epsilon * torch.randn(1, 2, 3, generator=generator, dtype=torch.float64)
+        nearest = project(outside, epsilon, norm, (1, 2))
+        others = outside + epsilon * torch.randn(200, 2, 3, generator=generator, dtype=torch.float64)
+        distances = torch.linalg.vector_norm(project(others, epsilon, norm, (1, 2)) - outside, dim=(1, 2))
+        assert (distances >= torch.linalg.vector_norm(nearest - outside) - 1e-9 * epsilon).all()
+    assert not project(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 0.0, "l2", (1,)).any()
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-40, 1e-25, 1.0, 1e25])
+def test_the_steepest_direction_of_a_classifier_that_is_very_sure(size):
+    for norm in BALLS:
+        expected = torch.ones(1, 3, 4) / (1.0 if norm == "linf" else math.sqrt(12))
+        torch.testing.assert_close(steepest(size * torch.ones(1, 3, 4), norm, (1, 2)), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_linear_classifiers_in_any_number_of_dimensions_reach_the_worst_case(seed):
+    generator, norm, epsilon = torch.Generator().manual_seed(seed), BALLS[seed % 2], [0.0, 0.03, 1.0, 5.0][seed % 4]
+    weights, points = torch.randn(2, 7, 1 + seed, generator=generator, dtype=torch.float64)
+    signs, weight = torch.randint(2, (7,), generator=generator), weights[0]
+
+    def linear(inputs):
+        return torch.stack([torch.zeros(len(inputs), dtype=inputs.dtype), inputs @ weight + 0.3], -1)
+
+    worst = (2 * signs - 1) * (points @ weight + 0.3) - epsilon * torch.linalg.vector_norm(weight, 1 if norm == "linf" else 2)
+    attacked = [fgsm(linear, points, signs, epsilon=epsilon, norm=norm)]
+    if epsilon:
+        attacked.append(pgd(linear, points, signs, epsilon=epsilon, norm=norm, steps=60, step_size=epsilon))
+    for found in attacked:
+        torch.testing.assert_close((2 * signs - 1) * found.after[:, 1], worst, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found.losses[-1], F.softplus(-worst), rtol=1e-6, atol=1e-6)
+
+
+def test_pgd_is_the_loop_of_its_definition():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
+    inputs, targets = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    for norm in BALLS:
+        delta = torch.zeros_like(inputs)
+        for _ in range(7):
+            moved = (inputs + delta).requires_grad_()
+            [gradient] = torch.autograd.grad(F.cross_entropy(network(moved), targets, reduction="sum"), moved)
+            if norm == "linf":
+                delta = (delta + 0.05 * gradient.sign()).clamp(-0.2, 0.2)
+            else:
+                delta = delta + 0.05 * gradient / gradient.norm(dim=1, keepdim=True)
+                delta = delta * (0.2 / delta.norm(dim=1, keepdim=True)).clamp(max=1)
+        found = pgd(network, inputs, targets, epsilon=0.2, steps=7, step_size=0.05, norm=norm, random_start=False)
+        torch.testing.assert_close(found.perturbation, delta, rtol=1e-9, atol=1e-9)
+        assert all(parameter.grad is None for parameter in network.parameters())
+    first, again, other = (pgd(network, inputs, targets, epsilon=0.3, steps=1, seed=seed).perturbation for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_one_full_step_of_pgd_is_fgsm(classifier, reviews):
+    texts, labels = list(reviews["text"][:3]), [0, 1, 0]
+    one = fgsm(classifier, texts, labels, epsilon=0.5, norm="l2")
+    same = pgd(classifier, texts, labels, epsilon=0.5, norm="l2", steps=1, step_size=0.5, random_start=False)
+    torch.testing.assert_close(one.perturbation, same.perturbation)
+
+
+def test_a_flip_puts_words_and_no_special_token(classifier):
+    flips = hotflip(classifier, "A long film that rewards patience.", 1, count=8)
+    special = set(classifier.tokenizer.all_special_tokens)
+    assert len(flips) == 8 and not special & {*flips["replacement"], *flips["token"]}
+    with pytest.raises(ValueError, match="count"):
+        hotflip(classifier, "A film.", 1, count=0)
 
 
 def test_embeddings_give_the_logits_of_the_text(classifier, reviews):
@@ -201,6 +298,88 @@ def test_a_shortlist_asks_less_and_turns_as_many(classifier, reviews):
     whole, listed = (SynonymAttack(shortlist=size).attack(classifier, rows, progress=False) for size in (None, 8))
     assert listed.queries_per_text < whole.queries_per_text
     assert listed.count("succeeded") >= whole.count("succeeded") - 1
+
+
+def test_shortlists_follow_the_gradient_and_end_when_all_was_tried():
+    draft, sure = Draft("A dull film, and an awful story of boring people.", 1), np.array([0.1, 0.9])
+    draft.row = sure  # no answer is better than this one, so nothing is ever replaced
+    attack, generator = SynonymAttack(shortlist=2), np.random.default_rng(0)
+    left = {(place, word) for place, words in attack.options(draft, Random(0)).items() for word in words}
+    assert len(left) > 20
+    search, size = attack.search(draft, Random(0)), 2
+    question = next(search)
+    while left:
+        pairs = [(place, word) for place, words in question.items() for word in words]
+        assert set(pairs) == left
+        promises = generator.normal(size=len(pairs))
+        expected = [pairs[i] for i in np.argsort(-promises)[:size]]
+        places = list(dict.fromkeys(place for place, _ in expected))
+        question = search.send(promises)
+        for place in places:
+            assert question == [draft.with_word(place, word) for at, word in expected if at == place]
+            try:
+                question = search.send(np.array([sure] * len(question)))
+            except StopIteration:
+                assert left == set(expected) and place == places[-1]
+        left, size = left - set(expected), 2 * size
+    assert not draft.changes
+
+
+PLEASANT = {"text": ["A good and great and funny film with many pleasant scenes."] * 2, "label": [1, 1]}
+
+
+@pytest.mark.parametrize("kind", [SynonymAttack, TextFoolerAttack, TypoAttack])
+@pytest.mark.parametrize("budget", [1, 2, 5, 20])
+def test_the_budget_holds_for_each_text(kind, budget):
+    classifier = AddsUp({"good": 3.0, "great": 2.0, "funny": 2.0})
+    report = kind(query_budget=budget).attack(classifier, PLEASANT, progress=False)
+    assert all(1 <= result.queries <= budget for result in report.results)
+    assert len(classifier.asked) <= 2 * budget + 2  # two: asked again on the edge of rounding
+
+
+class NoLonger(Constraint):
+    "A new word has no more letters than the old one"
+
+    def allowed_words(self, pieces, place, words):
+        return [word for word in words if len(word) <= len(pieces[place])]
+
+
+class Briefly(SynonymAttack):
+    "An attack with a constraint of its own"
+
+    @property
+    def constraints(self):
+        return *super().constraints, NoLonger()
+
+
+def test_a_constraint_of_ones_own_holds():
+    report = Briefly().attack(AddsUp({"good": 3.0, "great": 2.0, "funny": 2.0}), PLEASANT, progress=False)
+    for result in report.results:
+        pieces = split_words(result.text)
+        assert result.changes and all(len(new) <= len(pieces[place]) for place, new in result.changes)
+    kept = SynonymAttack(protected_words=["Good", "great", "funny", "film"], candidates=lambda word: ["dull"])
+    [result, _] = kept.attack(AddsUp({"good": 3.0}), PLEASANT, progress=False).results
+    assert {split_words(result.text)[place] for place, _ in result.changes} <= {"pleasant", "scenes", "many"}
+
+
+def test_any_other_class_than_the_label_is_a_success():
+    three = AddsUp({"good": 3.0, "dear": -3.0, "full": 2.0}, labels=["bad", "so-so", "fine"])
+    report = SynonymAttack().attack(three, {"text": ["good"], "label": [2]}, progress=False)
+    assert report.success_rate == 1 and report.results[0].perturbed == "dear"
+
+
+def test_nothing_to_change_is_counted():
+    sure = AddsUp({"the": 1.0, "x": 2.0})
+    nothing = SynonymAttack().attack(sure, {"text": ["the of", "<b> & x"], "label": [1, 1]}, progress=False)
+    assert nothing.count("nothing to change") == 2 and nothing.success_rate == 0 and nothing.queries_per_text == 1
+    assert math.isnan(nothing.changed_fraction) and "0 of 0" in nothing._repr_html_()
+
+
+def test_what_moved_into_the_wing_is_the_same_and_is_read_from_old_pickles():
+    assert AttackReport is report_room.AttackReport and Perturbed is vector_room.Perturbed
+    for name in (b"AttackReport", b"Perturbed", b"AttackedText", b"tags_kept"):
+        found = pickle.loads(b"cllm_course.adversarial_examples\n" + name + b"\n.")  # as version 0.1.0 named it
+        assert found.__name__.encode() == name
 
 
 def test_a_shortlist_needs_a_model():

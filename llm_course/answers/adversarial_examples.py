@@ -8,14 +8,21 @@ __all__ = ['LESSON']
 # %% ../../nbs/answers/adversarial_examples.ipynb #e37c29ea
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from random import Random
 
 import numpy as np
+import torch
 
+from ..adversarial_examples import TypoAttack
 from .base import QUIZZES, Question, Wrong
 from .base import ask, exercise, expect, plain, reach, see, shown
+from ..attacks.constraints import Constraint
+from ..attacks.draft import AttackedText, Draft
+from ..attacks.engine import Engine, Flight
+from ..words import split_words
 
 # %% ../../nbs/answers/adversarial_examples.ipynb #82daa744
 LESSON = 21
@@ -133,6 +140,121 @@ def _turned_on_a_budget(answer):
     turned = [_probability(_attacked(answer, words, _probability)) < 0.5 for words in _texts()]
     reach(("Texts turned", sum(turned) / len(turned), 0.85,
            "Look at what your attack learns from a question. Asking about each word once costs twelve."))
+
+# %% ../../nbs/answers/adversarial_examples.ipynb #c0efcd2a
+_OPINIONS = {"lumo": 1.6, "wonderful": 1.2, "bright": 0.9, "sturdy": 0.8, "lovely": 1.0, "lamp": 0.3,
+             "light": 0.4, "perfect": 1.3, "works": 0.5, "cheap": -0.7, "slow": -0.6}
+_REVIEWS = """A wonderful lamp, bright and sturdy.
+My LUMO is bright, lovely, sturdy and works.
+The Lumo lamp is lovely.
+Perfect light, and the lamp works.
+Lumo makes wonderful, sturdy lamps.
+The lamp is cheap but lovely.
+I ordered a LUMO light: wonderful, perfect, bright.
+Slow delivery, and a perfect lumo.
+It works.
+A lovely, bright light that works, and a sturdy lamp, and Lumo answers letters.""".splitlines()
+
+
+class _Shop:
+    "Adds up what it thinks of the words it knows"
+    labels = ("negative", "positive")
+
+    def predict_proba(self, texts: list[str], batch_size: int = 32) -> torch.Tensor:
+        rows = [[0.25, sum(_OPINIONS.get(word.lower(), 0.0) for word in split_words(text)[1::2])]
+                for text in texts]
+        return torch.tensor(rows, dtype=torch.float64).softmax(-1)
+
+
+def _of_letters(pieces: list[str], place: int, protected: frozenset[str]) -> bool:
+    return pieces[place].isalpha()
+
+
+@dataclass(frozen=True)
+class _WithRule(TypoAttack):
+    "Typing mistakes in any word, under one rule more"
+    changeable: Callable[..., bool] = _of_letters
+    tries: int = 6
+    rule: Constraint | None = None
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        return *super().constraints, *([self.rule] if self.rule else [])
+
+
+def _typed(rule: Constraint | None) -> list[AttackedText]:
+    "What the engine makes of the reviews"
+    engine, attack = Engine(_Shop(), 32, 32), _WithRule(rule=rule)
+    engine.sources.vectors = lambda texts: dict.fromkeys(texts, np.ones(1))
+    drafts = [Draft(text, 1) for text in _REVIEWS]
+    flights = [Flight(place, draft, attack.search(draft, Random(place)), math.inf)
+               for place, draft in enumerate(drafts)]
+    found = [result for landed in engine.run(iter(flights)) for result in landed]
+    return sorted(found, key=lambda result: result.position)
+
+# %% ../../nbs/answers/adversarial_examples.ipynb #01908609
+class _Rules(Constraint):
+    "The three rules of the exercise"
+
+    def allows(self, pieces: list[str], place: int) -> bool:
+        return pieces[place].lower() != "lumo"
+
+    def allowed_words(self, pieces: list[str], place: int, words: list[str]) -> list[str]:
+        return [new for new in words if sorted(new) == sorted(pieces[place])]
+
+    def allowed_changes(self, words: int) -> int:
+        return min(2, words)
+
+
+def _asked_alone(rule: object):
+    "Wrong or Unfinished where a method gives back what no attack can use"
+    if not isinstance(rule, Constraint):
+        raise Wrong(f"I expected a Constraint and got {type(rule).__name__}. Begin with "
+                    "`class Readable(Constraint):` and hand in its name.")
+    pieces = split_words("The Lumo lamp")
+    ask(rule.allows, pieces, 5)
+    words = plain(ask(rule.allowed_words, pieces, 5, ["lmap", "amp"]))
+    if not isinstance(words, (list, tuple)) or not set(words) <= {"lmap", "amp"}:
+        raise Wrong("allowed_words gives back those of its words that may stand there, a list; got "
+                    f"{shown(words)}.")
+    count = plain(ask(rule.allowed_changes, 3))
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise Wrong(f"allowed_changes gives back a whole number of words, got {shown(count)}.")
+
+
+def _broken(result: AttackedText) -> str:
+    "The first rule that a text breaks, in words; empty where it keeps all"
+    pieces = split_words(result.text)
+    for place, new in result.changes:
+        old = pieces[place]
+        if old.lower() == "lumo":
+            return f"the brand {shown(old)} became {shown(new)}"
+        if sorted(old) != sorted(new):
+            return f"{shown(old)} became {shown(new)}, which has other letters"
+    return f"{len(result.changes)} words have changed" if len(result.changes) > 2 else ""
+
+
+@exercise(
+    "readable mistakes",
+    LESSON,
+    "Each rule is the business of one method. Which of them is asked about a place, which about words, and "
+    "which about a whole text?",
+    "The brand is written in three ways. What do they have in common in lower case?",
+    "Two words have the same letters if both are the same once their letters are put in order.",
+)
+def _readable_mistakes(answer):
+    rule = ask(answer)
+    _asked_alone(rule)
+    typed, expected = _typed(rule), _typed(_Rules())
+    for result in typed:
+        if broken := _broken(result):
+            raise Wrong(f"In {shown(result.text)} {broken}: the attack made {shown(result.perturbed)} of it.")
+    for found, best in zip(typed, expected, strict=True):
+        if found.perturbed != best.perturbed:
+            raise Wrong(f"Your constraint forbids more than the rules: of {shown(best.text)} they allow "
+                        f"{shown(best.perturbed)}, and yours stops at {shown(found.perturbed)}.")
+    free, kept = (sum(result.status == "succeeded" for result in each) for each in (_typed(None), typed))
+    print(f"Without your constraint the attack turns {free} of {len(typed)} reviews, with it {kept}.")
 
 # %% ../../nbs/answers/adversarial_examples.ipynb #b4089e93
 def _left_right() -> list[float]:
