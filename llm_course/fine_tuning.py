@@ -235,7 +235,8 @@ def fine_tune(
         chosen_precision(mixed_precision, classifier.device), evaluate_every, checkpoint_every, seed,
         trainable, layer_decay,
     ).checked()
-    make, loss, callbacks = optimizer_named(optimizer), as_objective(objective), checked_callbacks(callbacks)
+    make, loss = optimizer_named(optimizer), as_objective(objective)
+    callbacks = checked_callbacks(callbacks, evaluated=validation is not None)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     train, validation, targets = checked_parts(classifier, train, validation, loss.target)
     accelerator = seeded_accelerator(settings, classifier.device)

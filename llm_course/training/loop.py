@@ -16,8 +16,9 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
-from ..callbacks import Callback, Run, Stop
+from ..callbacks import Callback, Keeping, Run, Stop
 from .batches import Batches, Step
 from .memory import HalvedWhereNeeded
 from .objective import Objective
@@ -28,8 +29,9 @@ from .state import Prepared, State
 # %% ../../nbs/training/loop.ipynb #0b242d43
 def checked_callbacks(
     callbacks: Sequence[Callback],
+    evaluated: bool = True,  # whether there is a validation part to look at
 ) -> list[Callback]:
-    "The callbacks, if they are some; TypeError if not"
+    "The callbacks, if they are some; TypeError if not, ValueError where they have nothing to go by"
     if callbacks is None or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}; write [callback]")
     events = ("on_step", "on_evaluation", "on_end")
@@ -38,6 +40,8 @@ def checked_callbacks(
         if isinstance(callback, type) or not methods:
             hint = f"; write {callback.__name__}()" if isinstance(callback, type) else ""
             raise TypeError(f"{callback!r} is no Callback, which has on_step, on_evaluation and on_end{hint}")
+        if not evaluated and isinstance(callback, Keeping) and callback.needs_evaluations:
+            raise ValueError(f"{type(callback).__name__} goes by the validation part: give one")
     return list(callbacks)
 
 
@@ -59,6 +63,34 @@ class Listeners:
         for callback in self.callbacks:
             self.speaking = callback
             getattr(callback, event)(self.run)
+        self.speaking = None
+
+    def keeping(self) -> dict[str, Keeping]:  # by a name within the run
+        "The callbacks that remember tensors"
+        found = [callback for callback in self.callbacks if isinstance(callback, Keeping)]
+        return {f"{type(callback).__name__} {place}": callback for place, callback in enumerate(found)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        "What a checkpoint holds of them"
+        return {f"callbacks/{name}/{key}": value for name, callback in self.keeping().items()
+                for key, value in callback.state().items()}
+
+    def restore(
+        self,
+        state: dict[str, torch.Tensor],  # what `state` gave, without "callbacks/"
+    ):
+        "Let them go on with it"
+        for name, callback in self.keeping().items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in state.items()
+                   if key.startswith(f"{name}/")}
+            if own:
+                callback.restore(own)
+
+    def finish(self):
+        "Let them choose the weights that the run ends with, in their order"
+        for callback in self.keeping().values():
+            self.speaking = callback
+            callback.finish(self.run)
         self.speaking = None
 
     def end(
@@ -192,11 +224,20 @@ class Loop:
         self.state = State(prepared, objective)
         passes = Passes(prepared.accelerator, prepared.model, objective)
         self.loss_of = HalvedWhereNeeded(passes, batches, prepared.optimizer.zero_grad)
+        self.kept_whole(prepared, listeners)
         if prepared.sharded:
             run.classifier.model = prepared.model  # it answers with the pieces of all processes
         if keeper and keeper.resumed:
             self.state.restore(keeper.resumed)
+            listeners.restore(keeper.resumed.group("callbacks"))
             batches.halved = keeper.resumed.record["halved"]
+
+    @staticmethod
+    def kept_whole(prepared: Prepared, listeners: Listeners):
+        "ValueError where a callback would have to remember pieces of a model"
+        if prepared.sharded and listeners.keeping():
+            raise ValueError(f"{' and '.join(listeners.keeping())}: weights that are cut over processes (FSDP) "
+                             "cannot be kept by a callback. Start the processes with whole models (DDP).")
 
     def train(self):
         "Take the steps that are left; a callback may stop them"
@@ -208,6 +249,7 @@ class Loop:
                 before += count
         except Stop:
             pass
+        self.listeners.finish()
         self.keep(finished=True)
         self.run.classifier.model = self.prepared.together()
 
@@ -221,8 +263,8 @@ class Loop:
             done, ends, every = len(self.run.steps), position == len(steps), self.settings.evaluate_every
             if self.evaluation and (ends or (every and done % every == 0)):
                 self.evaluate()
-            if self.keeper and self.keeper.due(done, ends):
-                self.keep(finished=done == self.run.total_steps)
+            if self.keeper and done < self.run.total_steps and self.keeper.due(done, ends):
+                self.keep(finished=False)  # the last is written once the callbacks have chosen its weights
             start = time.perf_counter()
 
     def take(self, loss: float, rows: int, epoch: float, start: float):
@@ -241,13 +283,15 @@ class Loop:
         if self.keeper is None or self.keeper.kept == (len(self.run.steps), finished):
             return
         tensors, record = self.state.saved()
+        tensors |= self.listeners.state()
         self.keeper.write(self.run, tensors, {**record, "halved": self.batches.halved}, finished)
         self.prepared.accelerator.wait_for_everyone()
 
     def evaluate(self):
         "Look at the validation part and tell the listeners"
         last = self.run.steps[-1]
-        self.run.evaluations.append({"step": last["step"], "epoch": last["epoch"], **self.evaluation()})
+        scores = broadcast_object_list([self.evaluation()])[0]  # processes that stop by them must agree
+        self.run.evaluations.append({"step": last["step"], "epoch": last["epoch"], **scores})
         self.listeners.tell("on_evaluation")
         self.prepared.model.train()
 
