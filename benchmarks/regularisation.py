@@ -143,8 +143,8 @@ def frozen(sizes: Sizes, rows: dict, labels: int | None, remedy: str, epochs: in
         if best is None or loss < best[0]:
             said = ", ".join(f"{name} {value}" for name, value in vars(recipe).items() if value != getattr(PLAIN, name))
             said = f"epochs {chosen.min()} to {chosen.max()}" if remedy == "early stopping" else said
-            best = loss, {"strength": said, "loss": [row["loss"] for row in test],
-                          "accuracy": [row["accuracy"] for row in test]}
+            best = loss, {"strength": said, "loss": [float(row["loss"]) for row in test],
+                          "accuracy": [float(row["accuracy"]) for row in test]}
     return best[1]
 
 
