@@ -257,9 +257,8 @@ def fine_tune(
     with keep_freed_memory(), quick(classifier.model), chosen as opening:
         prepared, schedule = prepared_for(run, settings, make, accelerator)
         opening.on_step(run)
-        listeners = Listeners([opening, *bar, *best, *callbacks], run)
-        return run_to_the_end(
-            Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks))
+        audience = Listeners([opening, *bar, *best, *callbacks], run)
+        return run_to_the_end(Loop(run, prepared, schedule, loss, settings, batches, audience, keeper, looks))
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e
 def baseline_classifier(

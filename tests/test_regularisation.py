@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from conftest import ROOT, run_tool
 from test_checkpoints import RECIPE, Die, classifier, few_reviews, same_weights, without_time
 from test_scaling_out import BIN, free_port, launched
@@ -31,7 +32,7 @@ from llm_course.regularisation import (
     train_heads,
     with_dropout,
 )
-from llm_course.training.loop import Listeners, Loop
+from llm_course.training.loop import Listeners
 
 RESULT = ROOT / "benchmarks/results/regularisation.json"
 KEEPERS = {"average": lambda: WeightAverage(start=0.3), "stopping": lambda: EarlyStopping(patience=2)}
@@ -148,12 +149,12 @@ def test_stopping_by_errors_and_by_what_is_not_there(few):
     assert all(torch.equal(value, before[name]) for name, value in scored.model.state_dict().items())
 
 
-def test_pieces_of_a_model_are_refused():
-    sharded = SimpleNamespace(sharded=True, accelerator=None, model=torch.nn.Linear(1, 1), optimizer=None)
-    listeners = Listeners([WeightAverage()], SimpleNamespace())
-    with pytest.raises(ValueError, match="WeightAverage 0: weights that are cut over processes"):
-        Loop.kept_whole(sharded, listeners)
-    Loop.kept_whole(sharded, Listeners([], SimpleNamespace()))
+def test_pieces_of_a_model_are_refused(monkeypatch):
+    monkeypatch.setattr("llm_course.training.loop.is_initialized", lambda: True)
+    monkeypatch.setattr("llm_course.training.loop.PartialState", lambda: SimpleNamespace(distributed_type=DistributedType.FSDP))
+    Listeners([StopsAfter(3)], SimpleNamespace())
+    with pytest.raises(ValueError, match="WeightAverage 0 and EarlyStopping 1: weights that are cut over processes"):
+        Listeners([WeightAverage(), EarlyStopping()], SimpleNamespace())
 
 
 # Several processes
