@@ -120,7 +120,7 @@ QUIZZES[LESSON] = (
     Question(
         "The training loss goes on falling, the validation loss has risen for ten epochs. What is certain?",
         (
-            ("Fewer validation answers are right than before.", "Often as many are, and the wrong are surer."),
+            ("Fewer validation answers are right than before.", "Often as many are; the wrong are surer."),
             (
                 "The answers are less honest as probabilities.",
                 "Yes: the loss says so. Right answers are another question.",

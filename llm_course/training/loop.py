@@ -277,7 +277,8 @@ class Loop:
         if self.keeper is None or self.keeper.kept == (len(self.run.steps), finished):
             return
         tensors, record = self.state.saved()
-        self.keeper.write(self.run, tensors | self.listeners.state(), {**record, "halved": self.batches.halved}, finished)
+        record = {**record, "halved": self.batches.halved}
+        self.keeper.write(self.run, tensors | self.listeners.state(), record, finished)
         self.prepared.accelerator.wait_for_everyone()
 
     def evaluate(self):
