@@ -71,10 +71,11 @@ class Sizes(NamedTuple):
     test: int  # at most
     pool: int | None  # training reviews that the small networks draw from; None: all
     spread: tuple[int, tuple[int, ...], int]  # labels, epochs and seeds of `seeds`
+    model: str = "minilm"  # the encoder that is trained
 
 
 FULL = Sizes(((100, 20), (500, 10), (None, 2)), (20, 20, 5), 20, 5, 500, 1004, None, (200, (3, 10), 20))
-SMALL = Sizes(((16, 2), (32, 1), (None, 1)), (2, 2, 1), 3, 2, 24, 32, 64, (16, (1,), 2))
+SMALL = Sizes(((16, 2), (32, 1), (None, 1)), (2, 2, 1), 3, 2, 24, 32, 64, (16, (1,), 2), "tiny-bert")
 
 
 def named(labels: int | None) -> str:
@@ -163,7 +164,8 @@ def with_copies(train: Dataset, count: int) -> Dataset:
 
 def trained(sizes: Sizes, labels: int | None, epochs: int, remedy: str, strength: float | str, seed: int) -> TextClassifier:
     "The bundled encoder, fine-tuned with one remedy"
-    classifier, train = TextClassifier.from_pretrained("minilm", labels=LABELS, seed=seed), drawn(sizes, labels, seed)
+    train = drawn(sizes, labels, seed)
+    classifier = TextClassifier.from_pretrained(sizes.model, labels=LABELS, seed=seed)
     options, seen = {}, None
     if remedy in ("decoupled decay", "L2 inside Adam"):
         options = {"weight_decay": strength, "optimizer": "adamw" if remedy == "decoupled decay" else "adam"}
@@ -206,7 +208,7 @@ def remedies(sizes: Sizes, rows: dict, labels: int | None, epochs: int, remedy: 
 
 def seeds(sizes: Sizes, rows: dict, labels: int, epochs: int, correction: bool, warmup: float, seed: int) -> dict:
     "Scores on test reviews of one seed"
-    classifier = TextClassifier.from_pretrained("minilm", labels=LABELS, seed=seed)
+    classifier = TextClassifier.from_pretrained(sizes.model, labels=LABELS, seed=seed)
     run = fine_tune(classifier, drawn(sizes, labels, 0), epochs=epochs, learning_rate=5e-4, batch_size=16, seed=seed,
                     warmup=warmup, optimizer=AdamVariant(bias_correction=correction), progress=False)
     last = run.steps[-5:]
