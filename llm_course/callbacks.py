@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -16,14 +18,15 @@ import torch
 from accelerate.state import PartialState, is_initialized
 from matplotlib.axes import Axes
 
-from .checks import checked_count
+from .checks import checked_choice, checked_count
 from .models import TextClassifier
 from .plots import figure_html, in_notebook, redrawn
 from .progress import Progress
 
 # %% auto #0
-__all__ = ['Run', 'Callback', 'Stop', 'is_first_process', 'memory_used', 'step_scalars', 'evaluation_scalars', 'TensorBoard',
-           'WeightsAndBiases', 'BestCheckpoint', 'ProgressBar', 'LivePlot', 'EarlyStopping']
+__all__ = ['Run', 'Callback', 'Stop', 'Keeping', 'is_first_process', 'memory_used', 'step_scalars', 'evaluation_scalars',
+           'TensorBoard', 'WeightsAndBiases', 'BestCheckpoint', 'ProgressBar', 'LivePlot', 'copied_weights',
+           'EarlyStopping']
 
 # %% ../nbs/support/callbacks.ipynb #3ae5408d
 class Run(Protocol):
@@ -58,6 +61,22 @@ class Callback:
 
 class Stop(Exception):
     "Raised by a callback to end the run early and keep it"
+
+
+class Keeping(Callback):
+    "A callback that remembers tensors: checkpoints hold them, and it may choose the weights of a run's end"
+
+    needs_evaluations = False  # whether it is of no use without a validation part
+
+    def state(self) -> dict[str, torch.Tensor]:
+        "What a checkpoint must hold of it"
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]):
+        "Go on with what `state` gave"
+
+    def finish(self, run: Run):
+        "After the last step, or a `Stop`: set the weights that the run ends with; not after an interruption"
 
 # %% ../nbs/support/callbacks.ipynb #6356db4a
 def is_first_process() -> bool:
@@ -226,15 +245,63 @@ class LivePlot(Callback):
         picture = figure_html(run.plot(), alt=f"The loss falls over {done}")
         self.handle = redrawn(self.handle, picture)
 
+# %% ../nbs/support/callbacks.ipynb #7763c2ef
+def copied_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:  # on the CPU
+    "All weights of a model as they are now"
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
-class EarlyStopping(Callback):
-    "End the run when the validation loss has not improved for `patience` evaluations"
 
-    def __init__(self, patience: int = 2):  # evaluations without a new best, at least 1
-        self.patience = checked_count("patience", patience)
+class EarlyStopping(Keeping):
+    "End the run after `patience` evaluations without a new best one, with the weights of the best"
+
+    needs_evaluations = True
+
+    def __init__(
+        self,
+        patience: int = 2,  # evaluations without a new best, at least 1
+        *,
+        measure: str = "loss",  # "loss" or "error", which shall fall, or "accuracy", which shall rise
+        restore_best: bool = True,  # whether the run ends with the weights of its best evaluation
+    ):
+        self.patience, self.restore_best = checked_count("patience", patience), restore_best
+        self.measure = checked_choice("measure", measure, ("loss", "error", "accuracy"))
+        self.best: dict[str, torch.Tensor] = {}  # with the step that they are of
+
+    def _values(self, run: Run) -> list[float]:  # the lower the better
+        missing = [row for row in run.evaluations if self.measure not in row]
+        if missing:
+            raise ValueError(f"EarlyStopping cannot go by the {self.measure}: an evaluation of this run has "
+                             f"{', '.join(name for name in missing[0] if name not in ('step', 'epoch'))}")
+        values = [-row[self.measure] if self.measure == "accuracy" else row[self.measure]
+                  for row in run.evaluations]
+        return [math.inf if math.isnan(value) else value for value in values]
 
     def on_evaluation(self, run: Run):
         "Compare the last evaluation with the best"
-        losses = [row["loss"] for row in run.evaluations]
-        if len(losses) - 1 - losses.index(min(losses)) >= self.patience:
+        values = self._values(run)
+        best = values.index(min(values))
+        if self.restore_best and best == len(values) - 1:
+            step = torch.tensor(run.evaluations[-1]["step"])
+            self.best = {"step": step, **copied_weights(run.classifier.model)}
+        if len(values) - 1 - best >= self.patience:
             raise Stop
+
+    def state(self) -> dict[str, torch.Tensor]:
+        "The best weights so far"
+        return self.best
+
+    def restore(self, state: dict[str, torch.Tensor]):
+        "Go on with what `state` gave"
+        self.best = dict(state)
+
+    def finish(self, run: Run):
+        "Put the best weights back; a warning where a run was resumed from checkpoints without them"
+        if not self.restore_best or not run.evaluations:
+            return
+        values, kept = self._values(run), dict(self.best)
+        best = run.evaluations[values.index(min(values))]["step"]
+        if not kept or kept.pop("step").item() != best:
+            warnings.warn(f"The weights of step {best}, the best, are not in the checkpoint from which the "
+                          "run was resumed; it ends with its last ones", stacklevel=2)
+            return
+        run.classifier.model.load_state_dict(kept)

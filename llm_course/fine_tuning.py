@@ -235,7 +235,8 @@ def fine_tune(
         chosen_precision(mixed_precision, classifier.device), evaluate_every, checkpoint_every, seed,
         trainable, layer_decay,
     ).checked()
-    make, loss, callbacks = optimizer_named(optimizer), as_objective(objective), checked_callbacks(callbacks)
+    make, loss = optimizer_named(optimizer), as_objective(objective)
+    callbacks = checked_callbacks(callbacks, evaluated=validation is not None)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     train, validation, targets = checked_parts(classifier, train, validation, loss.target)
     accelerator = seeded_accelerator(settings, classifier.device)
@@ -256,9 +257,8 @@ def fine_tune(
     with keep_freed_memory(), quick(classifier.model), chosen as opening:
         prepared, schedule = prepared_for(run, settings, make, accelerator)
         opening.on_step(run)
-        listeners = Listeners([opening, *bar, *best, *callbacks], run)
-        return run_to_the_end(
-            Loop(run, prepared, schedule, loss, settings, batches, listeners, keeper, looks))
+        audience = Listeners([opening, *bar, *best, *callbacks], run)
+        return run_to_the_end(Loop(run, prepared, schedule, loss, settings, batches, audience, keeper, looks))
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e
 def baseline_classifier(

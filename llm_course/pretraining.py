@@ -384,7 +384,7 @@ def pretrain(
         epochs, batch_size, None, gradient_accumulation, learning_rate, max_gradient_norm, weight_decay,
         warmup, optimizer, chosen_precision(mixed_precision, language_model.device), evaluate_every,
         checkpoint_every, seed).checked()
-    make, callbacks = optimizer_named(optimizer), checked_callbacks(callbacks)
+    make, callbacks = optimizer_named(optimizer), checked_callbacks(callbacks, validation is not None)
     loss = objective_for(language_model, objective)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     texts, others = checked_corpus(texts, validation)

@@ -1,0 +1,320 @@
+"""Which remedy against overfitting helps, at 100, 500 and all labels, and what keeps twenty runs of one recipe together.
+
+    python benchmarks/regularisation.py                  # all parts; goes on where an earlier call was stopped
+    python benchmarks/regularisation.py --part frozen    # one of them
+    python benchmarks/regularisation.py --rows "100 "    # only the rows whose names begin so
+    python benchmarks/regularisation.py --small          # a quick try of each part; writes nothing
+
+Movie reviews. Each strength of a remedy is chosen by its validation loss; what is told is the difference on the test
+reviews from the run without a remedy that has the same seed, with a 95 % interval. Negative results stay.
+
+- frozen: a small network on the vectors behind layer 5 of the bundled encoder, which stays as it is; twenty networks,
+  each with its own draw of labels.
+- choose: the bundled encoder, all of it trained, with one seed that is not used again; loss and accuracy on 500
+  validation reviews, for each strength. At all labels the strength is that of 500 labels.
+- remedies: five other seeds at the strength that was chosen; loss and accuracy on the test reviews. The same recipe for
+  all: a learning rate of 1e-4, batches of 16; 20 epochs of 100 labels, 10 of 500, 2 of all. `none` has the dropout of
+  0.1 that the encoder comes with.
+- seeds: 200 labels, the same for all, at a rate of 5e-4, for 3 epochs and for 10: twenty seeds with and without Adam's
+  bias correction, with a warm-up of 0.1 and of 0.5 of the steps and with none. How far the runs lie apart, and how many
+  answer like a coin.
+
+Each row is written as it ends. Two processes work (or --processes), with one thread each.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+import warnings
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from common import RESULTS, interval, keep
+from datasets import Dataset, concatenate_datasets
+
+from llm_course.adversarial_training import RDrop
+from llm_course.augmentation import SynonymReplacement, UnchangedTexts
+from llm_course.callbacks import EarlyStopping
+from llm_course.core import cache_folder
+from llm_course.data import LABELS, load_dataset
+from llm_course.fine_tuning import CrossEntropy, fine_tune, validation_scores
+from llm_course.models import TextClassifier
+from llm_course.regularisation import AdamVariant, HeadRecipe, WeightAverage, seed_spread, train_heads, with_dropout
+from llm_course.transfer_learning import layer_features
+
+NAME = "regularisation"
+STRENGTHS = {  # of the whole encoder
+    "none": (0,), "decoupled decay": (0.1, 1, 10), "L2 inside Adam": (1e-4, 1e-3, 1e-2), "dropout": (0.0, 0.2, 0.3),
+    "early stopping": ("loss", "accuracy"), "label smoothing": (0.05, 0.1, 0.2), "average": (0.0, 0.5),
+    "augmentation": (1, 2), "R-Drop": (1, 4)}
+PLAIN = HeadRecipe()
+FROZEN = {  # of small networks
+    "none": (PLAIN,), "decoupled decay": tuple(replace(PLAIN, weight_decay=decay) for decay in (1, 3, 10, 30)),
+    "L2 inside Adam": tuple(replace(PLAIN, weight_decay=decay, optimizer="adam") for decay in (0.01, 0.03, 0.1, 0.3)),
+    "dropout": tuple(replace(PLAIN, dropout=share) for share in (0.1, 0.3, 0.5)), "early stopping": (PLAIN,),
+    "label smoothing": tuple(replace(PLAIN, label_smoothing=share) for share in (0.05, 0.1, 0.2)),
+    "average": tuple(replace(PLAIN, average_from=share) for share in (0.0, 0.5)), "augmentation": (PLAIN,),
+    "R-Drop": tuple(replace(PLAIN, dropout=0.3, r_drop=weight) for weight in (1, 4))}
+
+
+class Sizes(NamedTuple):
+    "How much each part trains"
+
+    labels: tuple[tuple[int | None, int], ...]  # labels (None: all) and epochs of the encoder
+    frozen_epochs: tuple[int, ...]  # of small networks, for the same labels
+    networks: int
+    seeds: int
+    validation: int
+    test: int  # at most
+    pool: int | None  # training reviews that the small networks draw from; None: all
+    spread: tuple[int, tuple[int, ...], int]  # labels, epochs and seeds of `seeds`
+    model: str = "minilm"  # the encoder that is trained
+
+
+FULL = Sizes(((100, 20), (500, 10), (None, 2)), (20, 20, 5), 20, 5, 500, 1004, None, (200, (3, 10), 20))
+SMALL = Sizes(((16, 2), (32, 1), (None, 1)), (2, 2, 1), 3, 2, 24, 32, 64, (16, (1,), 2), "tiny-bert")
+
+
+def named(labels: int | None) -> str:
+    "How a number of labels is written"
+    return "all" if labels is None else str(labels)
+
+
+def part_of(sizes: Sizes, part: str) -> Dataset:
+    "Movie reviews to judge by"
+    texts = load_dataset("movies")[part].shuffle(seed=0)
+    return texts.select(range(min(sizes.test if part == "test" else sizes.validation, len(texts))))
+
+
+def drawn(sizes: Sizes, labels: int | None, seed: int) -> Dataset:
+    "Labelled reviews to train on"
+    texts = load_dataset("movies")["train"].shuffle(seed=seed)
+    most = sizes.pool if labels is None and sizes.pool else len(texts)
+    return texts.select(range(min(labels or most, len(texts))))
+
+
+def copies_of(texts: list[str], count: int) -> list[list[str]]:
+    "Copies with other words, `count` of each"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnchangedTexts)
+        return SynonymReplacement().augment(texts, n=count, seed=0)
+
+
+# Small networks on frozen vectors
+
+
+@lru_cache(1)
+def frozen_data(sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    "Vectors of reviews and of their copies, their labels, and those to judge by; computed once for all processes"
+    path = cache_folder("benchmarks") / f"{NAME}-{sizes.pool}-{sizes.validation}-{sizes.test}.pt"
+    if not path.is_file():
+        encoder = TextClassifier.from_pretrained("minilm", labels=LABELS, max_length=64)
+        pool = drawn(sizes, None, 0)
+        parts = {"pool": pool["text"], "copies": [made[0] for made in copies_of(pool["text"], 1)],
+                 "validation": part_of(sizes, "validation")["text"], "test": part_of(sizes, "test")["text"]}
+        torch.save({name: layer_features(encoder, texts)[5].clone() for name, texts in parts.items()}, path)
+    found = torch.load(path)
+    centre, spread = found["pool"].mean(0), found["pool"].std(0)
+    scaled = {name: (values - centre) / spread for name, values in found.items()}
+    judged = {part: (scaled[part], torch.tensor(part_of(sizes, part)["label"])) for part in ("validation", "test")}
+    labels = torch.tensor(drawn(sizes, None, 0)["label"])
+    return torch.cat([scaled["pool"], scaled["copies"]]), labels.repeat(2), judged
+
+
+def frozen(sizes: Sizes, rows: dict, labels: int | None, remedy: str, epochs: int) -> dict:
+    "Loss and accuracy of each network on the test reviews, at the strength of the lowest mean validation loss"
+    vectors, classes, judged = frozen_data(sizes)
+    count = len(classes) // 2
+    generator = torch.Generator().manual_seed(1)
+    places = torch.stack([torch.randperm(count, generator=generator)[: min(labels or count, count)]
+                          for _ in range(sizes.networks)])
+    copied = remedy == "augmentation"
+    places, epochs = (torch.cat([places, places + count], 1), max(1, epochs // 2)) if copied else (places, epochs)
+    best = None
+    for recipe in FROZEN[remedy]:
+        every = 1 if remedy == "early stopping" else epochs
+        curves = train_heads(vectors, classes, places, judged, replace(recipe, epochs=epochs), every=every, seed=1)
+        chosen = curves.loc["validation"]["loss"].unstack("network").idxmin()
+        validation, test = ([curves.loc[part, epoch, network] for network, epoch in chosen.items()]
+                            for part in ("validation", "test"))
+        loss = sum(row["loss"] for row in validation)
+        if best is None or loss < best[0]:
+            said = ", ".join(f"{name} {value}" for name, value in vars(recipe).items() if value != getattr(PLAIN, name))
+            said = f"epochs {chosen.min()} to {chosen.max()}" if remedy == "early stopping" else said
+            best = loss, {"strength": said, "loss": [float(row["loss"]) for row in test],
+                          "accuracy": [float(row["accuracy"]) for row in test]}
+    return best[1]
+
+
+# The whole encoder
+
+
+def with_copies(train: Dataset, count: int) -> Dataset:
+    "Reviews and copies of them"
+    made = copies_of(train["text"], count)
+    more = [train.remove_columns([name for name in train.column_names if name not in ("text", "label")])]
+    for number in range(count):
+        more.append(Dataset.from_dict({"text": [texts[number] for texts in made], "label": train["label"]},
+                                      features=more[0].features))
+    return concatenate_datasets(more)
+
+
+def trained(sizes: Sizes, labels: int | None, epochs: int, remedy: str, strength: float | str, seed: int) -> TextClassifier:
+    "The bundled encoder, fine-tuned with one remedy"
+    train = drawn(sizes, labels, seed)
+    classifier = TextClassifier.from_pretrained(sizes.model, labels=LABELS, seed=seed)
+    options, seen = {}, None
+    if remedy in ("decoupled decay", "L2 inside Adam"):
+        options = {"weight_decay": strength, "optimizer": "adamw" if remedy == "decoupled decay" else "adam"}
+    elif remedy == "dropout":
+        classifier = with_dropout(classifier, strength)
+    elif remedy == "early stopping":
+        options, seen = {"callbacks": [EarlyStopping(3, measure=strength)]}, part_of(sizes, "validation")
+        options["evaluate_every"] = 100 if labels is None else None
+    elif remedy == "label smoothing":
+        options = {"objective": CrossEntropy(label_smoothing=strength)}
+    elif remedy == "average":
+        options = {"callbacks": [WeightAverage(strength)]}
+    elif remedy == "augmentation":
+        train, epochs = with_copies(train, strength), max(1, round(epochs / (1 + strength)))
+    elif remedy == "R-Drop":
+        options = {"objective": RDrop(weight=strength)}
+    fine_tune(classifier, train, seen, epochs=epochs, learning_rate=1e-4, batch_size=16, seed=seed, progress=False,
+              **options)
+    return classifier
+
+
+def choose(sizes: Sizes, rows: dict, labels: int, epochs: int, remedy: str, strength: float | str) -> dict:
+    "Scores on validation reviews"
+    return validation_scores(trained(sizes, labels, epochs, remedy, strength, 100), part_of(sizes, "validation"))
+
+
+def chosen_strength(sizes: Sizes, rows: dict, labels: int | None, remedy: str) -> float | str:
+    "The strength of the lowest validation loss"
+    size = sizes.labels[-2][0] if labels is None else labels
+    found = {strength: rows["choose"][f"{size} {remedy} {strength}"] for strength in STRENGTHS[remedy]}
+    return min(found, key=lambda strength: found[strength]["loss"])
+
+
+def remedies(sizes: Sizes, rows: dict, labels: int | None, epochs: int, remedy: str, seed: int) -> dict:
+    "Scores on test reviews"
+    strength = chosen_strength(sizes, rows, labels, remedy)
+    scores = validation_scores(trained(sizes, labels, epochs, remedy, strength, seed), part_of(sizes, "test"))
+    return {**scores, "strength": strength}
+
+
+def seeds(sizes: Sizes, rows: dict, labels: int, epochs: int, correction: bool, warmup: float, seed: int) -> dict:
+    "Scores on test reviews of one seed"
+    classifier = TextClassifier.from_pretrained(sizes.model, labels=LABELS, seed=seed)
+    run = fine_tune(classifier, drawn(sizes, labels, 0), epochs=epochs, learning_rate=5e-4, batch_size=16, seed=seed,
+                    warmup=warmup, optimizer=AdamVariant(bias_correction=correction), progress=False)
+    last = run.steps[-5:]
+    return {**validation_scores(classifier, part_of(sizes, "test")),
+            "training loss": sum(row["loss"] for row in last) / len(last)}
+
+
+WORK = {"frozen": frozen, "choose": choose, "remedies": remedies, "seeds": seeds}
+
+
+def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
+    "The arguments of each row by part and name"
+    several = [(labels, epochs) for labels, epochs in sizes.labels if labels is not None]
+    count, lengths, runs = sizes.spread
+    arms = [(correction, warmup) for correction in (False, True) for warmup in (0.0, 0.1, 0.5)]
+    return {
+        "frozen": {f"{named(labels)} {remedy}": (labels, remedy, epochs)
+                   for (labels, _), epochs in zip(sizes.labels, sizes.frozen_epochs, strict=True) for remedy in FROZEN},
+        "choose": {f"{labels} {remedy} {strength}": (labels, epochs, remedy, strength) for labels, epochs in several
+                   for remedy, strengths in STRENGTHS.items() for strength in strengths},
+        "remedies": {f"{named(labels)} {remedy} {seed}": (labels, epochs, remedy, seed) for labels, epochs in sizes.labels
+                     for remedy in STRENGTHS for seed in range(sizes.seeds)},
+        "seeds": {f"{epochs} {'corrected' if correction else 'not corrected'} {warmup} {seed}":
+                  (count, epochs, correction, warmup, seed)
+                  for epochs in lengths for correction, warmup in arms for seed in range(runs)}}
+
+
+def done(job: tuple) -> tuple[str, str, dict]:
+    "One row, in a process of its own"
+    part, key, arguments, sizes, rows = job
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    row = WORK[part](sizes, rows, *arguments)
+    return part, key, {**row, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def against_none(labels: str, remedy: str, scores: list[dict], plain: list[dict]) -> dict:
+    "Differences from the runs without a remedy, seed by seed"
+    return {"labels": labels, "remedy": remedy, "strength": str(scores[0]["strength"]), "runs": len(scores),
+            "loss": interval([row["loss"] - base["loss"] for row, base in zip(scores, plain, strict=True)]),
+            "points": interval([100 * (row["accuracy"] - base["accuracy"])
+                                for row, base in zip(scores, plain, strict=True)])}
+
+
+def one_by_one(row: dict) -> list[dict]:
+    "The networks of a row"
+    return [{"strength": row["strength"], "loss": loss, "accuracy": accuracy}
+            for loss, accuracy in zip(row["loss"], row["accuracy"], strict=True)]
+
+
+def summary(rows: dict[str, dict[str, dict]]) -> dict:
+    "Differences from `none` with 95 % intervals, of the remedies that are done; spreads of seeds"
+    found, several = {"frozen": [], "remedies": [], "seeds": []}, {}
+    for key, row in rows.get("frozen", {}).items():
+        labels, remedy = key.split(" ", 1)
+        if remedy != "none" and f"{labels} none" in rows["frozen"]:
+            found["frozen"].append(against_none(labels, remedy, one_by_one(row),
+                                                one_by_one(rows["frozen"][f"{labels} none"])))
+    for key, row in rows.get("remedies", {}).items():
+        name, seed = key.rsplit(" ", 1)
+        several.setdefault(name, {})[seed] = row
+    for name, runs in several.items():
+        labels, remedy = name.split(" ", 1)
+        both = [seed for seed in runs if seed in several.get(f"{labels} none", {})]
+        if remedy != "none" and len(both) > 1:
+            plain = several[f"{labels} none"]
+            found["remedies"].append(against_none(labels, remedy, [runs[seed] for seed in both],
+                                                  [plain[seed] for seed in both]))
+    groups = {}
+    for key, row in rows.get("seeds", {}).items():
+        groups.setdefault(key.rsplit(" ", 1)[0], []).append(row["accuracy"])
+    for key, scores in groups.items():
+        epochs, correction, warmup = key.split(" ", 1)[0], key.split(" ", 1)[1].rsplit(" ", 1)[0], key.rsplit(" ", 1)[1]
+        if len(scores) > 1:
+            found["seeds"].append({"epochs": int(epochs), "bias correction": correction, "warm-up": float(warmup),
+                                   **seed_spread(scores).to_dict()})
+    return {part: told for part, told in found.items() if told}
+
+
+def main():
+    "Make the rows that are missing"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=[*WORK], action="append")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
+    if not given.part or "frozen" in given.part:
+        frozen_data(sizes)
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
+        for part, wanted in jobs(sizes).items():
+            if given.part and part not in given.part:
+                continue
+            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
+            missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
+                       if key not in rows[part] and key.startswith(given.rows)]
+            for _, key, row in pool.imap_unordered(done, missing):
+                rows[part][key] = row
+                print(part, key, row, flush=True)
+                if not given.small:
+                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+    if given.small:
+        print("summary", json.dumps(summary(rows)))
+
+
+if __name__ == "__main__":
+    main()
