@@ -81,7 +81,7 @@ class FineTuningRun(TrainingRun):
     "What happened: a row of `steps` per optimiser step, one of `evaluations` per look at the validation part"
 
     def __repr__(self) -> str:
-        last = self.evaluations[-1] if self.evaluations else {}
+        last = self.final_scores
         parts = [
             f"{len(self.steps)} of {self.total_steps} steps",
             f"{self.examples} examples",

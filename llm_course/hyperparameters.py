@@ -25,7 +25,7 @@ from scipy import stats
 from .callbacks import Callback, Run
 from .checks import checked_choice, checked_count, checked_number, checked_seed
 from .core import needs, seed_of
-from .fine_tuning import CrossEntropy, checked_parts, fine_tune
+from .fine_tuning import CrossEntropy, checked_parts, fine_tune, validation_scores
 from .identity import data_identity, described, fingerprint, model_identity
 from .models import TextClassifier
 from .progress import Progress
@@ -333,14 +333,15 @@ def search(
             "validation data": data_identity(seen["text"], torch.tensor(seen[target]))}
 
     def score_of(attempt: Attempt) -> float:
-        listening = [*callbacks, EpochReport(attempt, score)]
+        listening = [EpochReport(attempt, score), *callbacks]  # a callback that stops is told last
         run = fine_tune(classifier_factory(attempt.seed), train, validation, **options, **attempt.parameters,
                         seed=attempt.seed, progress=False, callbacks=listening)
         if run.interrupted:
             raise KeyboardInterrupt
         if not run.evaluations:
             raise RuntimeError("a callback stopped the run before it was scored")
-        return run.evaluations[-1][score]
+        ended = run.final_scores or validation_scores(run.classifier, validation, target)
+        return ended[score]  # of the weights at the end, which a callback may have chosen
 
     return search_over(score_of, space, trials=trials, sampler=sampler, pruner=pruner, storage=storage,
                        maximise=score == "accuracy", seed=seed, identity=same, progress=progress)

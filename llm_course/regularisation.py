@@ -348,6 +348,7 @@ class WeightAverage(Keeping):
         device = run.classifier.model.device
         run.classifier.model.load_state_dict(
             {name: value.to(device) for name, value in self.mean.values.items()}, strict=False)
+        run.chosen = {} if self.mean.count else run.chosen  # nobody looked at the mean
 
 # %% ../nbs/lessons/16_regularisation.ipynb #08b99ccf
 def seed_spread(

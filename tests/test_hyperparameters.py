@@ -24,9 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_course.callbacks import Callback, EarlyStopping, Stop
-from llm_course.fine_tuning import CrossEntropy
+from llm_course.fine_tuning import CrossEntropy, validation_scores
 from llm_course.hyperparameters import (Between, EpochReport, Halving, expected_maximum, expected_optimism, gaussian_process,
                                         grid_points, search, search_over, train_head)
+from llm_course.regularisation import WeightAverage
 from llm_course.trials.studies import free_trials
 
 TEXTS = [f"Film {number} had a {'fine' if number % 2 else 'weak'} plot" for number in range(24)]
@@ -248,6 +249,16 @@ def test_a_storage_of_another_search_is_refused(tmp_path, changed, said):
     with pytest.raises(ValueError, match=f"holds another search. Other than here: .*{said}.*another file"):
         searched(trials=1, storage=storage, **changed)
     assert len(searched(trials=1, storage=storage).trials) == 1
+
+
+@pytest.mark.parametrize("callback", [lambda: EarlyStopping(1), lambda: WeightAverage(0.0)])
+@pytest.mark.filterwarnings("ignore:16 of 16 validation texts")
+def test_a_trial_is_scored_by_the_weights_that_it_ended_with(callback):
+    """A callback that puts back the best weights, or a mean, ends a run with others than those of the last look"""
+    made = []
+    found = searched(trials=1, score="loss", callbacks=[callback()], epochs=4, space={"learning_rate": [0.05]},
+                     classifier_factory=lambda seed: made.append(tiny_classifier(seed=0)) or made[-1])
+    assert math.isclose(found.trials["score"].iloc[0], validation_scores(made[-1], JUDGED)["loss"], rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])

@@ -19,7 +19,7 @@ from test_scaling_out import BIN, free_port, launched
 from llm_course.callbacks import Callback, EarlyStopping, Stop
 from llm_course.checkpoints import newest_checkpoint
 from llm_course.data import load_dataset
-from llm_course.fine_tuning import MeanAbsoluteError, fine_tune
+from llm_course.fine_tuning import MeanAbsoluteError, fine_tune, validation_scores
 from llm_course.models import TextClassifier
 from llm_course.regularisation import (
     AdamVariant,
@@ -99,6 +99,20 @@ def test_both_at_once_and_used_twice(few):
         fine_tune(second, *few, callbacks=[average, stopping], **LONG)
         fine_tune(alone, *few, callbacks=[EarlyStopping(patience=2)], **LONG)
     assert same_weights(first, second) and same_weights(first, alone)
+
+
+def test_a_run_tells_the_scores_of_the_weights_that_it_ended_with(few):
+    """Not those of its last look, which were other weights"""
+    stopped, averaged, both = classifier(), classifier(), classifier()
+    run = fine_tune(stopped, *few, callbacks=[EarlyStopping(patience=2)], **LONG)
+    seen = validation_scores(stopped, few[1])
+    assert run.final_scores["step"] < run.evaluations[-1]["step"]
+    assert math.isclose(run.final_scores["loss"], seen["loss"], rel_tol=1e-5)
+    assert f"validation loss {seen['loss']:.3f}" in repr(run)
+    run = fine_tune(averaged, *few, callbacks=[WeightAverage(0.3)], **LONG)
+    assert run.final_scores == {} and run.evaluations and "validation" not in repr(run)
+    run = fine_tune(both, *few, callbacks=[WeightAverage(0.3), EarlyStopping(patience=2)], **LONG)
+    assert run.final_scores["step"] == min(run.evaluations, key=lambda row: row["loss"])["step"]
 
 
 def test_what_was_not_seen_is_said(few, tmp_path):

@@ -80,6 +80,12 @@ class TrainingRun:
     examples: int = 0  # seen in training, repeats counted
     seconds: float = 0.0  # in training steps, evaluation left out
     interrupted: bool = False
+    chosen: dict | None = None  # the evaluation of weights that a callback put at the end; {} if there is none
+
+    @property
+    def final_scores(self) -> dict:
+        "The evaluation of the weights that the run ended with; empty where nobody looked at them"
+        return (self.evaluations or [{}])[-1] if self.chosen is None else self.chosen
 
     def save(self, folder: str | Path) -> Path:  # for TextClassifier.load, or LanguageModel.from_pretrained
         "Write the model as it is now; with several processes, all call this and the first one writes"
