@@ -195,9 +195,10 @@ def test_right_and_wrong_do_not_depend_on_who_holds_the_numbers(exercise, conver
     ("leaking texts", lambda train, test: ["0"] if len(test) == 2 else [], "returned ['0']; expected [0]"),
     ("padding share", lambda n, size: "0.25", "returned '0.25'; expected 0.25"),
     ("padding share", lambda n, size: np.array([0.25]), "returned [0.25]; expected 0.25"),
-    ("does the gradient lie", lambda attacks, margin: int(attacks[1][1] - attacks[0][1] > margin), "returned 0; expected False"),
-    ("does the gradient lie", lambda attacks, margin: np.int64(0), "returned 0; expected False"),
-    ("does the gradient lie", lambda attacks, margin: [np.False_], "returned [False]; expected False"),
+    ("one step of FGM", lambda *given: "0.3", "returned '0.3'; expected [[["),
+    ("one step of FGM", lambda *given: np.float32(0.5), "returned 0.5; expected [[["),
+    ("one step of FGM", lambda gradient, *given: [0.1 * gradient], "returned [[[["),
+    ("an objective of your own", lambda: np.float64(0.5), "they are 0.5"),
     ("majority label", lambda r: np.str_("Positive"), "returned 'Positive'; expected 'positive'"),
     ("majority label", lambda r: b"positive", "returned b'positive'; expected 'positive'"),
     ("majority label", lambda r: ["positive"], "returned ['positive']; expected 'positive'"),
@@ -216,6 +217,14 @@ def test_right_and_wrong_do_not_depend_on_who_holds_the_numbers(exercise, conver
 def test_a_value_of_another_meaning_stays_wrong(name, answer, words):
     outcome = outcome_of(name, answer)
     assert outcome.status == "wrong" and words in outcome.message, outcome
+
+
+@pytest.mark.parametrize(("answer", "words"), [
+    (lambda rate: int(rate > 0.5), "returned 0; expected False"), (lambda rate: np.int64(0), "returned 0; expected False"),
+    (lambda rate: [np.False_], "returned [False]; expected False")])
+def test_a_number_or_a_list_is_no_truth_value(answer, words):
+    with pytest.raises(base.Wrong, match=re.escape(words)):
+        base.expect(answer, [0.25], False)
 
 
 def test_labels_from_an_array_of_texts_are_right():

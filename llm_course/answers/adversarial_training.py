@@ -10,45 +10,173 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from .base import QUIZZES, Question, Wrong
+from .base import QUIZZES, Question, Unfinished, Wrong
 from .base import ask, exercise, expect, number_of, reach, see, shown
+from ..defences.linear import SumOfEmbeddings
 
 # %% ../../nbs/answers/adversarial_training.ipynb #1c78cef5
 LESSON = 22
 
-# %% ../../nbs/answers/adversarial_training.ipynb #7eb3c30b
+# %% ../../nbs/answers/adversarial_training.ipynb #9daa0690
+def _step(gradient: torch.Tensor, mask: torch.Tensor, epsilon: float, per_token: bool) -> torch.Tensor:
+    "Where FGM moves"
+    gradient = gradient.double() * mask[..., None]
+    length = gradient.norm(dim=2 if per_token else (1, 2), keepdim=True)
+    return torch.where(length > 0, epsilon * gradient / length.clamp_min(1e-300), 0.0).float()
+
+
 @exercise(
-    "does the gradient lie",
+    "one step of FGM",
     LESSON,
-    "PGD climbs the model's own gradient. In its own set, which attack should be the strongest, if the "
-    "gradient is honest?",
-    "An attack from another set may do more because it may do other things. Which sets are the same?",
-    "One attack suffices. How much better than PGD must it be to be more than noise?",
+    "First make the gradient zero where the mask is: `mask[..., None]` has the shape (B, T, 1).",
+    "How long is the gradient of one text, all its tokens together? `norm` takes several dimensions at once, "
+    "and `keepdim=True` leaves something to divide by.",
+    "A gradient of zero has the length zero. Which smallest length changes no other gradient?",
 )
-def _gradient_lies(answer):
-    ball, wider = "l2, 0.5 around the text", "l2, 2.0 around the text"
-    tokens, words = "l2, 0.5 around each token", "synonyms of each word"
+def _one_step(answer):
+    two = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])
+    three = torch.tensor([[[1.0, 2.0, 2.0]], [[0.0, 0.3, 0.4]]])
+    padded = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [9.0, 9.0]], [[0.0, 2.0], [7.0, 7.0], [5.0, 5.0]]])
+    real, still = torch.tensor([[1, 1, 0], [1, 0, 0]]), torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
     cases = [
-        ([(ball, 0.9), (ball, 0.4), (ball, 0.8)], 0.05, "PGD is the strongest in its ball, as it should be."),
-        ([(ball, 0.1), (ball, 0.7), (ball, 0.1)], 0.05, "Another model's perturbations do better there."),
-        ([(ball, 0.1), (ball, 0.1), (ball, 0.7)], 0.05, "A search without gradients does better there."),
-        ([(ball, 0.1), (words, 0.9)], 0.05, "Synonyms are another set: they tell nothing of this gradient."),
-        ([(ball, 0.1), (wider, 0.9)], 0.05, "A larger radius is another set, where there is more to find."),
-        ([(ball, 0.1), (tokens, 0.9)], 0.05, "A ball for each token is another set than one for the text."),
-        ([(ball, 0.5), (ball, 0.53), (words, 0.8)], 0.05, "What lies in the ball is within the margin."),
-        ([(ball, 0.5), (ball, 0.75)], 0.25, "A difference of exactly the margin is not more than it."),
-        ([(tokens, 0.2), (tokens, 0.3), (ball, 0.0)], 0.05, "PGD climbed in another set: compare in that."),
-        ([(ball, 0.0)], 0.05, "Nothing to compare with: that is no sign of a masked gradient."),
+        (two, torch.ones(1, 2), 0.5, False, "The text's gradient has the length 5, and the loss must rise."),
+        (three, torch.ones(2, 1), 0.1, False, "Each text has a ball of its own."),
+        (two, torch.ones(1, 2), 0.5, True, "Here each token has a ball of its own."),
+        (0 * two, torch.ones(1, 2), 0.5, False, "Where the gradient is zero, nothing moves."),
+        (still, torch.ones(1, 2), 0.5, True, "Where the gradient is zero, nothing moves."),
+        (padded, real, 1.0, False, "Where the mask is 0 there is padding: it stays and does not count."),
+        (padded, real, 1.0, True, "Where the mask is 0 there is padding: it stays and does not count."),
+        (1e-5 * two, torch.ones(1, 2), 0.5, False, "A small gradient leads to the edge of the ball too."),
+        (two, torch.ones(1, 2), 0.0, False, "A ball of radius 0 is a point."),
     ]
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        sets = [ball, *generator.choice([ball, wider, words], 3).tolist()]
-        cases.append((list(zip(sets, (generator.integers(0, 64, 4) / 64).tolist(), strict=True)), 0.0625, ""))
-    for attacks, margin, why in cases:
-        (where, own), *others = attacks
-        masked = any(place == where and rate - own > margin for place, rate in others)
-        expect(answer, [attacks, margin], masked, why)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(6):
+        mask = (torch.arange(5) < torch.randint(1, 6, (3, 1), generator=generator)).long()
+        cases.append((torch.randn(3, 5, 4, generator=generator), mask, 0.3, number % 2 == 1, ""))
+    for gradient, mask, epsilon, per_token, why in cases:
+        given = [gradient, mask.long(), epsilon, per_token]
+        expect(answer, given, _step(*given), why)
+
+# %% ../../nbs/answers/adversarial_training.ipynb #8b109952
+def _words(count: int, seed: int) -> dict[str, torch.Tensor]:
+    "Texts of eight tokens: one is right 95 times of 100, the other seven 65 times each"
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % 2
+    right = torch.rand(count, 8, generator=generator) < torch.tensor([0.95, *[0.65] * 7])
+    sides = torch.where(right, targets[:, None], 1 - targets[:, None])
+    weak = 3 + 2 * torch.randint(8, (count, 8), generator=generator)  # 16 weak words, half for each side
+    weak[:, 0] = 1  # and 2 strong ones
+    return {"input_ids": weak + sides, "attention_mask": torch.ones(count, 8).long(), "targets": targets}
+
+
+def _margins(model: SumOfEmbeddings, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    "How clearly each text is answered rightly, (B,), and how much each token helps, (B, T)"
+    signs = 2 * batch["targets"] - 1
+    helps = signs[:, None] * (model.table(batch["input_ids"]) @ model.weight)
+    helps = helps.masked_fill(batch["attention_mask"] == 0, -torch.inf)
+    return signs * model(batch["input_ids"], batch["attention_mask"]).logits[:, 1], helps
+
+
+def _asked(objective, model: SumOfEmbeddings, batch: dict[str, torch.Tensor]) -> tuple[float, torch.Tensor]:
+    "What an objective says of a batch, and the gradients that it leaves; half of them, as in accumulation"
+    model.zero_grad()
+    given, calls = {name: values.clone() for name, values in batch.items()}, []
+
+    def backward(loss):
+        if any(not torch.equal(given[name], values) for name, values in batch.items()):
+            raise Wrong("Your objective changes the batch. Hide tokens in a copy of the mask.")
+        calls.append(loss)
+        (loss / 2).backward()
+
+    found = objective(model, given, backward)
+    if not calls and (found is None or found is ...):
+        raise Unfinished
+    if not calls:
+        raise Wrong("`backward` was never called. Call it with the loss: the training loop knows what to do.")
+    if number_of(found) is None:
+        raise Wrong(f"I expected the loss as a number, got {shown(found)}.")
+    rows = [torch.zeros_like(p) if p.grad is None else 2 * p.grad for p in model.parameters()]
+    return number_of(found), torch.cat([row.flatten() for row in rows])
+
+
+def _losses(model: SumOfEmbeddings, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    "The loss that is wanted, and those of likely mistakes by what to say of them"
+    margins, helps = _margins(model, batch)
+    worst, tokens = F.softplus(helps.amax(1) - margins), helps.isfinite()
+    each = F.softplus(helps.masked_fill(~tokens, 0.0) - margins[:, None])
+    return worst.mean(), {
+        "This is the loss of the texts as they are: hide a token.": F.softplus(-margins).mean().item(),
+        "This is the largest loss of the batch: each text has its own worst token.": worst.max().item(),
+        "This is the sum over the texts: take their mean.": worst.sum().item(),
+        "This is a mean over the tokens: take the largest of each text.": each.mean().item(),
+        "You hide the same place in every text: each has its own worst token.": each[:, 0].mean().item(),
+    }
+
+
+def _trained_with(objective) -> list[float]:
+    "The share of other texts that are answered rightly: as they are, and without their most helpful token"
+    model, train = SumOfEmbeddings(tokens=20, size=8, seed=1), _words(600, 0)
+    optimizer, order = torch.optim.Adam(model.parameters(), 0.02), torch.Generator().manual_seed(0)
+    for _ in range(150):
+        rows = torch.randint(600, (64,), generator=order)
+        optimizer.zero_grad()
+        objective(model, {name: values[rows] for name, values in train.items()}, torch.Tensor.backward)
+        optimizer.step()
+    with torch.no_grad():
+        margins, helps = _margins(model, _words(1000, 1))
+    return [(margins > 0).float().mean().item(), (margins > helps.amax(1)).float().mean().item()]
+
+
+@lru_cache(1)
+def _plainly() -> list[float]:
+    "The same after plain training"
+    def plain(model, batch, backward):
+        backward(F.cross_entropy(model(batch["input_ids"], batch["attention_mask"]).logits, batch["targets"]))
+
+    return _trained_with(plain)
+
+# %% ../../nbs/answers/adversarial_training.ipynb #75511efe
+@exercise(
+    "an objective of your own",
+    LESSON,
+    "`torch.nn.functional.cross_entropy(logits, targets, reduction='none')` gives the loss of each text. "
+    "What are these losses when the first token is hidden, and the second?",
+    "Collect them for all places, and take the largest of each text. Only then comes the mean.",
+    "The maximum of tensors has gradients, those of the place that wins: so says Danskin. `backward` wants "
+    "the mean as a tensor, and the loop wants it as a number.",
+)
+def _own_objective(answer):
+    objective = ask(answer)
+    if not callable(objective):
+        raise Wrong("I expected a class whose objects are called with model, batch and backward; they are "
+                    f"{shown(objective)}.")
+    for seed, lengths in enumerate(([3], [4, 2, 3], [5, 5, 1, 2], [2, 6])):
+        model, generator = SumOfEmbeddings(seed=seed), torch.Generator().manual_seed(seed)
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+        ids = mask * torch.randint(1, 11, mask.shape, generator=generator)
+        values = (model.table(ids) @ model.weight).masked_fill(mask == 0, 0.0).detach()
+        targets = (values.amax(1) > -values.amin(1)).long()  # a label for which some token speaks
+        batch = {"input_ids": ids, "attention_mask": mask, "targets": targets}
+        loss, gradients = _asked(objective, model, batch)
+        wanted, mistakes = _losses(model, batch)
+        if abs(loss - wanted.item()) > 1e-4 * (1 + wanted.item()):
+            why = [said for said, value in mistakes.items() if abs(loss - value) < 1e-4 * (1 + value)]
+            raise Wrong(f"For texts of {shown(lengths)} tokens your loss is {shown(loss)}; expected "
+                        f"{shown(wanted.item())}. {' '.join(why[:1])}".strip())
+        model.zero_grad()
+        wanted.backward()
+        right = torch.cat([p.grad.flatten() for p in model.parameters()])
+        if not torch.allclose(gradients, right, atol=1e-4, rtol=1e-3):
+            raise Wrong(f"For texts of {shown(lengths)} tokens the loss is right, its gradients are not. "
+                        "Call `backward` once, with that loss, as a tensor that was computed from the model.")
+    clean, deleted = _trained_with(objective)
+    plain_clean, plain_deleted = _plainly()
+    print(f"Plain training: {plain_clean:.1%} as they are, {plain_deleted:.1%} with a word deleted. Yours:")
+    reach(("as they are", clean, 0.85, "Too much was given up."),
+          ("with a word deleted", deleted, 0.7, "The small model did not learn to do without one word."))
 
 # %% ../../nbs/answers/adversarial_training.ipynb #3dd4bfe0
 _ROWS, _LENGTH, _CHANGES = 40, 20, 3
@@ -208,21 +336,21 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "Why does virtual adversarial training need a random direction first?",
+        "A certificate: two reviews of five stay right under all checked synonyms. Who gets below that?",
         (
             (
-                "The divergence is smallest where nothing is moved: its gradient is zero there.",
-                "Yes: only the second order tells the direction, and power iteration starts anywhere else.",
+                "An attacker who searches longer: a better order of the same words.",
+                "Every combination was counted, so no order of search finds a worse one.",
             ),
             (
-                "Without labels there is no loss, so there is no gradient to begin with.",
-                "The answer of the model takes the labels' place.",
+                "An attacker who sees the weights: a gradient through the same words.",
+                "What he knows does not matter: there is nothing to be found among these words.",
             ),
             (
-                "Two passes would see the same dropout mask, and the answers could not differ.",
-                "Both passes share their dropout masks, on purpose.",
+                "An attacker who writes others: words or mistakes that are not listed.",
+                "Yes: a certificate is about its list of changes, and says nothing of others.",
             ),
         ),
-        0,
+        2,
     ),
 )

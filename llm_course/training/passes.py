@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unsynchronised', 'repeatable', 'climb', 'divergence', 'symmetric_divergence', 'SlowCopy', 'WithSlowCopy',
-           'UnlabelledTexts']
+           'UnlabelledTexts', 'clean_and_worse']
 
 # %% ../../nbs/training/passes.ipynb #ab186ac1
 import copy
@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 
 from ..checks import checked_count
-from ..embeddings import logits_at, slope
+from ..embeddings import at_rest, checked_gradient, logits_at, slope
 from ..models import TextClassifier
-from .objective import Batch, Objective
+from .objective import Backward, Batch, Objective
 
 # %% ../../nbs/training/passes.ipynb #eea40601
 def unsynchronised(
@@ -160,3 +161,23 @@ class UnlabelledTexts:
         "The next batch: input_ids and attention_mask, (B, T)"
         places = torch.randint(len(self.tokens), (self.batch_size,)).tolist()
         return self.classifier.pad([self.tokens[place] for place in places])
+
+# %% ../../nbs/training/passes.ipynb #cc5e1c1f
+def clean_and_worse(
+    model: torch.nn.Module,
+    batch: Batch,
+    backward: Backward,
+    clean_share: float,  # weight of the texts as they are, 0 to 1
+    worse: Callable,  # slopes (B, T, D) and a way to repeat the masks, to worse texts and their perturbation
+) -> float:
+    "Cross-entropy of the texts as they are and of worse ones: one pass for each, with the same dropout masks"
+    targets, rest = batch["targets"], at_rest(model, batch)
+    with repeatable(targets.device) as again:
+        with unsynchronised(model):
+            clean = clean_share * F.cross_entropy(logits_at(model, batch, rest), targets)
+            backward(clean)
+        again()
+        texts, perturbation = worse(checked_gradient(rest.grad), again)
+        adversarial = (1 - clean_share) * F.cross_entropy(logits_at(model, texts, perturbation), targets)
+        backward(adversarial)
+    return clean.item() + adversarial.item()
