@@ -9,7 +9,7 @@ The bundled model, batches of 16, trained in bfloat16 (`mixed_precision="bf16"`)
 labelled texts, the new head, the order of the batches and dropout, so ways of one seed are compared in pairs.
 
 - steps: the mean seconds of one core for a training step of each way, in float32, the ways by turns.
-- rates: accuracy on 300 validation reviews of movies for each way to train and three learning rates (one seed, which
+- rates: accuracy on 300 validation reviews of movies for each way to train and four or five learning rates (one seed, which
   is not used again).
 - ways: accuracy on the test reviews at the rate that was best there, three seeds, with 200 labels and with 1,000.
   `head` trains what lies behind the last layer, `last k` so many layers besides.
@@ -52,8 +52,9 @@ WAYS = {  # the arguments of fine_tune
     "all, decay 0.7": {"layer_decay": 0.7},
     "gradual, decay 0.38": {"trainable": "gradual", "layer_decay": 1 / 2.6},
 }
-RATES = {"head": (1e-3, 3e-3, 1e-2)}  # of the others:
-USUAL = (1e-4, 3e-4, 1e-3)
+HIGH = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATES = {"head": (1e-3, 3e-3, 1e-2, 3e-2), "last 1": HIGH, "gradual, decay 0.38": HIGH}  # of the others:
+USUAL = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 HUB = {"bert-base-uncased": 3e-5, "gpt2": 3e-5, "google/t5-v1_1-base": 1e-3}  # and their usual learning rates
 
 
@@ -157,7 +158,7 @@ def domains(sizes: Sizes, rows: dict, target: str, start: str, way: str, seed: i
         found["all" if labels is None else str(labels)] = {
             "target": accuracy(classifier, target, "test", sizes.test),
             "movies": accuracy(classifier, "movies", "test", sizes.movies)}
-    return found
+    return {**found, "rate": rate}
 
 
 def hub(sizes: Sizes, rows: dict, model: str, labels: int, epochs: int, seed: int) -> dict:
@@ -197,6 +198,16 @@ def done(job: tuple) -> tuple[str, str, dict]:
     return part, key, {**row, "seconds": round(time.perf_counter() - start, 1)}
 
 
+def stale(part: str, key: str, rows: dict) -> bool:
+    "Whether a row was trained at a learning rate that is not the best one now"
+    if part == "ways":
+        labels, way = key.rsplit(" ", 1)[0].split(" ", 1)
+        return rows["ways"][key]["rate"] != best_rate(rows, int(labels), way)
+    if part == "domains":
+        return rows["domains"][key]["rate"] != best_rate(rows, FULL.labels[-1][0], key.split(" ")[2])
+    return False
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals"
     found, groups = {}, {}
@@ -214,7 +225,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     groups = {}
     for key, row in rows.get("domains", {}).items():
         for labels, scores in row.items():
-            if labels != "seconds":
+            if labels not in ("seconds", "rate"):
                 groups.setdefault(f"{key.rsplit(' ', 1)[0]} {labels}", []).append(scores)
     if groups:
         found["domains"] = {key: {where: interval([scores[where] for scores in same]) for where in same[0]}
@@ -236,7 +247,8 @@ def main():
         for part, wanted in jobs(sizes).items():
             if given.part and part not in given.part:
                 continue
-            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
+            rows[part] = {key: row for key, row in rows.get(part, {}).items()
+                          if key in wanted and not stale(part, key, rows)}
             missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
                        if key not in rows[part] and key.startswith(given.rows)]
             for _, key, row in pool.imap_unordered(done, missing):
