@@ -99,7 +99,7 @@ def _right(recipe: HeadRecipe) -> float:
 @exercise(
     "the best recipe for a hundred",
     LESSON,
-    "Which row of the table on the page made more answers right for certain?",
+    "Which row of the table on the page clearly made more answers right?",
     "Remedies may be combined, and with some of them a wider hidden layer does no harm.",
     "Write a loop over recipes, train them on the page's `vectors`, and look at the validation accuracy.",
 )
@@ -120,24 +120,30 @@ QUIZZES[LESSON] = (
     Question(
         "The training loss goes on falling, the validation loss has risen for ten epochs. What is certain?",
         (
-            ("Fewer validation answers are right than before.", "Often as many are; the wrong are surer."),
             (
-                "The answers are less honest as probabilities.",
-                "Yes: the loss says so. Right answers are another question.",
+                "Fewer of the validation answers are right than ten epochs before.",
+                "Often as many are; the loss asks for probabilities.",
             ),
-            ("The learning rate was too high from the start.", "A low rate overfits too; it takes longer."),
+            (
+                "The right labels get less probability, in the mean of the logarithm.",
+                "Yes: that is the loss. Right answers are another question.",
+            ),
+            (
+                "The learning rate was too high from the start, and must be lowered.",
+                "A low rate overfits too; it takes longer.",
+            ),
         ),
         1,
     ),
     Question(
-        "With Adam you replace decoupled decay by L2 of the same strength. Which weights are held less now?",
+        "With Adam you replace decoupled decay by L2 of the same strength. Which are now held least?",
         (
             (
                 "Those whose gradients are large and noisy",
                 "Yes: Adam divides the pull by the size of the gradients.",
             ),
-            ("Those whose gradients are small and quiet", "These are held more: little divides their pull."),
-            ("None of them, since both are weight decay", "That holds for plain SGD, not where one divides."),
+            ("Those whose gradients are small and quiet", "These are held most: little divides their pull."),
+            ("None of them, since it is one and the same", "That holds for plain SGD, not where one divides."),
         ),
         0,
     ),
