@@ -332,7 +332,7 @@ QUIZZES[LESSON] = (
         (
             (
                 "A run with a higher threshold, so that meaning is sure to stay.",
-                "Vectors of antonyms lie close: no threshold sees meaning.",
+                "Texts with an opposite word lie close too: no threshold is sure of meaning.",
             ),
             ("A run with more queries, to see how far the rate can rise.",
              "More queries make the number larger, not more honest."),
