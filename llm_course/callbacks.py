@@ -38,7 +38,7 @@ class Run(Protocol):
     evaluations: list[dict]  # a row per look at the validation part: step, epoch, loss, accuracy or error
     examples: int  # seen in training, repeats counted
     seconds: float  # in training steps
-    chosen: dict | None  # the evaluation of weights that a callback put at the end; {} if there is none
+    chosen: dict | None  # the evaluation of weights that a callback put at the end; {} if none
 
     def save(self, folder: str | Path) -> Path:
         "Write the classifier as it is now"
@@ -302,8 +302,8 @@ class EarlyStopping(Keeping):
         values, kept = self._values(run), dict(self.best)
         best = run.evaluations[values.index(min(values))]
         if not kept or kept.pop("step").item() != best["step"]:
-            warnings.warn(f"The weights of step {best['step']}, the best, are not in the checkpoint from which "
-                          "the run was resumed; it ends with its last ones", stacklevel=2)
+            warnings.warn(f"The weights of step {best['step']}, the best, are not in the checkpoint from "
+                          "which the run was resumed; it ends with its last ones", stacklevel=2)
             return
         run.classifier.model.load_state_dict(kept)
         run.chosen = best

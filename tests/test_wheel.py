@@ -93,9 +93,9 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory) -> Path:
-    "The Python of an environment like Colab's: all that the package needs, and no package"
+    "The Python of an environment like Colab's: all that the package and its lessons need, and no package"
     return filled(tmp_path_factory.mktemp("colab"), "ipykernel", "pip", "setuptools>=77",
-                  *settings()["requirements"].split())
+                  *settings()["requirements"].split(), *settings()["colab_requirements"].split())
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class TrainingRun:
     examples: int = 0  # seen in training, repeats counted
     seconds: float = 0.0  # in training steps, evaluation left out
     interrupted: bool = False
-    chosen: dict | None = None  # the evaluation of weights that a callback put at the end; {} if there is none
+    chosen: dict | None = None  # the evaluation of weights that a callback put at the end; {} if none
 
     @property
     def final_scores(self) -> dict:
