@@ -143,7 +143,7 @@ QUIZZES[LESSON] = (
                 "Yes: Adam divides the pull by the size of the gradients.",
             ),
             ("Those whose gradients are small and quiet", "These are held most: little divides their pull."),
-            ("None of them, since it is one and the same", "That holds for plain SGD, not where one divides."),
+            ("None of them, for it is one and the same", "That holds for plain SGD, not where one divides."),
         ),
         0,
     ),
