@@ -1,14 +1,18 @@
-"""What the benchmark scripts share: the machine in words, and interleaved repeats."""
+"""What the benchmark scripts share: the machine in words, interleaved repeats, and rows that are made part by part."""
 
+import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from scipy.stats import t as student
@@ -90,3 +94,64 @@ def keep(name: str, content: dict) -> str:
 def write(name: str, content: dict):
     "Keep the results and print them"
     print(keep(name, content))
+
+
+def parser_of_parts(description: str, parts: Sequence[str]) -> argparse.ArgumentParser:
+    "The command line of a benchmark whose rows stand in parts"
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=parts, action="append")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
+    parser.add_argument("--processes", type=int, default=2)
+    return parser
+
+
+class Row(NamedTuple):
+    "A row that is wanted"
+
+    key: str
+    work: Callable[..., dict]  # of the sizes, the rows of all parts so far, and its arguments
+    sizes: NamedTuple  # how much is trained
+    rows: dict[str, dict[str, dict]]
+    arguments: tuple
+    timed: bool  # whether its seconds are added
+
+
+def row_made(wanted: Row) -> tuple[str, dict]:
+    "The name of a row and the row, in a process with one thread"
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    row = wanted.work(wanted.sizes, wanted.rows, *wanted.arguments)
+    return wanted.key, {**row, "seconds": round(time.perf_counter() - start, 1)} if wanted.timed else row
+
+
+def make_parts(
+    name: str,  # of the result file
+    given: argparse.Namespace,  # what `parser_of_parts` read
+    sizes: NamedTuple,
+    jobs: dict[str, dict[str, tuple]],  # the arguments of each row by part and name
+    work: dict[str, Callable[..., dict]],  # what makes the rows of a part
+    summary: Callable[[dict], dict],  # of all rows
+    *,
+    timed: bool = False,  # whether the seconds of a row are added to it
+    alone: Collection[str] = (),  # parts whose rows are made one at a time
+    stale: Callable[[str, str, dict], bool] = lambda part, key, rows: False,  # whether a row has to be made anew
+) -> dict[str, dict[str, dict]]:
+    "Make the rows that are missing; each is kept as it ends, or none in a small try"
+    path, context = RESULTS / f"{name}.json", multiprocessing.get_context("spawn")
+    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
+    for part, wanted in jobs.items():
+        if given.part and part not in given.part:
+            continue
+        rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted and not stale(part, key, rows)}
+        missing = [Row(key, work[part], sizes, rows, arguments, timed) for key, arguments in wanted.items()
+                   if key not in rows[part] and key.startswith(given.rows)]
+        if not missing:
+            continue  # no process has to begin
+        with context.Pool(1 if part in alone else given.processes) as pool:
+            for key, row in pool.imap_unordered(row_made, missing):
+                rows[part][key] = row
+                print(part, key, row, flush=True)
+                if not given.small:
+                    keep(name, {"rows": rows, "summary": summary(rows)})
+    return rows

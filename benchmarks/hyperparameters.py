@@ -18,17 +18,13 @@ Movie reviews. The search sees training and validation reviews only; the test pa
 Each row is written as it ends. Two processes work (or --processes), with one thread each.
 """
 
-import argparse
-import json
-import multiprocessing
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from common import RESULTS, interval, keep
+from common import interval, make_parts, parser_of_parts
 
 from llm_course.core import seed_of
 from llm_course.data import load_dataset
@@ -156,13 +152,6 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 WORK = {"samplers": samplers, "curse": curse, "real": real}
 
 
-def done(job: tuple) -> tuple[str, str, dict]:
-    "One row, in a process with one thread"
-    part, key, arguments, sizes, rows = job
-    torch.set_num_threads(1)
-    return part, key, WORK[part](sizes, rows, *arguments)
-
-
 def grouped(rows: dict[str, dict]) -> dict[str, list[dict]]:
     "The rows of all seeds together"
     found = {}
@@ -200,26 +189,9 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
 
 def main():
     "Make the rows that are missing"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*WORK], action="append")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
-    parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
-    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        for part, wanted in jobs(sizes).items():
-            if given.part and part not in given.part:
-                continue
-            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
-            missing = [(part, key, made, sizes, {}) for key, made in wanted.items()
-                       if key not in rows[part] and key.startswith(given.rows)]
-            for _, key, row in pool.imap_unordered(done, missing):
-                rows[part][key] = row
-                print(part, key, row if part == "real" or given.small else "", flush=True)
-                if not given.small:
-                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+    given = parser_of_parts(__doc__, [*WORK]).parse_args()
+    sizes = SMALL if given.small else FULL
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ one. A classifier of all labels is kept in the cache between accuracy and attack
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import RESULTS, in_own_process, interval, keep, peak_memory
+from common import in_own_process, interval, make_parts, parser_of_parts, peak_memory
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.core import cache_folder
@@ -180,13 +179,6 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 WORK = {"rates": rates, "accuracy": accuracy, "attack": attack, "cost": cost}
 
 
-def done(job: tuple) -> tuple[str, str, dict]:
-    "One row, in a process with one thread"
-    part, key, arguments, sizes, rows = job
-    torch.set_num_threads(1)
-    return part, key, WORK[part](sizes, rows, *arguments)
-
-
 def grouped(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
     "Mean and 95 % interval over seeds, which end the names of rows"
     groups = {}
@@ -211,31 +203,15 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
 
 def main():
     "Make the rows that are missing"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*WORK], action="append")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
-    parser.add_argument("--processes", type=int, default=2)
+    parser = parser_of_parts(__doc__, [*WORK])
     parser.add_argument("--memory", choices=[*WAYS], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory:
         torch.set_num_threads(1)
         print(json.dumps(memory(given.memory, 2 if given.small else 12)))
         sys.exit()
-    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
-    for part, wanted in jobs(sizes).items():
-        if given.part and part not in given.part:
-            continue
-        rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
-        missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
-                   if key not in rows[part] and key.startswith(given.rows)]
-        with multiprocessing.get_context("spawn").Pool(1 if part == "cost" else given.processes) as pool:
-            for _, key, row in pool.imap_unordered(done, missing):
-                rows[part][key] = row
-                print(part, key, row, flush=True)
-                if not given.small:
-                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+    sizes = SMALL if given.small else FULL
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"cost"})
 
 
 if __name__ == "__main__":

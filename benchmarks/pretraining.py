@@ -28,9 +28,6 @@ Each row is written as it ends. Two processes work (or --processes), with one th
 bfloat16 where torch's autocast does.
 """
 
-import argparse
-import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -39,7 +36,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import RESULTS, interval, keep
+from common import interval, make_parts, parser_of_parts
 from datasets import Dataset
 
 from llm_course.data import BUNDLED_DATASETS, bundled_texts, load_dataset
@@ -314,13 +311,6 @@ WORK = {"rates": rates, "seeds": seeds, "bundled": bundled, "full": full, "sizes
         "transfer": transfer, "domain": domain}
 
 
-def done(job: tuple) -> tuple[str, str, dict]:
-    "One row, in a process with one thread"
-    part, key, arguments, sizes, rows = job
-    torch.set_num_threads(1)
-    return part, key, WORK[part](sizes, rows, *arguments)
-
-
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals"
     found = {}
@@ -340,26 +330,9 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
 
 def main():
     "Make the rows that are missing"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*WORK], action="append")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
-    parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
-    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        for part, wanted in jobs(sizes).items():
-            if given.part and part not in given.part:
-                continue
-            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
-            missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
-                       if key not in rows[part] and key.startswith(given.rows)]
-            for _, key, row in pool.imap_unordered(done, missing):
-                rows[part][key] = row
-                print(part, key, row, flush=True)
-                if not given.small:
-                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+    given = parser_of_parts(__doc__, [*WORK]).parse_args()
+    sizes = SMALL if given.small else FULL
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary)
 
 
 if __name__ == "__main__":

@@ -22,18 +22,16 @@ reviews from the run without a remedy that has the same seed, with a 95 % interv
 Each row is written as it ends. Two processes work (or --processes), with one thread each.
 """
 
-import argparse
 import json
-import multiprocessing
-import time
 import warnings
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from common import RESULTS, interval, keep
+from common import interval, make_parts, parser_of_parts
 from datasets import Dataset, concatenate_datasets
+from safetensors.torch import load_file, save_file
 
 from llm_course.adversarial_training import RDrop
 from llm_course.augmentation import SynonymReplacement, UnchangedTexts
@@ -109,14 +107,14 @@ def copies_of(texts: list[str], count: int) -> list[list[str]]:
 @lru_cache(1)
 def frozen_data(sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor, dict]:
     "Vectors of reviews and of their copies, their labels, and those to judge by; computed once for all processes"
-    path = cache_folder("benchmarks") / f"{NAME}-{sizes.pool}-{sizes.validation}-{sizes.test}.pt"
+    path = cache_folder("benchmarks") / f"{NAME}-{sizes.pool}-{sizes.validation}-{sizes.test}.safetensors"
     if not path.is_file():
         encoder = TextClassifier.from_pretrained("minilm", labels=LABELS, max_length=64)
         pool = drawn(sizes, None, 0)
         parts = {"pool": pool["text"], "copies": [made[0] for made in copies_of(pool["text"], 1)],
                  "validation": part_of(sizes, "validation")["text"], "test": part_of(sizes, "test")["text"]}
-        torch.save({name: layer_features(encoder, texts)[5].clone() for name, texts in parts.items()}, path)
-    found = torch.load(path)
+        save_file({name: layer_features(encoder, texts)[5].clone() for name, texts in parts.items()}, path)
+    found = load_file(path)
     centre, spread = found["pool"].mean(0), found["pool"].std(0)
     scaled = {name: (values - centre) / spread for name, values in found.items()}
     judged = {part: (scaled[part], torch.tensor(part_of(sizes, part)["label"])) for part in ("validation", "test")}
@@ -236,15 +234,6 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
                   for epochs in lengths for correction, warmup in arms for seed in range(runs)}}
 
 
-def done(job: tuple) -> tuple[str, str, dict]:
-    "One row, in a process of its own"
-    part, key, arguments, sizes, rows = job
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    row = WORK[part](sizes, rows, *arguments)
-    return part, key, {**row, "seconds": round(time.perf_counter() - start, 1)}
-
-
 def against_none(labels: str, remedy: str, scores: list[dict], plain: list[dict]) -> dict:
     "Differences from the runs without a remedy, seed by seed"
     return {"labels": labels, "remedy": remedy, "strength": str(scores[0]["strength"]), "runs": len(scores),
@@ -290,28 +279,11 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
 
 def main():
     "Make the rows that are missing"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*WORK], action="append")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
-    parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
+    given = parser_of_parts(__doc__, [*WORK]).parse_args()
+    sizes = SMALL if given.small else FULL
     if not given.part or "frozen" in given.part:
         frozen_data(sizes)
-    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        for part, wanted in jobs(sizes).items():
-            if given.part and part not in given.part:
-                continue
-            rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted}
-            missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
-                       if key not in rows[part] and key.startswith(given.rows)]
-            for _, key, row in pool.imap_unordered(done, missing):
-                rows[part][key] = row
-                print(part, key, row, flush=True)
-                if not given.small:
-                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+    rows = make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True)
     if given.small:
         print("summary", json.dumps(summary(rows)))
 

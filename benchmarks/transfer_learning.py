@@ -24,17 +24,14 @@ one thread each. Minutes of computing on one core: steps 2, rates 5 (200 labels)
 domains 55.
 """
 
-import argparse
-import json
-import multiprocessing
 import time
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from statistics import median
 from typing import NamedTuple
 
 import torch
-from common import RESULTS, interval, keep
+from common import interval, make_parts, parser_of_parts
 from datasets import Dataset
 
 from llm_course.data import LABELS, load_dataset
@@ -166,7 +163,7 @@ def hub(sizes: Sizes, rows: dict, model: str, labels: int, epochs: int, seed: in
     classifier = new_classifier(seed, model)
     fine_tune(classifier, drawn("movies", labels, seed), epochs=epochs, learning_rate=HUB[model], batch_size=16,
               seed=seed, progress=False, mixed_precision=hardware_precision(classifier.device))
-    return {"accuracy": validation_scores(classifier, judged("movies", "test", sizes.test))["accuracy"],
+    return {"accuracy": accuracy(classifier, "movies", "test", sizes.test),
             "parameters": sum(weight.numel() for weight in classifier.model.parameters())}
 
 
@@ -189,22 +186,13 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     return found
 
 
-def done(job: tuple) -> tuple[str, str, dict]:
-    "One row, in a process of its own"
-    part, key, arguments, sizes, rows = job
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    row = WORK[part](sizes, rows, *arguments)
-    return part, key, {**row, "seconds": round(time.perf_counter() - start, 1)}
-
-
-def stale(part: str, key: str, rows: dict) -> bool:
+def stale(sizes: Sizes, part: str, key: str, rows: dict) -> bool:
     "Whether a row was trained at a learning rate that is not the best one now"
     if part == "ways":
         labels, way = key.rsplit(" ", 1)[0].split(" ", 1)
         return rows["ways"][key]["rate"] != best_rate(rows, int(labels), way)
     if part == "domains":
-        return rows["domains"][key]["rate"] != best_rate(rows, FULL.labels[-1][0], key.split(" ")[2])
+        return rows["domains"][key]["rate"] != best_rate(rows, sizes.labels[-1][0], key.split(" ")[2])
     return False
 
 
@@ -235,27 +223,9 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
 
 def main():
     "Make the rows that are missing"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*WORK], action="append")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rows", default="", metavar="BEGINNING", help="make only rows whose names begin so")
-    parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    sizes, path = SMALL if given.small else FULL, RESULTS / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
-    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        for part, wanted in jobs(sizes).items():
-            if given.part and part not in given.part:
-                continue
-            rows[part] = {key: row for key, row in rows.get(part, {}).items()
-                          if key in wanted and not stale(part, key, rows)}
-            missing = [(part, key, made, sizes, rows) for key, made in wanted.items()
-                       if key not in rows[part] and key.startswith(given.rows)]
-            for _, key, row in pool.imap_unordered(done, missing):
-                rows[part][key] = row
-                print(part, key, row, flush=True)
-                if not given.small:
-                    keep(NAME, {"rows": rows, "summary": summary(rows)})
+    given = parser_of_parts(__doc__, [*WORK]).parse_args()
+    sizes = SMALL if given.small else FULL
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale=partial(stale, sizes))
 
 
 if __name__ == "__main__":
