@@ -38,6 +38,7 @@ from llm_course.adversarial_training import (
     synonym_table,
 )
 from llm_course.data import load_dataset
+from llm_course.defences.linear import SumOfEmbeddings
 from llm_course.fine_tuning import CrossEntropy, fine_tune
 from llm_course.models import TextClassifier
 
@@ -61,23 +62,9 @@ MODELS = {
 }
 
 
-class SumOfEmbeddings(torch.nn.Module):
-    "Logits (0, w · sum of embeddings + b)"
-
-    def __init__(self, seed: int = 0, size: int = 4):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.table = torch.nn.Embedding.from_pretrained(
-            torch.randn(40, size, generator=generator, dtype=torch.float64), freeze=False)
-        self.weight = torch.nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64))
-        self.bias = torch.nn.Parameter(torch.randn((), generator=generator, dtype=torch.float64))
-
-    def get_input_embeddings(self):
-        return self.table
-
-    def forward(self, input_ids, attention_mask):
-        score = (self.table(input_ids) * attention_mask[..., None]).sum(1) @ self.weight + self.bias
-        return SimpleNamespace(logits=torch.stack([torch.zeros_like(score), score], -1))
+def double(seed: int = 0) -> SumOfEmbeddings:
+    "A linear model of forty tokens, in double precision"
+    return SumOfEmbeddings(40, seed=seed).double()
 
 
 def batch_of(lengths, seed: int = 0, extra: int = 0, side: str = "right") -> dict:
@@ -116,10 +103,8 @@ TEXTS = ["A great film with no plot.", "The plot of a docudrama is not great, an
 
 def wordy(seed: int) -> tuple[TextClassifier, SumOfEmbeddings]:
     "The bundled tokenizer, and a linear model of its tokens in float32"
-    mine, model = classifier(), SumOfEmbeddings(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model.table = torch.nn.Embedding.from_pretrained(torch.randn(len(mine.tokenizer), 4, generator=generator), freeze=False)
-    return mine, model.float()
+    mine = classifier()
+    return mine, SumOfEmbeddings(len(mine.tokenizer), seed=seed)
 
 
 def test_words_behind_the_window_are_not_written():
@@ -168,7 +153,7 @@ def test_encoders_and_decoders_are_perturbed_where_they_have_words(name, model, 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_model_in_double_precision_trains(name):
-    loss, gradient = trained(OBJECTIVES[name](epsilon=0.3), SumOfEmbeddings(), batch_of([4, 2, 3]))
+    loss, gradient = trained(OBJECTIVES[name](epsilon=0.3), double(), batch_of([4, 2, 3]))
     assert math.isfinite(loss) and gradient.dtype == torch.float64 and gradient.any() and gradient.isfinite().all()
 
 
