@@ -51,7 +51,10 @@ def _cause(
     spoke = {int(path.name.removeprefix("error")) for path in told}
     for rank, process in enumerate(processes):
         if process.exitcode not in {None, 0, -signal.SIGTERM} and rank not in spoke:
-            return f"Process {rank} of {len(processes)} ended with exit code {process.exitcode}"
+            log = folder / f"log{rank}"  # missing where it ended before it began to write
+            said = log.read_text(encoding="utf-8", errors="replace")[-2000:].rstrip() if log.is_file() else ""
+            return "\n".join(filter(None, [
+                f"Process {rank} of {len(processes)} ended with exit code {process.exitcode}", said]))
     if not told:
         return ""
     return f"Process {told[0].name[5:]} of {len(processes)} failed:\n{told[0].read_text(encoding='utf-8')}"
@@ -81,6 +84,7 @@ def _process(
     finally:
         if dist.is_initialized():  # another may have failed before this one met it
             dist.destroy_process_group()
+    os._exit(0)  # threads of gloo can hold tensors yet, and abort where Python takes itself apart
 
 
 def run_processes(

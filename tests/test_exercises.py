@@ -266,10 +266,14 @@ def test_strange_answers_are_told_kindly(name):
         while True:
             pass
 
-    for answer, words in ((loops, "within 0.3 seconds"), (lambda *_: 1 / 0, "ZeroDivisionError"), (7, "function"),
-                          (lambda *_: object(), ""), (lambda *_: "text", ""), (lambda *_: [[1], [2, 3]], "")):
-        outcome = outcome_of(name, answer, seconds=0.3)
+    def check(answer, words, **limit):
+        outcome = outcome_of(name, answer, **limit)
         assert outcome.status == "wrong" and words in outcome.message, outcome
+
+    check(loops, "within 0.3 seconds", seconds=0.3)
+    for answer, words in ((lambda *_: 1 / 0, "ZeroDivisionError"), (7, "function"), (lambda *_: object(), ""),
+                          (lambda *_: "text", ""), (lambda *_: [[1], [2, 3]], "")):
+        check(answer, words)
 
 
 def test_an_interruption_stops_the_answer():
