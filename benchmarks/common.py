@@ -31,6 +31,11 @@ def machine() -> dict:
             "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets")}}
 
 
+def quick_precision() -> str:  # an argument of fine_tune
+    "bfloat16 where the processor computes in it; elsewhere it would be many times slower than float32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
 def interleaved(contestants: list[str], repeats: int, measure: Callable[[str, int], dict]) -> dict[str, list[dict]]:
     "Measure A B C, A B C, …, so that a machine whose speed drifts treats all alike"
     results = {name: [] for name in contestants}

@@ -5,7 +5,7 @@
     python benchmarks/transfer_learning.py --rows "200 "  # only the rows whose names begin so
     python benchmarks/transfer_learning.py --small        # a quick try of each part; writes nothing
 
-The bundled model, batches of 16, trained in bfloat16 (`mixed_precision="bf16"`) and judged in float32. A seed draws the
+The bundled model, batches of 16, trained in bfloat16 where the processor computes in it, judged in float32. A seed draws the
 labelled texts, the new head, the order of the batches and dropout, so ways of one seed are compared in pairs.
 
 - steps: the mean seconds of one core for a training step of each way, in float32, the ways by turns.
@@ -31,7 +31,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from common import interval, make_parts, parser_of_parts
+from common import interval, make_parts, parser_of_parts, quick_precision
 from datasets import Dataset
 
 from llm_course.data import LABELS, load_dataset
@@ -91,7 +91,7 @@ def new_classifier(seed: int, name: str = "minilm") -> TextClassifier:
 
 def trained(classifier: TextClassifier, train: Dataset, epochs: int, rate: float, seed: int, **way) -> TextClassifier:
     "A classifier after its training"
-    options = {"mixed_precision": "bf16", **way}
+    options = {"mixed_precision": quick_precision(), **way}
     return fine_tune(classifier, train, epochs=epochs, learning_rate=rate, batch_size=16, seed=seed, progress=False,
                      **options).classifier
 
