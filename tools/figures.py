@@ -222,13 +222,14 @@ def hyperparameters(found: dict) -> str:
     return "\n\n".join(shown)
 def regularisation(found: dict) -> str:
     kept, parts = found["summary"], []
-    for part, said in (("remedies", "The bundled encoder, all of it trained"), ("frozen", "Small networks on frozen vectors")):
+    for part, said in (("remedies", "Whole models, all of their weights trained"), ("frozen", "Small networks on frozen vectors")):
         if part in kept:
-            rows = [[row["labels"], row["remedy"], row["strength"], row["runs"], f"{row['loss'][0]:+.3f} ± {row['loss'][1]:.3f}",
-                     f"{row['points'][0]:+.1f} ± {row['points'][1]:.1f}"] for row in kept[part]]
+            rows = [[row.get("model", "small network"), row["labels"], row["remedy"], row["strength"], row["runs"],
+                     f"{row['loss'][0]:+.3f} ± {row['loss'][1]:.3f}", f"{row['points'][0]:+.1f} ± {row['points'][1]:.1f}"]
+                    for row in kept[part]]
             parts += [f"{said}: differences on the test reviews of movies from no remedy, with 95 % intervals; the strength "
                       "was chosen on validation reviews.",
-                      table(["labels", "remedy", "strength", "runs", "loss", "points of accuracy"], rows)]
+                      table(["model", "labels", "remedy", "strength", "runs", "loss", "points of accuracy"], rows)]
     if "seeds" in kept:
         rows = [[row["epochs"], row["bias correction"], row["warm-up"], row["runs"], percent(row["mean"]), percent(row["deviation"]),
                  row["failed"]] for row in kept["seeds"]]
