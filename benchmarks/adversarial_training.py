@@ -104,7 +104,7 @@ OBJECTIVES = {"plain": CrossEntropy, "FGM": FGM, "PGD": PGD, "FreeLB": FreeLB, "
 
 def in_precision(precision: str) -> torch.autocast:
     "Within it, answers are computed in bfloat16 if the precision says so"
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: str

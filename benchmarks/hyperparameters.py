@@ -121,7 +121,7 @@ def curse(sizes: Sizes, rows: dict, shown: int, seed: int) -> dict:
 
 def new_classifier(seed: int) -> TextClassifier:
     "What each trial begins with"
-    return TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed, device="cpu")
+    return TextClassifier.from_pretrained("minilm", labels=["negative", "positive"], seed=seed)
 
 
 def real(sizes: Sizes, rows: dict, arm: str, seed: int) -> dict:

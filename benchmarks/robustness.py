@@ -15,7 +15,7 @@ all reviews beside plain training, and the defence that is smoothed, are chosen 
 
 A row is a method and a seed. It is trained once; the classifier is kept in `robustness-work` (ignored by git) and read again.
 Each column is kept there as it ends, an attack goes on within a column, and a row goes into the result file when all its
-columns are there: what is stopped loses minutes. Trainings and word attacks run in bfloat16, one thread for each process;
+columns are there: what is stopped loses minutes. Trainings and attacks run in bfloat16 where the processor or a GPU computes in it, one thread for each process;
 `seconds` are CPU seconds of that process. Rows are named "kind method settings seed".
 
 All columns hold, for the same 200 test reviews (`clean`: all 1,004), a 1 where the review is answered rightly and a 0 where
@@ -67,8 +67,9 @@ import numpy as np
 import strangers
 import torch
 from adversarial_training import RECIPES, VARIANTS, VARIANTS_WITH_ALL, Recipe, in_precision, mixed, trained
-from common import RESULTS, keep
+from common import RESULTS, keep, quick_precision
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from llm_course.adversarial_examples import Attack, SynonymAttack, TextFoolerAttack, TypoAttack, checked_synonyms
 from llm_course.data import load_dataset
@@ -82,6 +83,7 @@ WORK, NAME = ROOT / "robustness-work", "robustness"
 AT_MOST_LOST, KEPT, LOST = 0.0075, 0.3, 0.01  # in a search; the aims
 SEARCHES = {"search": VARIANTS, "search with all": VARIANTS_WITH_ALL}
 FINDS = {"test": "search", "all": "search with all"}  # which search chooses the settings of a kind of row
+PRECISION = quick_precision()
 UNSEEN, SMOOTHED = "PWWS, WordNet", "smoothed "
 RULES = SameMeaning(), SameNegations(), Tidy()
 
@@ -164,9 +166,9 @@ def stored(job: Job, sizes: Sizes) -> tuple[TextClassifier, float]:
     folder = folder_of(job, sizes)
     known = get(folder.with_name(f"{folder.name}.json"), None)
     if known is not None:
-        return TextClassifier.load(folder, device="cpu"), known["seconds"]
+        return TextClassifier.load(folder), known["seconds"]
     start = time.process_time()
-    classifier, _ = trained(job.method, job.options, job.seed, sizes.recipes[job.kind], "bf16")
+    classifier, _ = trained(job.method, job.options, job.seed, sizes.recipes[job.kind], PRECISION)
     seconds = time.process_time() - start
     classifier.save(folder)
     put(folder.with_name(f"{folder.name}.json"), {"seconds": seconds})
@@ -243,7 +245,7 @@ def attacks(sizes: Sizes) -> dict[str, Callable[[], Attack]]:
 def clean(case: Case) -> dict:
     "Answers to the whole part"
     part = case.part.select(range(min(case.sizes.clean, len(case.part))))
-    with in_precision("bf16"):
+    with in_precision(PRECISION):
         answers = case.classifier.logits(list(part["text"])).argmax(-1).tolist()
     return {"right": bits([answer == label for answer, label in zip(answers, part["label"], strict=True)])}
 
@@ -258,7 +260,7 @@ def word_attack(case: Case, name: str, bounded: bool = False) -> dict:
     rows = case.rows.select(range(min(case.sizes.bounded, len(case.rows)))) if bounded else case.rows
     attack = attacks(case.sizes)[name](**({"query_budget": 150} if bounded else {}))
     path = journal(case.job, case.sizes, name, bounded)
-    with in_precision("bf16"):
+    with in_precision(PRECISION):
         report = attack.attack(case.classifier, rows, resume_from=path, progress=False)
     turned = [result.status == "succeeded" for result in report.results]
     won = [result for result in report.results if result.status == "succeeded"]
@@ -277,7 +279,7 @@ def journal(job: Job, sizes: Sizes, name: str, bounded: bool = False) -> Path:
 
 def in_the_ball(case: Case, epsilon: float) -> dict:
     "PGD with restarts"
-    with in_precision("bf16"):
+    with in_precision(PRECISION):
         return {"right": bits(strangers.pgd_with_restarts(case.classifier, case.texts, case.targets, epsilon=epsilon,
                                                           restarts=case.sizes.restarts))}
 
@@ -285,7 +287,7 @@ def in_the_ball(case: Case, epsilon: float) -> dict:
 def without_gradients(case: Case, epsilon: float) -> dict:
     "SPSA in the same ball"
     pairs = list(zip(case.texts, case.targets, strict=True))[: case.sizes.few]
-    with in_precision("bf16"):
+    with in_precision(PRECISION):
         return {"right": bits([strangers.spsa(case.classifier, text, target, epsilon=epsilon, queries=case.sizes.queries,
                                               seed=number) for number, (text, target) in enumerate(pairs)])}
 
@@ -302,7 +304,7 @@ def transferred(case: Case) -> dict:
         raise Later(f"{case.job.name} needs the row {other.name}")
     lines = journal(other, case.sizes, UNSEEN).read_text().splitlines()[1:]
     texts = {row["position"]: row["perturbed"] for row in map(json.loads, lines)}
-    with in_precision("bf16"):
+    with in_precision(PRECISION):
         answers = case.classifier.logits([texts[number] for number in range(len(case.rows))]).argmax(-1).tolist()
     return {"right": bits([answer == target for answer, target in zip(answers, case.targets, strict=True)])}
 
@@ -314,22 +316,24 @@ def moved(case: Case, epsilon: float) -> dict:
         raise Later(f"{case.job.name} needs the row {other.name}")
     word_map = sorted(case.classifier.word_map.items())
     digest = hashlib.sha256(repr(word_map).encode()).hexdigest()[:12]
-    path = case.sizes.work / "moves" / f"{other.file}-{epsilon}-{digest}.pt"
-    with in_precision("bf16"):
+    path = case.sizes.work / "moves" / f"{other.file}-{epsilon}-{digest}.safetensors"
+    with in_precision(PRECISION):
         if not path.is_file():
             plain, _ = stored(other, case.sizes)
             plain.word_map = dict(word_map)
             path.parent.mkdir(exist_ok=True)
             new = path.with_suffix(f".{os.getpid()}")
-            torch.save(strangers.perturbations(plain, case.texts, case.targets, epsilon=epsilon), new)
+            found = strangers.perturbations(plain, case.texts, case.targets, epsilon=epsilon)
+            save_file({str(number): move.float().cpu().contiguous() for number, move in enumerate(found)}, new)
             os.replace(new, path)
-        moves = torch.load(path)
+        known = load_file(path)
+        moves = [known[str(number)].to(case.classifier.device) for number in range(len(case.rows))]
         return {"right": bits(strangers.right_at(case.classifier, case.texts, case.targets, moves))}
 
 
 def certified(case: Case, substitutes: Substitutes) -> dict:
     "Proved to stay right under all combinations; how many of the words are read as the old ones, or overlap wholly"
-    with in_precision("bf16"):
+    with in_precision(PRECISION):
         if isinstance(case.classifier, RandomSmoothing):
             found = case.classifier.certify(case.texts, substitutes)
             right = [each.certified and each.label == case.classifier.labels[target]
