@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOR', 'AGAINST', 'FAINT', 'ReadText', 'read_words', 'hiding_token', 'checked_baselines', 'summed', 'attended',
-           'word_style', 'Explanation', 'checked_target']
+           'word_style', 'marked_words', 'Explanation', 'checked_target']
 
 # %% ../nbs/support/explanations.ipynb #4afbb543
 import html
@@ -79,7 +79,7 @@ def read_words(
         read.append(ReadText(tuple(pieces), list(ids), tokens))
     return read
 
-
+# %% ../nbs/support/explanations.ipynb #09d300f2
 def hiding_token(
     tokenizer: PreTrainedTokenizerBase,
 ) -> int:
@@ -98,7 +98,8 @@ def checked_baselines(
         token, found = hiding_token(tokenizer), []
         for text in read:
             inside = {place for tokens in text.tokens for place in tokens}
-            found.append([token if place in inside else number for place, number in enumerate(text.token_ids)])
+            found.append([token if place in inside else number
+                          for place, number in enumerate(text.token_ids)])
         return found
     if len(baselines) != len(read):
         raise ValueError(f"There must be one baseline for each text, got {len(baselines)} for {len(read)}")
@@ -158,6 +159,19 @@ def word_style(
     return f"background:#{red:02x}{green:02x}{blue:02x};color:#000000;padding:0 2px{line}"
 
 
+def marked_words(
+    text: ReadText,  # with W words
+    scores: np.ndarray,  # (W,)
+) -> str:  # HTML
+    "A text whose words have the colours of their numbers"
+    largest, parts = np.abs(scores).max() or 1.0, [html.escape(text.pieces[0])]
+    for word, score, gap in zip(text.words, scores, text.pieces[2::2], strict=True):
+        style, shown = word_style(float(score / largest)), html.escape(word)
+        parts.append(f'<span style="{style}" title="{score:+.2f}">{shown}</span>' if style else shown)
+        parts.append(html.escape(gap))
+    return "".join(parts)
+
+# %% ../nbs/support/explanations.ipynb #3245f32d
 @dataclass(frozen=True, eq=False)
 class Explanation:
     "A number for each word of each text: what it adds to the log-odds of a class"
@@ -205,27 +219,18 @@ class Explanation:
         count = sum(len(scores) for scores in self.scores)
         return f"Explanation({self.method}, {len(self)} texts, {count} words)"
 
-    def _marked(self, place: int) -> str:
-        text, scores = self.texts[place], self.scores[place]
-        largest, parts = np.abs(scores).max() or 1.0, [html.escape(text.pieces[0])]
-        for word, score, gap in zip(text.words, scores, text.pieces[2::2], strict=True):
-            style, said = word_style(float(score / largest)), f"{score:+.2f}"
-            shown = html.escape(word)
-            parts.append(f'<span style="{style}" title="{said}">{shown}</span>' if style else shown)
-            parts.append(html.escape(gap))
-        return "".join(parts)
-
     def _repr_html_(self) -> str:
         rows = []
         for place, (target, value) in enumerate(zip(self.targets, self.values, strict=True)):
             label = html.escape(self.labels[target])
             rows.append(f'<tr><th scope="row" style="text-align:left">{label}, {value:+.2f}</th>'
-                        f'<td style="text-align:left">{self._marked(place)}</td></tr>')
+                        f'<td style="text-align:left">{marked_words(self.texts[place], self.scores[place])}'
+                        '</td></tr>')
         legend = (f'{html.escape(self.method)}: <span style="{word_style(1)}">for the class</span>, '
                   f'<span style="{word_style(-1)}">against it</span>; the number is its log-odds')
         return f"<table><caption>{legend}</caption>{''.join(rows)}</table>"
 
-
+# %% ../nbs/support/explanations.ipynb #6716f608
 def checked_target(
     target: int | str | None,  # a class, by number or name; None: the most probable one
     labels: Sequence[str],  # C names

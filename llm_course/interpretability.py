@@ -174,7 +174,7 @@ def local_line(
     width = checked_number("width", width, strict=True)
     counts = torch.randint(1, words + 1, (checked_count("samples", samples), 1), generator=generator)
     places = torch.rand(samples, words, generator=generator).argsort(1).argsort(1)
-    kept = torch.cat([torch.ones(1, words, dtype=torch.bool), places >= counts])  # the text itself comes first
+    kept = torch.cat([torch.ones(1, words, dtype=torch.bool), places >= counts])
     v, X = value(kept).double(), torch.cat([kept.double(), torch.ones(len(kept), 1).double()], 1)
     K = torch.exp(-((1 - kept.double().mean(1).sqrt()) ** 2) / width**2)[:, None]
     solved = torch.linalg.solve(X.T @ (K * X) + 1e-6 * torch.eye(words + 1).double(), X.T @ (K[:, 0] * v))
@@ -192,7 +192,8 @@ class Asking(NamedTuple):
 
 def _asked(ask: Callable) -> Callable:
     "A method that hides words, for several texts"
-    def scores(classifier: TextClassifier, texts: list, baselines: list, targets: list, asking: Asking) -> list:
+    def scores(classifier: TextClassifier, texts: list, baselines: list, targets: list,
+               asking: Asking) -> list:
         each = zip(texts, baselines, targets, strict=True)
         return [ask(value_of_words(classifier, text, ground, target, asking.batch_size), len(text.words),
                     asking).numpy() for text, ground, target in each]
@@ -205,7 +206,8 @@ def _orders(words: int, asking: Asking) -> int:
 
 def _sloped(attribute: Callable) -> Callable:
     "A method that follows gradients, for several texts"
-    def scores(classifier: TextClassifier, texts: list, baselines: list, targets: list, asking: Asking) -> list:
+    def scores(classifier: TextClassifier, texts: list, baselines: list, targets: list,
+               asking: Asking) -> list:
         model, found = classifier.model, [None] * len(texts)
         look_up = input_embeddings(model)
         for rows in length_batches([len(text.token_ids) for text in texts], asking.batch_size):
@@ -228,7 +230,8 @@ def _sloped(attribute: Callable) -> Callable:
 
 METHODS = {
     "occlusion": _asked(lambda value, words, asking: occlusion(value, words)),
-    "gradient × input": _sloped(lambda function, x, base, asking: gradient_times_input(function, x, base)),
+    "gradient times input": _sloped(lambda function, x, base, asking: gradient_times_input(
+        function, x, base)),
     "integrated gradients": _sloped(lambda function, x, base, asking: integrated_gradients(
         function, x, base, asking.steps)),
     "shapley": _asked(lambda value, words, asking: sampled_shapley(
@@ -363,4 +366,5 @@ def agreement(
     if [text.words for text in explanation.texts] != [text.words for text in other.texts]:
         raise ValueError(f"{explanation!r} and {other!r} are not about the same texts")
     pairs = zip(explanation.scores, other.scores, strict=True)
-    return np.array([spearmanr(a, b).statistic if len(set(a)) > 1 < len(set(b)) else np.nan for a, b in pairs])
+    return np.array([spearmanr(a, b).statistic if min(len(set(a)), len(set(b))) > 1 else np.nan
+                     for a, b in pairs])

@@ -12,14 +12,16 @@ import random
 
 from scipy.stats import spearmanr
 
-from .base import QUIZZES, Question, Wrong, ask, exercise, expect, number_of, plain, reach, shown
+from .base import QUIZZES, Question, Wrong, ask, exercise, expect, number_of
+from .base import plain, reach, shown
 
 # %% ../../nbs/answers/interpretability.ipynb #b33388f6
 LESSON = 30
 
 # %% ../../nbs/answers/interpretability.ipynb #ba7004b1
 def _sets(words: list[str]) -> list[frozenset]:
-    return [frozenset(chosen) for size in range(len(words) + 1) for chosen in itertools.combinations(words, size)]
+    return [frozenset(chosen) for size in range(len(words) + 1)
+            for chosen in itertools.combinations(words, size)]
 
 
 @exercise(
@@ -32,7 +34,7 @@ def _sets(words: list[str]) -> list[frozenset]:
 def _fair_shares(answer):
     empty, left, right = frozenset(), frozenset({"not"}), frozenset({"bad"})
     by_hand = {empty: 0.0, left: -1.0, right: -3.0, left | right: 1.0}
-    expect(answer, [by_hand, ["not", "bad"]], [1.5, -0.5], "This is the example of the page: take both orders.")
+    expect(answer, [by_hand, ["not", "bad"]], [1.5, -0.5], "The example of the page: take both orders.")
     three = ["so", "very", "fine"]
     together = {words: float(len(words) == 3) for words in _sets(three)}
     expect(answer, [together, three], [1 / 3] * 3, "All three are needed; each order has its own last word.")
@@ -61,14 +63,14 @@ def _were_these_words_needed(answer):
     for probability, words, scores, fraction, expected, why in (
         (_of_good, ["a", "good", "good", "film"], [0.1, 3.0, 2.0, 0.0], 0.5, 0.6, "Both words go."),
         (_of_good, ["a", "good", "good", "film"], [0.1, 3.0, 2.0, 0.0], 0.3, 0.6, "0.3 · 4 = 1.2: two go."),
-        (_of_good, ["a", "good", "film"], [5.0, -1.0, 0.0], 0.3, 0.0, "The highest score goes, not the lowest."),
+        (_of_good, ["a", "good", "film"], [5.0, -1.0, 0.0], 0.3, 0.0, "The highest score goes."),
         (_of_order, ["one", "three", "eleven"], [0.0, 2.0, 1.0], 0.3, 0.16,
          "What is left stands in the order of the text."),
     ):
         found = number_of(ask(answer, probability, words, scores, fraction))
         if found is None or not math.isclose(found, expected, abs_tol=1e-6):
-            raise Wrong(f"For the words {shown(words)} with the scores {shown(scores)} and the fraction {fraction} "
-                        f"I expected {expected:.2f}, got {shown(found)}. {why}")
+            raise Wrong(f"For the words {shown(words)} with the scores {shown(scores)} and the fraction "
+                        f"{fraction} I expected {expected:.2f}, got {shown(found)}. {why}")
 
 # %% ../../nbs/answers/interpretability.ipynb #bb810928
 WORDS, QUESTIONS = 8, 80
@@ -143,7 +145,7 @@ QUIZZES[LESSON] = (
         "The numbers of integrated gradients sum to 1.7, and the log-odds rise by 2.4. What do you do?",
         (
             ("Raise the number of steps until they agree.", "Yes: the mean slope was taken too coarsely."),
-            ("Scale the numbers, so that they sum to 2.4.", "They would sum to it and be as wrong as before."),
+            ("Scale the numbers, so that they sum to 2.4.", "They would be as wrong as before."),
             ("Take it as the part that punctuation has.", "Punctuation stays in the baseline: it has none."),
         ),
         0,

@@ -55,18 +55,15 @@ class ExplanationExplorer(Explorer):
         return [whole, explain(self.classifier, [left], method=self.method.value, target=whole.targets[0],
                                samples=self.samples)]
 
-    def describe(self) -> str:
-        "What deleting the word does, in a sentence"
-        return self._said(self.explanations())
-
     def _said(self, found: list[Explanation]) -> str:
         whole, label = found[0], found[0].labels[found[0].targets[0]]
         said = f"The log-odds of {label} are {whole.values[0]:+.2f}."
         if len(found) < 2:
             return f"{said} Delete a word to see them move."
         word, score = whole.texts[0].words[self.gone.value], whole.scores[0][self.gone.value]
-        return (f"{said} Without {word!r}, which has the number {score:+.2f}, they are {found[1].values[0]:+.2f}: "
-                f"{found[1].values[0] - whole.values[0]:+.2f}.")
+        after = found[1].values[0]
+        return (f"{said} Without {word!r}, which has the number {score:+.2f}, they are {after:+.2f}: "
+                f"{after - whole.values[0]:+.2f}.")
 
     def content(self) -> str:
         "Coloured words, before and after, and the sentence"
