@@ -82,6 +82,8 @@ class Patient:
     ) -> list[Message]:  # the answers that came in time
         "Send messages and collect the answers of one round"
         asked = list(messages)
+        if not asked:  # there is no evaluation by clients
+            return []
         nodes = dict(zip(self.grid.push_messages(asked), (message.metadata.dst_node_id for message in asked),
                          strict=True))  # by the number of the message
         replies, start, end = [], time.monotonic(), float("inf") if timeout is None else time.monotonic() + timeout

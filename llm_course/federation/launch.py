@@ -92,11 +92,12 @@ clientapp = "llm_course.federation.apps:client"
 def environment_of(
     folder: Path,  # of the federation
     mark: str,
+    home: str = "home",  # each process has its own: two that install the app into one get in each other's way
 ) -> dict[str, str]:
     "The environment of Flower's processes: no reports, one thread, this package, the mark"
     scripts = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
     package = str(Path(llm_course.__file__).parent.parent)
-    return {**os.environ, MARK: mark, "LLM_COURSE_FEDERATION_FOLDER": str(folder), "FLWR_HOME": str(folder / "home"),
+    return {**os.environ, MARK: mark, "LLM_COURSE_FEDERATION_FOLDER": str(folder), "FLWR_HOME": str(folder / home),
             "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
@@ -118,7 +119,7 @@ class Processes:
 
     def start(self, name: str, program: str, *arguments: str):
         "Start one of Flower's programs; what it says goes into a file"
-        environment = environment_of(self.folder, self.mark)
+        environment = environment_of(self.folder, self.mark, f"home of {name}")
         path = shutil.which(program, path=environment["PATH"])
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = subprocess.Popen([path or program, *arguments], env=environment, cwd=self.folder,
@@ -177,9 +178,9 @@ class Federation(Processes):
                 np.savez(self.folder / f"client-{number}.npz", vectors=vectors, labels=labels)
             (self.folder / "app").mkdir()
             (self.folder / "app" / "pyproject.toml").write_text(APP, encoding="utf-8")
-            (self.folder / "home").mkdir()
+            (self.folder / "home of run").mkdir()
             connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{HOST}:{self.port}"\n'
-            (self.folder / "home" / "config.toml").write_text(connection + "insecure = true\n", encoding="utf-8")
+            (self.folder / "home of run" / "config.toml").write_text(connection + "insecure = true\n", encoding="utf-8")
             self.start("server", "flower-superlink", "--insecure", "--host", HOST, "--port", str(self.port),
                        "--disable-runtime-dependency-installation")
             self.until(lambda: answers(self.port), "The server")
@@ -210,20 +211,24 @@ class Federation(Processes):
                                    f"{self.said('server')}")
             time.sleep(0.1)
 
-    def start_client(
+    def start_clients(
         self,
-        number: int,  # from 0
-        delay: float = 0.0,  # seconds that it waits before it trains
+        *numbers: int,  # of clients, from 0; also of those that were killed
+        delay: float = 0.0,  # seconds that they wait before they train
     ):
-        "Start a client, also one that was killed; it is there when the server knows it"
-        if checked_count("The number of a client", number, 0) >= len(self.parts):
-            raise ValueError(f"There are clients 0 to {len(self.parts) - 1}, got {number}")
-        name, own = f"client {number}", self.folder / f"client {number}.log"
-        known = own.read_bytes().count(b"SuperNode ID") if own.exists() else 0
-        self.start(name, "flower-supernode", "--insecure", "--superlink", f"{HOST}:{self.port}",
-                   "--host", HOST, "--port", str(free_ports(1)[0]), "--node-config",
-                   f"client={number} delay={float(delay)}")
-        self.until(lambda: own.read_bytes().count(b"SuperNode ID") > known, f"Client {number}")
+        "Start clients, and return when the server knows them"
+        known = {}
+        for number in numbers:
+            if checked_count("The number of a client", number, 0) >= len(self.parts):
+                raise ValueError(f"There are clients 0 to {len(self.parts) - 1}, got {number}")
+            name = f"client {number}"
+            own = self.folder / f"{name}.log"
+            known[own] = own.read_bytes().count(b"SuperNode ID") if own.exists() else 0
+            self.start(name, "flower-supernode", "--insecure", "--superlink", f"{HOST}:{self.port}",
+                       "--host", HOST, "--port", str(free_ports(1)[0]), "--node-config",
+                       f"client={number} delay={float(delay)}")
+        self.until(lambda: all(own.read_bytes().count(b"SuperNode ID") > count for own, count in known.items()),
+                   f"Client {', '.join(map(str, numbers))}")
 
 # %% ../../nbs/federation/launch.ipynb #67534735
 def began(
@@ -235,7 +240,7 @@ def began(
     rate: float,
     proximal: float = 0.0,
     fraction: float = 1.0,  # share of the clients that are asked
-    patience: float = 3.0,  # how many times longer than the first a client may take
+    patience: float = 2.5,  # how many times longer than the first a client may take
     timeout: float = 200.0,  # seconds of a round, at most
     go_on: bool = True,  # without waiting for `go` after each round
 ):
