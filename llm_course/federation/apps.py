@@ -146,7 +146,8 @@ def main(grid: Grid, context: Context):
         patient = Patient(grid, settings["patience"])
         rounds = Rounds(folder, patient)
         options = {"fraction_train": settings["fraction"], "fraction_evaluate": 0.0,
-                   "min_train_nodes": 1, "min_available_nodes": settings["clients"],
+                   "min_available_nodes": settings["clients"],  # they are waited for before the first round
+                   "min_train_nodes": max(1, round(settings["fraction"] * settings["clients"])),
                    "train_metrics_aggr_fn": rounds.note}
         strategy = FedProx(proximal_mu=settings["proximal"], **options) if settings["proximal"] else FedAvg(**options)
         strategy.start(grid=patient, initial_arrays=ArrayRecord([np.load(folder / "start.npy")]),

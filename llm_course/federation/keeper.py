@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MARK', 'marked', 'end_all', 'main']
 
-# %% ../../nbs/federation/keeper.ipynb #5343c270
+# %% ../../nbs/federation/keeper.ipynb #e8f30280
 import os
+import shutil
 import sys
 import time
 
@@ -46,12 +47,16 @@ def end_all(
                 continue
         time.sleep(0.05)
 
-# %% ../../nbs/federation/keeper.ipynb #e0d18af8
-def main(mark: str):
+# %% ../../nbs/federation/keeper.ipynb #dde064c6
+def main(
+    mark: str,
+    folder: str,  # of the federation, which is removed
+):
     "Wait until the standard input ends, then end all that carry the mark"
     sys.stdin.buffer.read()
     end_all(mark)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__" and "__file__" in globals():  # run as a module, not as a notebook
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -78,6 +78,7 @@ build-backend = "hatchling.build"
 [project]
 name = "course"
 version = "1.0.0"
+description = "Federated averaging"
 license = "Apache-2.0"
 dependencies = []
 [tool.flwr.app]
@@ -113,7 +114,7 @@ class Processes:
 
     def open(self):
         "Start the keeper, before any other"
-        command = [sys.executable, "-m", "llm_course.federation.keeper", self.mark]
+        command = [sys.executable, "-m", "llm_course.federation.keeper", self.mark, str(self.folder)]
         environment = environment_of(self.folder, "")
         self.keeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
 
