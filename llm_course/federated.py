@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checks import as_array, checked_classes, checked_count, checked_fraction, checked_number, checked_seed
+from .checks import (as_array, checked_classes, checked_count, checked_fraction, checked_number,
+                               checked_seed)
 
 # %% ../nbs/lessons/33_federated.ipynb #52ef7a70
 def averaged(
@@ -21,7 +22,8 @@ def averaged(
 ) -> np.ndarray:  # of that shape
     "The mean of the clients' weights, each by its number of examples"
     if len(weights) != len(counts) or not len(counts):
-        raise ValueError(f"Each client has weights and a count; got {len(weights)} weights and {len(counts)} counts")
+        raise ValueError(f"Each client has weights and a count; got {len(weights)} weights and {len(counts)} "
+                         "counts")
     shapes = {np.shape(one) for one in weights}
     if len(shapes) > 1:
         raise ValueError(f"All clients must have weights of one shape, got {sorted(shapes)}")
@@ -93,13 +95,13 @@ def checked_clients(
     for client in clients:
         shape = np.shape(client.vectors)
         if len(shape) != 2 or len(client.labels) != shape[0]:
-            raise ValueError(f"{client.name} has vectors of shape {shape} and {len(client.labels)} labels; expected "
-                             "(n, D) and n")
+            raise ValueError(f"{client.name} has vectors of shape {shape} and {len(client.labels)} labels; "
+                             "expected (n, D) and n")
         if not shape[0]:
             raise ValueError(f"{client.name} has no examples. Leave it out until it has some.")
         if shape[1] != np.shape(first.vectors)[1]:
-            raise ValueError(f"{client.name} has {shape[1]} columns and {first.name} {first.vectors.shape[1]}; all must "
-                             "have the same")
+            raise ValueError(f"{client.name} has {shape[1]} columns and {first.name} {first.vectors.shape[1]}; "
+                             "all must have the same")
         if tuple(client.classes) != tuple(first.classes):
             raise ValueError(f"{client.name} calls its classes {', '.join(client.classes)}, and {first.name} "
                              f"{', '.join(first.classes)}; all must have the same, in the same order")
@@ -127,7 +129,8 @@ def federated_averaging(
         weights = np.zeros((len(clients[0].classes), clients[0].vectors.shape[1] + 1))
     for number in range(1, checked_count("rounds", rounds) + 1):
         some = [clients[place] for place in sorted(drawn.choice(len(clients), size, replace=False))]
-        trained = [train_locally(weights, client.vectors, client.labels, steps, rate, proximal) for client in some]
+        trained = [train_locally(weights, client.vectors, client.labels, steps, rate, proximal)
+                   for client in some]
         weights = averaged(trained, [len(client.labels) for client in some])
         after_round(number, weights)
     return weights
@@ -147,8 +150,8 @@ def skewed_clients(
     for number, size in enumerate(sizes):
         own, some = round(share * size), number % 2
         if own > len(pools[some]) or size - own > len(pools[1 - some]):
-            raise ValueError(f"Client {number} wants {own} examples with label {some} and {size - own} of the other, "
-                             f"left are {len(pools[some])} and {len(pools[1 - some])}")
+            raise ValueError(f"Client {number} wants {own} examples with label {some} and {size - own} of the "
+                             f"other, left are {len(pools[some])} and {len(pools[1 - some])}")
         rows = [pools[some].pop() for _ in range(own)] + [pools[1 - some].pop() for _ in range(size - own)]
         clients.append(Client(f"client {number}", vectors[rows], labels[rows]))
     return clients
@@ -165,8 +168,8 @@ def resting_place(
     a, m = np.asarray(curvatures, float), np.asarray(minima, float)
     checked_count("The number of local steps", steps), checked_number("proximal", proximal)
     if (a <= 0).any() or checked_number("rate", rate, strict=True) * (a.max() + proximal) >= 2:
-        raise ValueError(f"Steps of {rate} with curvatures {a.tolist()} and proximal {proximal} do not come to rest: "
-                         "curvatures must be above 0, rate · (curvature + proximal) below 2")
+        raise ValueError(f"Steps of {rate} with curvatures {a.tolist()} and proximal {proximal} do not come to "
+                         "rest: curvatures must be above 0, rate · (curvature + proximal) below 2")
     pull = a / (a + proximal) * (1 - (1 - rate * (a + proximal)) ** steps)
     return float((pull * m).sum() / pull.sum())
 

@@ -8,7 +8,8 @@ __all__ = ['LESSON']
 # %% ../../nbs/answers/federated.ipynb #519c57a8
 import random
 
-from .base import QUIZZES, Question, Wrong, ask, exercise, expect, number_of, plain, reach, shown
+from .base import (QUIZZES, Question, Wrong, ask, exercise, expect, number_of, plain, reach,
+                                     shown)
 
 # %% ../../nbs/answers/federated.ipynb #a8590197
 LESSON = 33
@@ -24,7 +25,7 @@ def _the_servers_mean(answer):
     for weights, changes, counts, expected, why in (
         ([0.0], [[2.0], [4.0]], [1, 1], [3.0], "Equal counts: the plain mean."),
         ([0.0], [[0.0], [2.0]], [1, 3], [1.5], "Weight each client by its number of examples."),
-        ([1.0, -1.0], [[1.0, 0.0], [0.0, 1.0]], [2, 2], [1.5, -0.5], "The mean change is added to the weights."),
+        ([1.0, -1.0], [[1.0, 0.0], [0.0, 1.0]], [2, 2], [1.5, -0.5], "The change is added to the weights."),
         ([0.0], [[9.0], [1.0]], [0, 5], [1.0], "A client without examples counts nothing."),
     ):
         expect(answer, [weights, changes, counts], expected, why)
@@ -93,7 +94,7 @@ QUIZZES[LESSON] = (
         (
             ("With one local step of all clients, weighted by examples.", "Yes: differentiation is linear."),
             ("With many local steps, if the clients have equal sizes.", "Equal sizes do not stop the drift."),
-            ("Always, since a mean of weights is a mean of gradients.", "Only as long as all start each step together."),
+            ("Always, since a mean of weights is a mean of gradients.", "Only while all start each step together."),
         ),
         0,
     ),

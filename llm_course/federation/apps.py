@@ -56,7 +56,8 @@ def train(message: Message, context: Context) -> Message:
     (weights,) = message.content["arrays"].to_numpy_ndarrays()
     weights, count = reply_of(Path(os.environ[FOLDER]), number, weights, config)
     measured = MetricRecord({"num-examples": count, "client": number})
-    return Message(content=RecordDict({"arrays": ArrayRecord([weights]), "metrics": measured}), reply_to=message)
+    content = RecordDict({"arrays": ArrayRecord([weights]), "metrics": measured})
+    return Message(content=content, reply_to=message)
 
 # %% ../../nbs/federation/apps.ipynb #25a3bc8f
 class Patient:
@@ -86,7 +87,8 @@ class Patient:
             return []
         nodes = dict(zip(self.grid.push_messages(asked), (message.metadata.dst_node_id for message in asked),
                          strict=True))  # by the number of the message
-        replies, start, end = [], time.monotonic(), float("inf") if timeout is None else time.monotonic() + timeout
+        replies, start = [], time.monotonic()
+        end = float("inf") if timeout is None else start + timeout
         while nodes and time.monotonic() < end and not (replies and set(nodes.values()) <= self.silent):
             for reply in self.grid.pull_messages(list(nodes)):
                 self.silent.discard(nodes.pop(reply.metadata.reply_to_message_id, None))
@@ -149,7 +151,8 @@ def main(grid: Grid, context: Context):
                    "min_available_nodes": settings["clients"],  # they are waited for before the first round
                    "min_train_nodes": max(1, round(settings["fraction"] * settings["clients"])),
                    "train_metrics_aggr_fn": rounds.note}
-        strategy = FedProx(proximal_mu=settings["proximal"], **options) if settings["proximal"] else FedAvg(**options)
+        held = settings["proximal"]
+        strategy = FedProx(proximal_mu=held, **options) if held else FedAvg(**options)
         strategy.start(grid=patient, initial_arrays=ArrayRecord([np.load(folder / "start.npy")]),
                        num_rounds=settings["rounds"], timeout=settings["timeout"], evaluate_fn=rounds.end,
                        train_config=ConfigRecord({name: settings[name] for name in (
