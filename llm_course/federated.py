@@ -100,8 +100,8 @@ def checked_clients(
         if not shape[0]:
             raise ValueError(f"{client.name} has no examples. Leave it out until it has some.")
         if shape[1] != np.shape(first.vectors)[1]:
-            raise ValueError(f"{client.name} has {shape[1]} columns and {first.name} {first.vectors.shape[1]}; "
-                             "all must have the same")
+            raise ValueError(f"{client.name} has {shape[1]} columns and {first.name} "
+                             f"{first.vectors.shape[1]}; all must have the same")
         if tuple(client.classes) != tuple(first.classes):
             raise ValueError(f"{client.name} calls its classes {', '.join(client.classes)}, and {first.name} "
                              f"{', '.join(first.classes)}; all must have the same, in the same order")
@@ -150,8 +150,8 @@ def skewed_clients(
     for number, size in enumerate(sizes):
         own, some = round(share * size), number % 2
         if own > len(pools[some]) or size - own > len(pools[1 - some]):
-            raise ValueError(f"Client {number} wants {own} examples with label {some} and {size - own} of the "
-                             f"other, left are {len(pools[some])} and {len(pools[1 - some])}")
+            raise ValueError(f"Client {number} wants {own} examples with label {some} and {size - own} of "
+                             f"the other, left are {len(pools[some])} and {len(pools[1 - some])}")
         rows = [pools[some].pop() for _ in range(own)] + [pools[1 - some].pop() for _ in range(size - own)]
         clients.append(Client(f"client {number}", vectors[rows], labels[rows]))
     return clients
@@ -168,8 +168,8 @@ def resting_place(
     a, m = np.asarray(curvatures, float), np.asarray(minima, float)
     checked_count("The number of local steps", steps), checked_number("proximal", proximal)
     if (a <= 0).any() or checked_number("rate", rate, strict=True) * (a.max() + proximal) >= 2:
-        raise ValueError(f"Steps of {rate} with curvatures {a.tolist()} and proximal {proximal} do not come to "
-                         "rest: curvatures must be above 0, rate · (curvature + proximal) below 2")
+        raise ValueError(f"Steps of {rate} with curvatures {a.tolist()} and proximal {proximal} do not come "
+                         "to rest: curvatures must be above 0, rate · (curvature + proximal) below 2")
     pull = a / (a + proximal) * (1 - (1 - rate * (a + proximal)) ** steps)
     return float((pull * m).sum() / pull.sum())
 

@@ -94,7 +94,7 @@ QUIZZES[LESSON] = (
         (
             ("With one local step of all clients, weighted by examples.", "Yes: differentiation is linear."),
             ("With many local steps, if the clients have equal sizes.", "Equal sizes do not stop the drift."),
-            ("Always, since a mean of weights is a mean of gradients.", "Only while all start each step together."),
+            ("Always: a mean of weights is a mean of gradients.", "Only while all start each step together."),
         ),
         0,
     ),

@@ -56,8 +56,8 @@ def checked_port(
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        raise ValueError(f"port {port} of {HOST} cannot be used ({error.strerror}). Give another, or None for "
-                         "a free one.") from None
+        raise ValueError(f"port {port} of {HOST} cannot be used ({error.strerror}). Give another, or None "
+                         "for a free one.") from None
     return port
 
 
@@ -99,8 +99,8 @@ def environment_of(
     scripts = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
     package = str(Path(llm_course.__file__).parent.parent)
     return {**os.environ, MARK: mark, "LLM_COURSE_FEDERATION_FOLDER": str(folder),
-            "FLWR_HOME": str(folder / home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+            "FLWR_HOME": str(folder / home), "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))}
 
@@ -256,8 +256,8 @@ def began(
     checked_count("rounds", rounds), checked_count("steps", steps), checked_fraction("fraction", fraction)
     checked_number("rate", rate, strict=True), checked_number("proximal", proximal)
     settings = {"rounds": rounds, "steps": steps, "rate": float(rate), "proximal": float(proximal),
-                "fraction": fraction, "patience": patience, "timeout": timeout, "clients": len(federation.parts),
-                "train": federation.train}
+                "fraction": fraction, "patience": patience, "timeout": timeout,
+                "clients": len(federation.parts), "train": federation.train}
     (federation.folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
     np.save(federation.folder / "start.npy", weights)
     for number in range(1, rounds + 1) if go_on else ():
