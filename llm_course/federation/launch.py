@@ -100,7 +100,8 @@ def environment_of(
     package = str(Path(llm_course.__file__).parent.parent)
     return {**os.environ, MARK: mark, "LLM_COURSE_FEDERATION_FOLDER": str(folder),
             "FLWR_HOME": str(folder / home), "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+            "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))}
 
