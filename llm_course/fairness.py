@@ -97,7 +97,7 @@ def group_gaps(
             raise ValueError(f"There is no group {group!r}; there are {', '.join(map(str, stats.index))}")
         if stats.loc[group, "size"] < 2:
             raise ValueError(f"Group {group!r} has one term; how far terms differ needs two or more")
-    rows = {f"{first} – {second}": _welch(stats.loc[first], stats.loc[second]) for first, second in pairs}
+    rows = {f"{first} less {second}": _welch(stats.loc[first], stats.loc[second]) for first, second in pairs}
     table = pd.DataFrame(rows, ["gap", "error", "freedom", "names"]).T
     found = _with_intervals(table["gap"], table["error"], table["freedom"].to_numpy(), confidence)
     return found.assign(names=table["names"].astype(int))
