@@ -145,8 +145,9 @@ def group_rates(
     "What the definitions compare, for each group"
     targets, answers = _binary("targets", targets), _binary("answers", answers)
     groups, rows = checked_groups(groups, targets=targets, answers=answers), {}
-    for group in pd.unique(groups):
-        label, said = targets[groups == group], answers[groups == group]
+    numbers, names = pd.factorize(groups)
+    for number, group in enumerate(names):
+        label, said = targets[numbers == number], answers[numbers == number]
         rows[group] = {"people": len(label), "base rate": label.mean(), "positive rate": said.mean(),
                        "recall": _mean(said[label == 1]), "false positive rate": _mean(said[label == 0]),
                        "precision": _mean(label[said == 1]), "accuracy": (label == said).mean()}
@@ -228,13 +229,14 @@ def balancing_weights(
     "Weights under which group and label are independent (Kamiran & Calders 2012)"
     targets = checked_classes("targets", targets)
     groups = checked_groups(groups, targets=targets)
-    together = pd.crosstab(groups, targets, normalize=True)  # p(g, y)
+    numbers, names = pd.factorize(groups)
+    together = pd.crosstab(numbers, targets, normalize=True)  # p(g, y)
     if (together == 0).any(axis=None):
-        group, label = together.stack().idxmin()
-        raise ValueError(f"No text of group {group!r} has the label {label}, and no weight makes up for "
-                         "that. Gather some, or write counterfactual copies")
+        number, label = together.stack().idxmin()
+        raise ValueError(f"No text of group {names[number]!r} has the label {label}, and no weight makes up "
+                         "for that. Gather some, or write counterfactual copies")
     weights = np.outer(together.sum(axis=1), together.sum(axis=0)) / together
-    return np.array([weights.loc[group, label] for group, label in zip(groups, targets, strict=True)])
+    return np.array([weights.loc[number, label] for number, label in zip(numbers, targets, strict=True)])
 
 # %% ../nbs/lessons/31_fairness.ipynb #f2e36109
 @dataclass(frozen=True)
@@ -318,7 +320,7 @@ def constrained_probe(
     line = LogisticRegression(C=checked_number("strength", strength, strict=True), max_iter=1000)
     fair = reductions.ExponentiatedGradient(line, reductions.EqualizedOdds(difference_bound=bound),
                                             max_iter=rounds)
-    fair.fit(scaler.transform(features), targets, sensitive_features=groups)
+    fair.fit(scaler.transform(features), targets, sensitive_features=pd.factorize(groups)[0])
     return lambda others, seed=0: np.asarray(fair.predict(
         scaler.transform(as_array(others).astype(np.float64)), random_state=checked_seed(seed)))
 
@@ -333,8 +335,9 @@ def thresholds_by_group(
     targets, scores = _binary("targets", targets), checked_shares("scores", scores)
     groups, found = checked_groups(groups, targets=targets, scores=scores), {}
     recall = checked_number("recall", recall, strict=True, most=1)
-    for group in pd.unique(groups):
-        positives = np.sort(scores[(groups == group) & (targets == 1)])[::-1]
+    numbers, names = pd.factorize(groups)
+    for number, group in enumerate(names):
+        positives = np.sort(scores[(numbers == number) & (targets == 1)])[::-1]
         if not len(positives):
             raise ValueError(f"Group {group!r} has nobody with the label 1, so it has no recall")
         found[group] = float(positives[math.ceil(recall * len(positives) - 1e-9) - 1])
@@ -349,7 +352,7 @@ def answers_by_group(
     "1 where a score reaches the threshold of its group; ValueError for a group without one"
     scores, groups = checked_shares("scores", scores), checked_slices(groups)
     checked_lengths(scores=scores, groups=groups)
-    if missing := [group for group in pd.unique(groups) if group not in thresholds]:
+    if missing := [group for group in dict.fromkeys(groups.tolist()) if group not in thresholds]:
         raise ValueError(f"There is no threshold for the group {missing[0]!r}; it was missing where the "
                          f"thresholds were set, for {', '.join(map(str, thresholds))}")
-    return (scores >= np.array([thresholds[group] for group in groups])).astype(int)
+    return (scores >= np.array([thresholds[group] for group in groups.tolist()])).astype(int)
