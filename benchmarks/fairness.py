@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
     seeds: int
 
 
-FULL, SMALL = Sizes(2000, 500, 1000, 2, 3), Sizes(80, 40, 16, 1, 2)
+FULL, SMALL = Sizes(2000, 500, 1000, 2, 3), Sizes(80, 120, 16, 1, 2)
 
 
 def reviews_of(part: str, count: int, seed: int) -> Dataset:

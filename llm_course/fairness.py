@@ -11,6 +11,7 @@ __all__ = ['reductions', 'holm', 'term_gaps', 'checked_shares', 'group_gaps', 'c
 # %% ../nbs/lessons/31_fairness.ipynb #3904d32d
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -320,7 +321,9 @@ def constrained_probe(
     line = LogisticRegression(C=checked_number("strength", strength, strict=True), max_iter=1000)
     fair = reductions.ExponentiatedGradient(line, reductions.EqualizedOdds(difference_bound=bound),
                                             max_iter=rounds)
-    fair.fit(scaler.transform(features), targets, sensitive_features=pd.factorize(groups)[0])
+    with warnings.catch_warnings():  # fairlearn 0.15 writes to a Series as pandas 4 will refuse
+        warnings.filterwarnings("ignore", message="Setting a value on a Series via .at")
+        fair.fit(scaler.transform(features), targets, sensitive_features=pd.factorize(groups)[0])
     return lambda others, seed=0: np.asarray(fair.predict(
         scaler.transform(as_array(others).astype(np.float64)), random_state=checked_seed(seed)))
 
