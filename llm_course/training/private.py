@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['opacus', 'analysis', 'calibration', 'ORDERS', 'DifferentialPrivacy', 'spent', 'noise_for', 'PoissonSampler',
-           'check_objective', 'check_settings', 'check_layers', 'PrivatePasses', 'PrivateRun', 'begun']
+           'check_objective', 'check_settings', 'check_layers', 'quiet_hooks', 'PrivatePasses', 'PrivateRun', 'begun']
 
 # %% ../../nbs/training/private.ipynb #e98c2d29
 import functools
@@ -198,6 +198,14 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 # %% ../../nbs/training/private.ipynb #e256bd10
+@contextmanager
+def quiet_hooks() -> Iterator[None]:
+    "Opacus reads the gradient of what comes out of a layer; torch warns that none goes further, which is so"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        yield
+
+
 class PrivatePasses:
     "Leaves the noisy gradient of a step in the weights, and gives its loss"
 
@@ -241,7 +249,8 @@ class PrivatePasses:
             calls.append(loss)
             self.accelerator.backward(loss)
 
-        loss = self.objective(self.model, batch, backward)
+        with quiet_hooks():
+            loss = self.objective(self.model, batch, backward)
         if len(calls) != 1:
             raise TypeError(f"The objective computed gradients of a batch {len(calls)} times; with privacy "
                             "each example is seen once. Use CrossEntropy or MeanAbsoluteError.")
