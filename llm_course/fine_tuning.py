@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CrossEntropy', 'MeanAbsoluteError', 'FineTuningRun', 'plot_run', 'checked_parts', 'validation_scores', 'step_parts',
-           'step_batches', 'fine_tune', 'baseline_classifier']
+           'step_batches', 'private_side', 'fine_tune', 'baseline_classifier']
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #4758221c
 import hashlib
@@ -195,6 +195,20 @@ def step_batches(
     parts = partial(step_parts, lengths=record.lengths, batch_size=settings.batch_size, max_tokens=tokens)
     return Batches(record, sampler, parts, accelerator, settings.epochs)
 
+
+def private_side(
+    privacy: object,  # a DifferentialPrivacy, or None
+    objective: Objective,
+    settings: Settings,
+    compiled: bool,  # whether the layers shall run through torch.compile
+) -> Callback | None:  # makes the batches of a private run, and its steps; None for any other
+    "What keeps a run to a budget of privacy: lesson 32"
+    if privacy is None:
+        return None
+    from llm_course.training.private import begun  # needs a library that the others do without
+
+    return begun(privacy, objective, settings, compiled)
+
 # %% ../nbs/lessons/12_fine_tuning.ipynb #d37ce610
 def fine_tune(
     classifier: TextClassifier,  # trained in place
@@ -231,18 +245,12 @@ def fine_tune(
     Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name. An
     interruption returns what was done. What cannot be trained on raises ValueError or TypeError, a loss that
     is no number FloatingPointError, before a weight changes. A batch too large for the memory is halved."""
-    settings = Settings(
-        epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
+    settings = Settings(epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
         gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,
         chosen_precision(mixed_precision, classifier.device), evaluate_every, checkpoint_every, seed,
-        trainable, layer_decay,
-    ).checked()
+        trainable, layer_decay).checked()
     make, loss = optimizer_named(optimizer), as_objective(objective)
-    private = None
-    if privacy is not None:
-        from llm_course.training.private import begun  # needs a library that the others do without
-
-        private = begun(privacy, loss, settings, compile)
+    private = private_side(privacy, loss, settings, compile)
     callbacks = checked_callbacks(callbacks, evaluated=validation is not None)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     train, validation, targets = checked_parts(classifier, train, validation, loss.target)
@@ -264,11 +272,9 @@ def fine_tune(
     with keep_freed_memory(), quick(classifier.model), chosen as opening:
         prepared, schedule = prepared_for(run, settings, make, accelerator)
         opening.on_step(run)
-        first = [private] if private else []
-        audience = Listeners([opening, *first, *bar, *best, *callbacks], run)
+        audience = Listeners([*filter(None, (opening, private)), *bar, *best, *callbacks], run)
         loop = Loop(run, prepared, schedule, loss, settings, batches, audience, keeper, looks)
-        with private.within(loop) if private else nullcontext():
-            return run_to_the_end(loop)
+        return run_to_the_end(loop, private and private.within)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e
 def baseline_classifier(

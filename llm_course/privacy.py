@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.special import gammaln, logsumexp
 
-from .checks import as_array, checked_count, checked_fraction, checked_lengths, checked_number
+from .checks import as_array, checked_count, checked_fraction, checked_number
 from .training.private import DifferentialPrivacy as DifferentialPrivacy
 from .training.private import noise_for as noise_for
 from .training.private import spent as spent

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['opacus', 'analysis', 'ORDERS', 'DifferentialPrivacy', 'spent', 'noise_for', 'PoissonSampler', 'check_objective',
-           'check_settings', 'check_layers', 'quiet_hooks', 'PrivatePasses', 'PrivateRun', 'begun']
+           'check_settings', 'check_layers', 'quiet_hooks', 'PrivatePasses', 'PrivateRun', 'private_steps', 'try_out',
+           'begun']
 
 # %% ../../nbs/training/private.ipynb #e98c2d29
 import functools
@@ -12,7 +13,7 @@ import math
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -218,7 +219,8 @@ class PrivatePasses:
     ):
         self.run, self.objective, self.last = run, run.objective, math.nan
         self.model, self.accelerator = loop.prepared.model, loop.prepared.accelerator
-        self.weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        named = self.model.named_parameters()
+        self.weights = {name: weight for name, weight in named if weight.requires_grad}
         self.optimizer = opacus.optimizers.DPOptimizer(
             loop.prepared.optimizer.optimizer, noise_multiplier=run.noise, max_grad_norm=run.privacy.clip,
             expected_batch_size=run.expected)
@@ -343,36 +345,49 @@ class PrivateRun(Keeping):
                              "version of Opacus may have chosen another noise; give noise.")
         self.sampler.key, self.done = int.from_bytes(bytes(state["key"].tolist()), "little"), int(done)
 
-    @contextmanager
-    def within(self, loop: Loop) -> Iterator[Loop]:
-        "While active, the loop takes private steps; ValueError for a model that cannot"
-        model, device = loop.prepared.model, loop.prepared.accelerator.device
-        if loop.rules is not NO_RULES:
-            raise ValueError("AdaLoRA cannot be trained with privacy: its penalty and its ranks depend on "
-                             "more than the gradients of single examples. Use LoRA.")
-        check_layers(model)
-        hooks = opacus.GradSampleModule(model, loss_reduction="mean", strict=False)
-        passes = PrivatePasses(self, loop)
-        try:
-            self._try(passes, loop.batches.batch([0, len(loop.batches.record) - 1]), device)
-            loop.loss_of.passes = passes
-            loop.move.max_gradient_norm = math.inf  # each example's was shortened before
-            yield loop
-        finally:
-            hooks.remove_hooks()
-            for weight in model.parameters():
-                for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample"):
-                    vars(weight).pop(name, None)
-            for part in model.modules():
-                for name in ("activations", "max_batch_len"):
-                    vars(part).pop(name, None)
+    def within(self, loop: Loop) -> AbstractContextManager[Loop]:
+        "While active, the loop takes private steps"
+        return private_steps(self, loop)
 
-    def _try(self, passes: PrivatePasses, batch: Mapping, device: torch.device):
-        "See that each of two examples gets a gradient; nothing is kept of it"
-        passes.model.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            passes.add(batch)
-        passes.clear()
+
+@contextmanager
+def private_steps(
+    private: PrivateRun,
+    loop: Loop,
+) -> Iterator[Loop]:
+    "While active, the loop takes private steps; ValueError for a model that cannot"
+    model = loop.prepared.model
+    if loop.rules is not NO_RULES:
+        raise ValueError("AdaLoRA cannot be trained with privacy: its penalty and its ranks depend on more "
+                         "than the gradients of single examples. Use LoRA.")
+    check_layers(model)
+    hooks = opacus.GradSampleModule(model, loss_reduction="mean", strict=False)
+    try:
+        passes = PrivatePasses(private, loop)
+        try_out(passes, loop.batches.batch([0, len(loop.batches.record) - 1]), loop.batches.device)
+        loop.loss_of.passes = passes
+        loop.move.max_gradient_norm = math.inf  # each example's was shortened before
+        yield loop
+    finally:
+        hooks.remove_hooks()
+        for weight in model.parameters():
+            for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample"):
+                vars(weight).pop(name, None)
+        for part in model.modules():
+            for name in ("activations", "max_batch_len"):
+                vars(part).pop(name, None)
+
+
+def try_out(
+    passes: PrivatePasses,
+    batch: Mapping[str, torch.Tensor],  # of two examples
+    device: torch.device,
+):
+    "See that each of two examples gets a gradient; nothing is kept of it"
+    passes.model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        passes.add(batch)
+    passes.clear()
 
 
 def begun(
