@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import opacus
@@ -326,11 +327,11 @@ def test_a_stopped_run_spends_no_more_and_never_uses_noise_twice(tmp_path):
     assert [row["epsilon"] for row in again.steps] == [row["epsilon"] for row in whole.steps]
     assert same(again.classifier, whole.classifier, 1e-6)
     moves = [torch.cat([(b - a).flatten() for a, b in zip(x, y, strict=True)])
-             for x, y in zip(watch.seen, watch.seen[1:], strict=False)]
-    assert all(not torch.allclose(a, b) for a, b in zip(moves, moves[1:], strict=False))
+             for x, y in pairwise(watch.seen)]
+    assert all(not torch.allclose(a, b) for a, b in pairwise(moves))
     finished = private(**folder)
     assert finished.steps == again.steps, "it is given back, not trained on"
-    with pytest.raises(ValueError, match="privacy .*epsilon 8 there, 9 here"):
+    with pytest.raises(ValueError, match=r"privacy .*epsilon 8 there, 9 here"):
         private(privacy=DifferentialPrivacy(epsilon=9, delta=1e-3, seed=0), **folder)
     with pytest.raises(ValueError, match="privacy"):
         private(privacy=None, **folder)
