@@ -1,0 +1,413 @@
+"""Privacy from outside: what is refused, that batches are the private ones, and that no kill makes a run spend more."""
+
+import copy
+import subprocess
+import sys
+import warnings
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import opacus
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT
+
+from llm_course.adversarial_training import FGM, PGD, RDrop
+from llm_course.augmentation import Mixup
+from llm_course.callbacks import Callback
+from llm_course.data import load_dataset
+from llm_course.fine_tuning import CrossEntropy, FineTuningRun, MeanAbsoluteError, fine_tune, step_batches
+from llm_course.models import TextClassifier
+from llm_course.privacy import DifferentialPrivacy, epsilon_after, per_example_gradients, renyi_of_step
+from llm_course.training.private import ORDERS, PoissonSampler, PrivatePasses, begun, noise_for, quiet_hooks, spent
+from llm_course.training.settings import Settings, seeded_accelerator
+
+LABELS = ["negative", "positive"]
+REVIEWS = load_dataset("movies")["train"].select(range(48))
+BUDGET = DifferentialPrivacy(epsilon=8, delta=1e-3, seed=0)
+QUICK = {"epochs": 2, "batch_size": 12, "learning_rate": 1e-3, "trainable": 1, "progress": False}
+
+
+@lru_cache
+def base(name: str = "tiny-bert", labels: tuple = tuple(LABELS)) -> TextClassifier:
+    return TextClassifier.from_pretrained(name, labels=list(labels), device="cpu")
+
+
+def new(name: str = "tiny-bert", **options: object) -> TextClassifier:
+    return copy.deepcopy(base(name, **options))
+
+
+def private(classifier: TextClassifier | None = None, **changed: object) -> FineTuningRun:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return fine_tune(classifier or new(), REVIEWS, **{"privacy": BUDGET, **QUICK, **changed})
+
+
+class Break(Callback):
+    "A power cut"
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step(self, run):
+        if len(run.steps) == self.step:
+            raise ConnectionAbortedError
+
+
+class Watch(Callback):
+    "Remembers what a step left"
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step(self, run):
+        self.seen.append([weight.detach().clone() for weight in run.classifier.model.parameters()])
+
+
+def same(a: TextClassifier, b: TextClassifier, tolerance: float = 0.0) -> bool:
+    pairs = zip(a.model.parameters(), b.model.parameters(), strict=True)
+    return all(torch.allclose(x, y, atol=tolerance, rtol=0) for x, y in pairs)
+
+
+# --- bad input
+
+@pytest.mark.parametrize("given,said", [
+    ({"epsilon": 0}, "epsilon must be a number above 0, got 0"), ({"epsilon": -1}, "epsilon"),
+    ({"epsilon": float("inf")}, "epsilon"), ({"epsilon": "8"}, "epsilon"),
+    ({"delta": 0}, "delta must lie above 0 and below 1, got 0"), ({"delta": 1}, "delta"), ({"delta": -1e-5}, "delta"),
+    ({"clip": 0}, "clip must be a number above 0, got 0"), ({"clip": -1}, "clip"), ({"noise": 0}, "noise"),
+    ({"at_once": 0}, "at_once"), ({"seed": -1}, "seed")])
+def test_numbers_that_are_no_budget(given, said):
+    with pytest.raises(ValueError, match=said):
+        DifferentialPrivacy(**{"epsilon": 8, **given})
+
+
+@pytest.mark.parametrize("changed,said", [
+    ({"privacy": DifferentialPrivacy(8, 1 / 48)}, "delta is 0.0208333, and there are 48 training texts"),
+    ({"privacy": DifferentialPrivacy(1, 1e-3, noise=0.1)}, "The first step would spend"),
+    ({"privacy": DifferentialPrivacy(1e-6, 1e-5)}, "Take fewer steps or a larger epsilon"),
+    ({"batch_size": 49}, "batch_size is 49, but there are 48"),
+    ({"gradient_accumulation": 2}, "gradient_accumulation = 2 does not go with privacy"),
+    ({"max_tokens": 512}, "max_tokens = 512 does not go with privacy"),
+    ({"trainable": "gradual"}, "trainable = 'gradual' does not go with privacy"),
+    ({"compile": True}, "compile = True does not go with privacy"),
+    ({"trainable": "all"}, "no rule for the gradient of single examples in roformer.encoder.embed_positions")])
+def test_settings_that_make_the_account_false(changed, said):
+    classifier = new()
+    with pytest.raises(ValueError, match=said):
+        private(classifier, **changed)
+    assert same(classifier, base()), "nothing moved"
+
+
+@pytest.mark.parametrize("wrong", [8, DifferentialPrivacy, "8"])
+def test_a_budget_is_a_differential_privacy(wrong):
+    with pytest.raises(TypeError, match=r"privacy must be a DifferentialPrivacy, such as"):
+        private(privacy=wrong)
+
+
+class Changed(CrossEntropy):
+    "Inherits the promise, and may not keep it"
+
+
+class Liar(CrossEntropy):
+    "Says that it sees an example once, and sees it twice"
+
+    each_alone = True
+
+    def __call__(self, model, batch, backward):
+        super().__call__(model, batch, backward)
+        return super().__call__(model, batch, backward)
+
+
+class Doubled(CrossEntropy):
+    "Says so too, and puts each example into the batch twice"
+
+    each_alone = True
+
+    def __call__(self, model, batch, backward):
+        twice = {name: torch.cat([part, part]) for name, part in batch.items()}
+        return super().__call__(model, twice, backward)
+
+
+@pytest.mark.parametrize("objective", [FGM(), PGD(), RDrop(), Mixup(), Changed(),
+                                       lambda model, batch, backward: 0.0])
+def test_objectives_that_see_an_example_twice_or_do_not_say(objective):
+    with pytest.raises(TypeError, match="cannot be trained with privacy"):
+        private(objective=objective)
+
+
+@pytest.mark.parametrize("objective,kind,said", [(Liar(), TypeError, "gradients of a batch 2 times"),
+                                                 (Doubled(), ValueError, "no gradient for each of 2 examples")])
+def test_objectives_that_say_what_is_not_so(objective, kind, said):
+    classifier = new()
+    with pytest.raises(kind, match=said):
+        private(classifier, objective=objective)
+    assert same(classifier, base())
+
+
+class Normed(torch.nn.Module):
+    "A linear layer, and a normalisation over the batch"
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.norm, self.out = torch.nn.BatchNorm1d(size), torch.nn.Linear(size, 2)
+
+    def forward(self, x):
+        return self.out(self.norm(x))
+
+
+def test_layers_that_have_no_gradient_of_one_example_are_named():
+    classifier = new()
+    classifier.model.classifier.out_proj = Normed(classifier.model.config.hidden_size)
+    with pytest.raises(ValueError, match=r"classifier.out_proj.norm \(BatchNorm1d\) computes with averages"):
+        private(classifier)
+    with pytest.raises(ValueError, match=r"transformer.h.2.attn.c_attn \(Conv1D\)"):
+        private(new("tiny-gpt"))
+    with pytest.raises(ValueError, match="AdaLoRA cannot be trained with privacy"):
+        private(base().with_adapter("adalora", rank=2), trainable="all")
+
+
+def test_positions_that_all_examples_share_are_named():
+    classifier = TextClassifier.from_pretrained("minilm", labels=LABELS, device="cpu")
+    few = REVIEWS.select(range(4))
+    options = {**QUICK, "batch_size": 2, "epochs": 1, "trainable": "all", "privacy": BUDGET}
+    with pytest.raises(ValueError, match=r"bert.embeddings.position_embeddings.weight.*Freeze it"):
+        fine_tune(classifier, few, **options)
+    for name in ("position_embeddings", "token_type_embeddings"):
+        classifier.model.bert.embeddings.get_submodule(name).requires_grad_(False)
+    assert len(fine_tune(classifier, few, **options).steps) == 2
+
+
+def test_several_processes_are_refused():
+    settings = Settings(1, 4, None, 1, 1e-3, 1.0, 0.0, 0.0, "adamw", "no", None, None, 0).checked()
+    accelerator = seeded_accelerator(settings, torch.device("cpu"))
+    two = type("Two", (), {"num_processes": 2, "process_index": 0, "device": accelerator.device})()
+    record = type("Record", (), {"__len__": lambda self: 48})()
+    with pytest.raises(ValueError, match="privacy works in one process, and here are 2"):
+        begun(BUDGET, CrossEntropy(), settings, False).batches(record, settings, two)
+
+
+# --- the gradient and the account
+
+def test_gradients_of_examples_are_those_of_opacus_in_a_classifier():
+    """Head of the tiny model: what lies in the weights after a pass, against torch.func, to 1e-5"""
+    network = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.GroupNorm(1, 5), torch.nn.GELU(), torch.nn.Linear(5, 3))
+    inputs, targets = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
+    hooked = opacus.GradSampleModule(copy.deepcopy(network), loss_reduction="mean")
+    with quiet_hooks():
+        F.cross_entropy(hooked(inputs), targets).backward()
+    ours = per_example_gradients(network, F.cross_entropy, inputs, targets)
+    for name, weight in hooked._module.named_parameters():
+        torch.testing.assert_close(ours[name], weight.grad_sample, atol=1e-5, rtol=0)
+
+
+def test_a_private_step_is_the_plain_one_without_noise_and_with_room(monkeypatch):
+    """With a clip that shortens nothing, no noise and all texts in each step, the gradient is the ordinary mean"""
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Silent())
+    classifier = new()
+    for part in classifier.model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    classifier.model.config.hidden_dropout_prob = classifier.model.config.attention_probs_dropout_prob = 0.0
+    plain = copy.deepcopy(classifier)
+    options = {"epochs": 1, "batch_size": 48, "optimizer": "sgd", "learning_rate": 0.1, "warmup": 0.0,
+               "weight_decay": 0.0, "trainable": "head", "progress": False}
+    fine_tune(classifier, REVIEWS, privacy=DifferentialPrivacy(1e6, 1e-3, clip=1e6, noise=1e-3, at_once=7), **options)
+    fine_tune(plain, REVIEWS, max_gradient_norm=1e9, **options)
+    assert same(classifier, plain, 1e-5) and not same(classifier, base(), 1e-4)
+
+
+class Silent:
+    "Draws everybody, and no noise"
+
+    def random(self, size):
+        return np.zeros(size)
+
+    def normal(self, scale, size):
+        return np.zeros(size)
+
+
+def test_one_text_moves_the_sum_by_at_most_the_clip(monkeypatch):
+    """The sum before noise, with and without one text, over a whole model of examples; and it is not zero"""
+    sums = []
+    real = PrivatePasses.clear
+
+    def noting(self, keep=False):
+        if keep:
+            sums.append(torch.cat([weight.summed_grad.flatten() for weight in self.weights.values()]))
+        real(self, keep)
+
+    monkeypatch.setattr(PrivatePasses, "clear", noting)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Silent())
+    budget = DifferentialPrivacy(1e6, 1e-3, clip=0.3, noise=1.0)
+    for count in (12, 11):
+        fine_tune(new(), REVIEWS.select(range(count)), **{**QUICK, "epochs": 1, "batch_size": count, "seed": 1,
+                                                          "trainable": "head", "privacy": budget, "objective": Still()})
+    assert 0.01 < (sums[0] - sums[1]).norm() <= 0.3 + 1e-5
+    assert sums[0].norm() <= 12 * 0.3 + 1e-4
+
+
+class Still(CrossEntropy):
+    "Without dropout"
+
+    each_alone = True
+
+    def __call__(self, model, batch, backward):
+        for part in model.modules():
+            if "ropout" in type(part).__name__:
+                part.eval()
+        return super().__call__(model, batch, backward)
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order is the")
+def test_epsilon_is_that_of_the_accountant():
+    accountant = opacus.accountants.RDPAccountant()
+    for noise, rate, steps, delta in ((0.5, 0.05, 11, 1e-4), (1.1, 0.004, 900, 1e-6), (3.0, 1.0, 2, 1e-3)):
+        for _ in range(min(steps, 3)):
+            accountant.step(noise_multiplier=noise, sample_rate=rate)
+        accountant.history = [(noise, rate, steps)]
+        assert spent(noise, rate, steps, delta) == accountant.get_epsilon(delta, alphas=ORDERS)
+        whole = list(range(2, 256))
+        assert np.isclose(epsilon_after(steps, noise, rate, delta), accountant.get_epsilon(delta, alphas=whole), rtol=1e-9)
+        assert spent(noise, rate, steps, delta) <= epsilon_after(steps, noise, rate, delta) + 1e-9
+    assert renyi_of_step(2.0, 1e-9, 8) < 1e-12
+    assert spent(1e6, 0.25, 4, 1e-3) == 0.0  # Opacus would say less than nothing
+    run = private()
+    noise = noise_for(8, 0.25, run.total_steps, 1e-3)
+    accountant.history = [(noise, 0.25, run.total_steps)]
+    assert run.total_steps == 8 and 7.9 < run.steps[-1]["epsilon"] == accountant.get_epsilon(1e-3, alphas=ORDERS) <= 8
+    assert "epsilon 8 spent" in repr(run) or "epsilon 7.9" in repr(run)
+
+
+# --- the batches
+
+def test_the_sampler_of_a_private_run_is_the_private_one():
+    """What fine_tune trains on is drawn, text by text, whatever its length; without privacy it is by length"""
+    settings = Settings(3, 12, None, 1, 1e-3, 1.0, 0.0, 0.0, "adamw", "no", None, None, 0).checked()
+    accelerator = seeded_accelerator(settings, torch.device("cpu"))
+    from llm_course.training.batches import text_record
+
+    record = text_record(new(), REVIEWS["text"], torch.tensor(REVIEWS["label"]))
+    batches = begun(BUDGET, CrossEntropy(), settings, False).batches(record, settings, accelerator)
+    assert isinstance(batches.sampler, PoissonSampler) and batches.counts == [4, 4, 4]
+    drawn = [rows for epoch in range(3) for rows in batches.steps(epoch)]
+    assert drawn == [PoissonSampler(48, 0.25, 4, key=0).drawn(step) for step in range(12)]
+    run = private(epochs=3)
+    assert np.diff([0] + [row["examples"] for row in run.steps]).tolist() == [len(rows) for rows in drawn]
+    lengths = np.array(record.lengths)
+    by_length = step_batches(record, settings, accelerator).steps(0)
+    spread = [np.mean([lengths[rows].std() for rows in steps if len(rows) > 1]) for steps in (drawn, by_length)]
+    assert spread[0] > 0.8 * lengths.std() > spread[1]
+
+
+def test_who_is_drawn_does_not_depend_on_lengths():
+    """Texts of other lengths in the same places: the same rows"""
+    long = REVIEWS.map(lambda row, place: {"text": row["text"][: 20 + 3 * place]}, with_indices=True)
+    sizes = [[row["examples"] for row in fine_tune(new(), data, privacy=BUDGET, **QUICK).steps] for data in (REVIEWS, long)]
+    assert sizes[0] == sizes[1]
+
+
+def test_empty_batches_are_steps_of_noise():
+    run = private(batch_size=1, epochs=1, privacy=DifferentialPrivacy(8, 1e-3, seed=1))
+    counts = np.diff([0] + [row["examples"] for row in run.steps])
+    assert 0 in counts and len(run.steps) == 48 and all(np.isfinite(row["loss"]) for row in run.steps)
+    assert run.steps[-1]["epsilon"] <= 8
+
+
+# --- stopped and resumed
+
+def test_a_stopped_run_spends_no_more_and_never_uses_noise_twice(tmp_path):
+    watch, folder = Watch(), {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 3}
+    whole = private(callbacks=[watch])
+    with pytest.raises(ConnectionAbortedError):
+        private(callbacks=[Break(5)], **folder)
+    again = private(**folder)
+    assert [row["epsilon"] for row in again.steps] == [row["epsilon"] for row in whole.steps]
+    assert same(again.classifier, whole.classifier, 1e-6)
+    moves = [torch.cat([(b - a).flatten() for a, b in zip(x, y, strict=True)])
+             for x, y in pairwise(watch.seen)]
+    assert all(not torch.allclose(a, b) for a, b in pairwise(moves))
+    finished = private(**folder)
+    assert finished.steps == again.steps, "it is given back, not trained on"
+    with pytest.raises(ValueError, match=r"privacy .*epsilon 8 there, 9 here"):
+        private(privacy=DifferentialPrivacy(epsilon=9, delta=1e-3, seed=0), **folder)
+    with pytest.raises(ValueError, match="privacy"):
+        private(privacy=None, **folder)
+
+
+def test_a_secret_key_is_kept_for_the_run_and_drawn_for_each(tmp_path):
+    """Without a seed: two runs differ, one that goes on takes the steps that it would have taken"""
+    secret = DifferentialPrivacy(epsilon=8, delta=1e-3)
+    assert not same(private(privacy=secret).classifier, private(privacy=secret).classifier, 1e-6)
+    ends = []
+    for attempt in range(2):
+        folder = {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 2, "privacy": secret}
+        if attempt == 0:
+            with pytest.raises(ConnectionAbortedError):
+                private(callbacks=[Break(5)], **folder)
+            (tmp_path / "copy").mkdir()
+            for path in (tmp_path / "run").rglob("*"):
+                place = tmp_path / "copy" / path.relative_to(tmp_path / "run")
+                place.mkdir(parents=True, exist_ok=True) if path.is_dir() else place.write_bytes(path.read_bytes())
+        else:
+            folder["checkpoints"] = tmp_path / "copy"
+        ends.append(private(**folder))
+    assert same(ends[0].classifier, ends[1].classifier, 1e-6), "both went on from the same key"
+    assert [row["examples"] for row in ends[0].steps] == [row["examples"] for row in ends[1].steps]
+
+
+def test_chosen_noise_ends_the_run_before_it_overspends(tmp_path):
+    budget = DifferentialPrivacy(epsilon=4, delta=1e-3, noise=1.2, seed=0)
+    run = private(privacy=budget, epochs=10)
+    count = len(run.steps)
+    assert 0 < count < run.total_steps and spent(1.2, 0.25, count, 1e-3) <= 4 < spent(1.2, 0.25, count + 1, 1e-3)
+    folder = {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 1, "privacy": budget, "epochs": 10}
+    with pytest.raises(ConnectionAbortedError):
+        private(callbacks=[Break(count - 1)], **folder)
+    assert len(private(**folder).steps) == count == len(private(**folder).steps)
+
+
+# --- what it leaves
+
+def test_nothing_is_left_in_the_model_and_it_trains_on():
+    classifier = new()
+    run = private(classifier, objective=CrossEntropy(label_smoothing=0.1))
+    assert all("epsilon" in row for row in run.steps) and not same(classifier, base(), 1e-6)
+    for weight in classifier.model.parameters():
+        assert not {"grad_sample", "summed_grad", "_forward_counter"} & set(vars(weight)) and weight.requires_grad
+    assert not any(part._forward_hooks or part._backward_hooks for part in classifier.model.modules())
+    assert "epsilon" not in fine_tune(classifier, REVIEWS, **QUICK).steps[-1]
+    private(classifier), private(base().with_adapter("lora", rank=2), trainable="all")
+
+
+def test_ratings_are_trained_privately():
+    classifier = new(labels=("rating",))
+    run = private(classifier, objective=MeanAbsoluteError())
+    assert run.steps[-1]["epsilon"] <= 8 and not same(classifier, base(labels=("rating",)), 1e-6)
+
+
+def test_memory_that_runs_out_changes_neither_account_nor_step(monkeypatch):
+    """The step is taken again in smaller parts: the same batch, the same noise, paid once"""
+    expected, real, failed = private(), PrivatePasses.add, []
+
+    def failing(self, batch):
+        if len(batch["targets"]) > 4 and not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, batch)
+
+    monkeypatch.setattr(PrivatePasses, "add", failing)
+    with pytest.warns(UserWarning, match="Memory ran out at step 1"):
+        run = fine_tune(new(), REVIEWS, privacy=BUDGET, **QUICK)
+    assert [row["epsilon"] for row in run.steps] == [row["epsilon"] for row in expected.steps]
+    assert [row["examples"] for row in run.steps] == [row["examples"] for row in expected.steps]
+
+
+def test_without_the_library_all_else_works():
+    code = ("import sys; sys.modules['opacus'] = None\n"
+            "from llm_course.fine_tuning import fine_tune\nimport llm_course.answers.privacy\n"
+            "try:\n    import llm_course.privacy\nexcept ImportError as error:\n    print(error)\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert 'pip install "llm_course[lessons]"' in done.stdout, done.stderr
