@@ -18,7 +18,6 @@ import torch
 from .checks import checked_lengths, checked_seed, checked_slices, checked_texts
 from .core import choice
 from .models import TextClassifier
-from .training.objective import Batch
 
 # %% ../nbs/support/counterfactuals.ipynb #ddea2484
 CENSUS_NAMES = {
@@ -135,7 +134,7 @@ class KnownGroups:
 
     def of(
         self,
-        batch: Batch,  # input_ids and attention_mask (B, T)
+        batch: Mapping[str, torch.Tensor],  # input_ids and attention_mask (B, T)
     ) -> torch.Tensor:  # (B,), numbers of groups, in the order in which they came
         "The group of each text of a batch; ValueError for a text that was not given before"
         rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
