@@ -214,7 +214,7 @@ class PrivatePasses:
 
     def __init__(
         self,
-        run: "PrivateRun",
+        run: Keeping,  # a PrivateRun, defined below
         loop: Loop,
     ):
         self.run, self.objective, self.last = run, run.objective, math.nan
