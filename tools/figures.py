@@ -183,6 +183,8 @@ def pretraining(found: dict) -> str:
 
 def parameter_efficient(found: dict) -> str:
     rows, kept = found["rows"], found["summary"]
+    if not kept["accuracy"]:
+        return "Learning rates are being chosen; accuracies are not measured yet."
 
     def reached(figures: str, name: str, sign: str = "") -> str:
         mean, width = kept[figures].get(name, (None, None))
