@@ -114,7 +114,7 @@ def planted(sizes: Sizes, rows: dict, model: str, seed: int) -> dict:
     fresh = short("test", seed, sizes.texts)
     texts = plant_word(fresh, [True] * len(fresh), seed=seed + 1)
     found = {method: int(found_first(explain(classifier, texts, method=method, target="positive", samples=sizes.samples,
-                                             seed=seed), "thursday").sum()) for method in METHODS}
+                                             steps=64, seed=seed), "thursday").sum()) for method in METHODS}
     right = sum(label == "positive" for label in classifier.predict(texts))
     return {**found, "called positive": right, "texts": len(texts)}
 

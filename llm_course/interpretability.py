@@ -349,7 +349,7 @@ def with_shuffled_weights(
     classifier: TextClassifier,  # stays as it is
     seed: int = 0,
 ) -> TextClassifier:
-    "A copy that has forgotten what it learnt: within each matrix the numbers are shuffled"
+    "A copy that has forgotten what it learnt: within each matrix and vector the numbers are shuffled"
     generator, new = torch.Generator().manual_seed(checked_seed(seed)), copy.deepcopy(classifier)
     with torch.no_grad():
         for weight in new.model.parameters():
