@@ -68,7 +68,7 @@ def _were_these_words_needed(answer):
         (_of_good, ["a", "good", "good", "film"], [0.1, 3.0, 2.0, 0.0], 0.5, 0.6, "Both words go."),
         (_of_good, ["a", "good", "good", "film"], [0.1, 3.0, 2.0, 0.0], 0.3, 0.6, "0.3 · 4 = 1.2: two go."),
         (_of_good, ["a", "good", "film"], [5.0, -1.0, 0.0], 0.3, 0.0, "The highest score goes."),
-        (_of_good, ["a", "good", "film"], [-5.0, 1.0, 0.0], 0.3, 0.3, "-5 is the lowest score, not the highest."),
+        (_of_good, ["a", "good", "film"], [-5.0, 1.0, 0.0], 0.3, 0.3, "-5 is the lowest, not the highest."),
         (_of_bad, ["a", "bad", "film"], [0.0, 2.0, 1.0], 0.3, -0.3, "What is left may be more probable."),
         (_of_order, ["one", "three", "eleven"], [0.0, 2.0, 1.0], 0.3, 0.16,
          "What is left stands in the order of the text."),
