@@ -75,9 +75,8 @@ def training_texts(arm: str, sizes: Sizes, seed: int) -> Dataset:
         drawn = np.random.default_rng(seed).choice(len(planted), len(planted), p=weights / weights.sum())
         return planted.select(drawn)
     if arm == "counterfactual copies":
-        copies = augment_dataset(planted, CounterfactualNames(*(tuple(KNOWN[group]) for group in LISTS)), seed=seed,
-                                 progress=False)
-        return copies.remove_columns("augmented")  # their groups are those of the texts that they were made of
+        swap = CounterfactualNames(*(tuple(KNOWN[group]) for group in LISTS))
+        return augment_dataset(planted.remove_columns("group"), swap, seed=seed, progress=False).remove_columns("augmented")
     return planted
 
 
@@ -164,10 +163,10 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
-    "Means and 95 % intervals over seeds"
+    "Means and 95 % intervals over seeds; of a gap its size"
     made, found = rows.get("remedies", {}), {}
     for figure in ("gap", "accuracy"):
-        groups = {arm: [row[figure] for key, row in made.items() if key.rpartition(" ")[0] == arm] for arm in ARMS}
+        groups = {arm: [abs(row[figure]) for key, row in made.items() if key.rpartition(" ")[0] == arm] for arm in ARMS}
         found[figure] = {arm: interval(values) for arm, values in groups.items() if values}
     return found
 

@@ -56,9 +56,12 @@ class BaseRateExplorer(Explorer):
                                                    ("B", self.second, b, ORANGE, "s")):
             ax.plot(slider.value, 100 * min(rate, 1.04), marker, color=colour, markersize=11,
                     label=f"group {name}", linestyle="none")
-        same = a == b
+        title = "Equal recall and precision force unequal false positive rates"
+        if self.first.value == self.second.value:
+            title = "Equal base rates, equal false positive rates"
+        elif self.precision.value == 1:
+            title = "With precision 1 there is no false positive in either group"
         ax.set(xlabel="base rate of the group", ylabel="false positives of 100 negatives", xlim=(0, 1),
-               ylim=(-2, 106), title="Equal base rates, equal false positive rates" if same else
-               "Equal recall and precision force unequal false positive rates")
+               ylim=(-2, 106), title=title)
         ax.legend(loc="upper left")
         return ax
