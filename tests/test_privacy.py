@@ -21,11 +21,12 @@ from llm_course.data import load_dataset
 from llm_course.fine_tuning import CrossEntropy, FineTuningRun, MeanAbsoluteError, fine_tune, step_batches
 from llm_course.models import TextClassifier
 from llm_course.privacy import DifferentialPrivacy, epsilon_after, per_example_gradients, renyi_of_step
-from llm_course.training.private import ORDERS, PoissonSampler, PrivatePasses, begun, noise_for, quiet_hooks, spent
+from llm_course.training.private import ORDERS, PoissonSampler, PrivatePasses, begun, noise_for, quiet_hooks, secret_masks, spent
 from llm_course.training.settings import Settings, seeded_accelerator
 
 LABELS = ["negative", "positive"]
-REVIEWS = load_dataset("movies")["train"].select(range(48))
+REVIEWS = load_dataset("movies")["train"].select(range(48)).map(  # short, of all lengths, in no order of them
+    lambda row, place: {"text": row["text"][: 40 + 5 * (7 * place % 48)]}, with_indices=True)
 BUDGET = DifferentialPrivacy(epsilon=8, delta=1e-3, seed=0)
 QUICK = {"epochs": 2, "batch_size": 12, "learning_rate": 1e-3, "trainable": 1, "progress": False}
 
@@ -228,6 +229,9 @@ class Silent:
     def normal(self, scale, size):
         return np.zeros(size)
 
+    def integers(self, below):
+        return 0
+
 
 def test_one_text_moves_the_sum_by_at_most_the_clip(monkeypatch):
     """The sum before noise, with and without one text, over a whole model of examples; and it is not zero"""
@@ -403,6 +407,63 @@ def test_memory_that_runs_out_changes_neither_account_nor_step(monkeypatch):
         run = fine_tune(new(), REVIEWS, privacy=BUDGET, **QUICK)
     assert [row["epsilon"] for row in run.steps] == [row["epsilon"] for row in expected.steps]
     assert [row["examples"] for row in run.steps] == [row["examples"] for row in expected.steps]
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_memory_that_runs_out_inside_a_layer(where):
+    """What the layers have kept by then is forgotten: without dropout the weights are those of a run that had room"""
+    classifier, failed = new(), []
+    options = {**QUICK, "epochs": 1, "privacy": BUDGET, "objective": Still(), "trainable": "head"}
+
+    def fail(gradient=None):
+        failed.append(where)
+        raise torch.OutOfMemoryError("out of memory")
+
+    def failing(layer, given):
+        if len(given[0]) > 4 and not failed:
+            given[0].register_hook(fail) if where == "backward" else fail()
+
+    hook = classifier.model.classifier.out_proj.register_forward_pre_hook(failing)
+    with pytest.warns(UserWarning, match="Memory ran out at step 1"):
+        run = fine_tune(classifier, REVIEWS, **options)
+    hook.remove()
+    expected = fine_tune(new(), REVIEWS, **options)
+    assert failed == [where] and same(run.classifier, expected.classifier, 1e-5)
+    assert [row["epsilon"] for row in run.steps] == [row["epsilon"] for row in expected.steps]
+
+
+class Drawing(CrossEntropy):
+    "Notes a number that dropout would have drawn"
+
+    each_alone = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __call__(self, model, batch, backward):
+        self.seen.append(torch.rand(1, dtype=torch.float64).item())
+        return super().__call__(model, batch, backward)
+
+
+def test_masks_of_dropout_are_as_secret_as_the_noise(tmp_path):
+    """They come from the key and the step, not from the public seed, and the generator outside goes on as it was"""
+    def drawn(budget=BUDGET, **changed):
+        objective = Drawing()
+        private(objective=objective, privacy=budget, trainable="head", **{"epochs": 1, **changed})
+        return objective.seen[1:]  # the first belongs to the attempt with two examples
+
+    first, folder = drawn(), {"checkpoints": tmp_path / "run", "checkpoint_every": 2, "resume": "auto"}
+    assert first == drawn(seed=5) and len(set(first)) == 4
+    assert not set(first) & set(drawn(DifferentialPrivacy(epsilon=8, delta=1e-3, seed=1)))
+    assert drawn(DifferentialPrivacy(8, 1e-3)) != drawn(DifferentialPrivacy(8, 1e-3))
+    with pytest.raises(ConnectionAbortedError):
+        drawn(callbacks=[Break(3)], **folder)
+    assert drawn(**folder) == first[2:], "the third step draws again what it drew before"
+    before = torch.get_rng_state()
+    with secret_masks(3, torch.device("cpu")):
+        torch.rand(2)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_without_the_library_all_else_works():

@@ -26,9 +26,10 @@ LESSON = 32
 def _the_true_share(answer):
     for answers, epsilon, why in (
         ([True] * 3 + [False] * 7, 50.0, "With a huge epsilon all tell the truth."),
-        ([True] * 4 + [False] * 6, math.log(3), "With ln 3 three of four tell the truth, and a lie is heard as "
-                                                "its opposite."),
-        ([False] * 5, math.log(3), "Fewer heard than lies alone make: the estimate is below 0, and stays so."),
+        ([True] * 4 + [False] * 6, math.log(3),
+         "With ln 3 three of four tell the truth, and a lie is heard as its opposite."),
+        ([False] * 5, math.log(3),
+         "Fewer heard than lies alone make: the estimate is below 0, and stays so."),
         ([True, False], 0.5, "Half of the answers, half of the people."),
     ):
         honest = 1 / (1 + math.exp(-epsilon))
@@ -88,8 +89,8 @@ def _your_own_attack(answer):
             raise Wrong(f"I expected {len(target)} finite scores, and got {shown(scores.shape)} numbers, of "
                         f"which {int(np.isfinite(scores).sum())} are finite.")
         shares.append(_found(scores, inside))
-    reach(("Members found at 5 false positives of 100", float(np.mean(shares)), 0.25,
-           "Texts that are easy for all models hide the members: compare text by text with the shadows."))
+    reach(("Members found at 5 false positives of 100", float(np.mean(shares)), 0.5,
+           "Texts that are easy for all models hide the members: compare text by text, and with each heap."))
 
 # %% ../../nbs/answers/privacy.ipynb #c4ce2933
 QUIZZES[LESSON] = (
@@ -123,8 +124,8 @@ QUIZZES[LESSON] = (
     Question(
         "A private run was killed, and goes on with new noise but the same batches. What is wrong?",
         (
-            ("Repeated steps are new looks at the texts, unpaid.", "Yes: two noises, and their mean has less."),
-            ("Nothing: noise that is new is always better noise.", "The texts of these steps are read twice."),
+            ("Repeated steps are new looks at the texts, unpaid.", "Yes: two noises have a mean with less."),
+            ("Nothing: noise that is new is always better noise.", "These steps read their texts twice."),
             ("The optimiser must be told of the steps it forgot.", "It goes on from the checkpoint."),
         ),
         0,
@@ -133,7 +134,7 @@ QUIZZES[LESSON] = (
         "Batches are sorted by length, and everything else is as in DP-SGD. What does the account say?",
         (
             ("The same, and rightly: lengths are not the contents.", "They depend on the text all the same."),
-            ("The same, and wrongly: texts no longer come by chance.", "Yes: the formula supposes that they do."),
+            ("The same, and wrongly: texts no longer come by chance.", "Yes: the formula needs it."),
             ("More, since the accountant sees the sorted batches.", "It sees q, sigma and the steps alone."),
         ),
         1,

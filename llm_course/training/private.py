@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['opacus', 'analysis', 'ORDERS', 'DifferentialPrivacy', 'spent', 'noise_for', 'PoissonSampler', 'check_objective',
-           'check_settings', 'check_layers', 'quiet_hooks', 'PrivatePasses', 'PrivateRun', 'private_steps', 'try_out',
-           'begun']
+           'check_settings', 'check_layers', 'quiet_hooks', 'secret_masks', 'PrivatePasses', 'PrivateRun',
+           'private_steps', 'try_out', 'begun']
 
 # %% ../../nbs/training/private.ipynb #e98c2d29
 import functools
@@ -43,7 +43,7 @@ class DifferentialPrivacy:
     clip: float = 1.0  # the longest gradient of one example, above 0
     noise: float | None = None  # standard deviation, in clips, above 0; None: what the planned steps need
     at_once: int = 16  # examples whose gradients are in memory together, at least 1
-    seed: int | None = None  # of batches and noise, for lessons; None: drawn, and kept secret
+    seed: int | None = None  # of all that is drawn, for lessons; None: drawn, and kept secret
 
     def __post_init__(self):
         checked_number("epsilon", self.epsilon, strict=True)
@@ -57,7 +57,8 @@ class DifferentialPrivacy:
             checked_seed(self.seed)
 
 # %% ../../nbs/training/private.ipynb #2a70ac69
-ORDERS = (1.1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 4.5, 5, *range(6, 64), 64, 80, 96, 128, 192, 256, 512)
+ORDERS = (1.1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 4.5, 5, *range(6, 64),
+          64, 80, 96, 128, 192, 256, 512)
 
 
 @functools.lru_cache(64)
@@ -137,6 +138,13 @@ class PoissonSampler:
         "What the noise of a step is drawn from"
         return np.random.default_rng((self.key, step, 1))
 
+    def masks(
+        self,
+        step: int,  # from 0
+    ) -> int:
+        "The seed of a step's masks of dropout"
+        return int(np.random.default_rng((self.key, step, 2)).integers(2**63))
+
 # %% ../../nbs/training/private.ipynb #0c868b14
 def check_objective(
     objective: Objective,
@@ -209,6 +217,14 @@ def quiet_hooks() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def secret_masks(seed: int, device: torch.device) -> Iterator[None]:
+    "While active, dropout draws from this seed; afterwards from what it drew from before"
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 class PrivatePasses:
     "Leaves the noisy gradient of a step in the weights, and gives its loss"
 
@@ -228,7 +244,8 @@ class PrivatePasses:
     def __call__(self, step: Step) -> float:
         "The mean loss of the step's examples; that of the step before where none was drawn"
         self.clear()
-        losses = [share * self.add(batch) for share, batch in step.batches]
+        with secret_masks(self.run.sampler.masks(self.run.done), self.accelerator.device):
+            losses = [share * self.add(batch) for share, batch in step.batches]
         self.last = sum(losses) if losses else (0.0 if math.isnan(self.last) else self.last)
         source, deviation = self.run.sampler.noise(self.run.done), self.run.noise * self.run.privacy.clip
         for weight in self.weights.values():
@@ -240,10 +257,13 @@ class PrivatePasses:
         return self.last
 
     def clear(self, keep: bool = False):
-        "Forget the gradients of examples, and their sum unless it is kept"
+        "Forget the gradients of examples, what a failed pass left, and the sum unless it is kept"
         for weight in self.weights.values():
             weight.grad_sample = weight.summed_grad = None
-            weight.grad = weight.grad if keep else None
+            weight.grad, weight._forward_counter = weight.grad if keep else None, 0
+            vars(weight).pop("_current_grad_sample", None)
+        for part in self.model.modules():
+            vars(part).pop("activations", None), vars(part).pop("max_batch_len", None)
 
     def add(self, batch: Mapping[str, torch.Tensor]) -> float:
         "Add the shortened gradients of a part of the batch; its mean loss"
