@@ -6,10 +6,11 @@
 
 Four clients hold movie reviews, as vectors of the bundled encoder; a linear head is trained on them.
 
-- rates: accuracy on 500 validation reviews for step sizes and, for FedProx, mu, with a seed that no other part has.
+- rates: accuracy on 500 validation reviews for step sizes and, for FedProx, mu, with a seed that no other part has. Each
+  way has its own choice.
 - accuracy: on test reviews after so many rounds with the best of these, three seeds: equal and skewed clients (nine of ten
   reviews of a client have its own label), all four or two of four that answer, 1, 5 and 20 local steps; beside it as many
-  steps on all reviews in one place, and each client alone (the mean of the four). The last row of ten rounds' mean is kept.
+  steps on all reviews in one place, and each client alone (the mean of the four). The mean of the last ten rounds is kept.
 - flower: three rounds of four clients in real processes: the seconds, and the distance from the loop."""
 
 import statistics
@@ -69,15 +70,22 @@ def ends(sizes: Sizes, clients: list[Client], part: str, **options: object) -> f
     return statistics.mean(found[-10:])
 
 
-def rates(sizes: Sizes, rows: dict, kind: str, fraction: float, steps: int, rate: float, pull: float) -> dict:
+def right(sizes: Sizes, clients: list[Client], way: str, part: str, **options: object) -> float:
+    "Accuracy of one way to train: central and alone are federations of one client"
+    groups = {"central": [[together(clients)]], "alone": [[client] for client in clients]}.get(way, [clients])
+    return statistics.mean(ends(sizes, group, part, **options) for group in groups)
+
+
+def rates(sizes: Sizes, rows: dict, kind: str, fraction: float, steps: int, way: str, rate: float, pull: float) -> dict:
     "Accuracy on validation reviews"
-    clients = clients_of(sizes, kind, SPARE)
-    return {"accuracy": ends(sizes, clients, "validation", steps=steps, rate=rate, proximal=pull, fraction=fraction)}
+    options = {"steps": steps, "rate": rate, "proximal": pull, "fraction": fraction}
+    return {"accuracy": right(sizes, clients_of(sizes, kind, SPARE), way, "validation", **options)}
 
 
 def settings_of(kind: str, fraction: float, steps: int, way: str) -> list[tuple]:
-    "All that is tried: averaging has no mu"
-    return [(kind, fraction, steps, rate, pull) for rate in RATES for pull in (PULLS if way == "FedProx" else (0.0,))]
+    "All that is tried: FedProx alone has mu"
+    return [(kind, fraction, steps, way, rate, pull) for rate in RATES
+            for pull in (PULLS if way == "FedProx" else (0.0,))]
 
 
 def name_of(setting: tuple) -> str:
@@ -87,13 +95,11 @@ def name_of(setting: tuple) -> str:
 
 def accuracy(sizes: Sizes, rows: dict, kind: str, fraction: float, steps: int, way: str, seed: int) -> dict:
     "Accuracy on test reviews, with the best settings of the validation part"
-    tried = settings_of(kind, fraction, steps, "averaging" if way in ("central", "alone") else way)
-    best = max(tried, key=lambda setting: rows["rates"][name_of(setting)]["accuracy"])
-    clients, options = clients_of(sizes, kind, seed), {"steps": steps, "rate": best[3], "proximal": best[4], "seed": seed}
-    if way == "alone":
-        return {"accuracy": statistics.mean(ends(sizes, [client], "test", **options) for client in clients)}
-    clients = [together(clients)] if way == "central" else clients
-    return {"accuracy": ends(sizes, clients, "test", fraction=fraction, **options), "rate": best[3], "proximal": best[4]}
+    *_, rate, pull = max(settings_of(kind, fraction, steps, way),
+                         key=lambda setting: rows["rates"][name_of(setting)]["accuracy"])
+    options = {"steps": steps, "rate": rate, "proximal": pull, "fraction": fraction, "seed": seed}
+    return {"accuracy": right(sizes, clients_of(sizes, kind, seed), way, "test", **options), "rate": rate,
+            "proximal": pull}
 
 
 def flower(sizes: Sizes, rows: dict, count: int, rounds: int) -> dict:
@@ -114,8 +120,8 @@ def flower(sizes: Sizes, rows: dict, count: int, rounds: int) -> dict:
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The rows of each part, and what makes them"
     cases = [(kind, fraction, steps) for kind in SHARES for fraction in FRACTIONS for steps in STEPS]
-    tried = {setting for case in cases for way in ("averaging", "FedProx") for setting in settings_of(*case, way)}
     ways = {case: ["averaging", "FedProx", *(["central", "alone"] if case[1] == 1 else [])] for case in cases}
+    tried = {setting for case in cases for way in ways[case] for setting in settings_of(*case, way)}
     return {
         "rates": {name_of(setting): setting for setting in sorted(tried)},
         "accuracy": {f"{kind}, {fraction:g} answer, {steps} steps, {way} {seed}": (kind, fraction, steps, way, seed)

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from llm_course.federated import (
     train_locally,
 )
 from llm_course.federation.keeper import MARK, marked
-from llm_course.federation.launch import Federation, began, checked_port, round_of
+from llm_course.federation.launch import Federation, Processes, began, checked_port, round_of
 
 TRAIN = "llm_course.federated:train_locally"
 RULES = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -128,65 +129,101 @@ def test_ports_that_cannot_be_used_are_refused():
 
 
 @pytest.mark.timeout(400)
-def test_a_round_of_flower_is_the_loop_and_what_a_client_cannot_do_is_told():
+def test_a_round_of_flower_is_the_loop_a_client_that_dies_is_told_and_nothing_is_left_after_an_error():
     clients = [drawn(0, 6), drawn(1, 18)]
-    with Federation(parts_of(*clients), train=TRAIN) as federation:
+    with pytest.raises(RuntimeError, match="client 0 ended with exit code -9"), Federation(
+            parts_of(*clients), train=TRAIN) as federation:
         began(federation, np.zeros((2, 5)), rounds=1, steps=4, rate=0.5, proximal=0.1)
         federation.start_clients(0, 1)
         weights, said = round_of(federation, 1)
         with pytest.raises(ValueError, match="There are clients 0 to 1, got 2"):
             federation.start_clients(2)
+        federation.started["client 0"].kill()
+        round_of(federation, 2)
     assert said["answered"] == [[0, 6], [1, 18]] and said["failed"] == []
     assert np.abs(weights - federated_averaging(clients, 1, steps=4, rate=0.5, proximal=0.1)).max() < 1e-12
     assert not marked(federation.mark) and not federation.folder.exists()
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_nothing_is_left_after_an_interruption_or_an_error(error):
-    with pytest.raises(error), Federation(parts_of(drawn(0, 5)), train=TRAIN) as federation:
-        federation.start_clients(0)
-        assert len(marked(federation.mark)) >= 2
-        raise error
-    assert not marked(federation.mark) and not federation.folder.exists()
-
-
-@pytest.mark.timeout(300)
-def test_a_client_that_dies_is_told_and_nothing_is_left():
-    with pytest.raises(RuntimeError, match="client 0 ended with exit code -9"), Federation(
-            parts_of(drawn(0, 5)), train=TRAIN) as federation:
-        federation.start_clients(0)
-        federation.started["client 0"].kill()
-        round_of(federation, 1)
-    assert not marked(federation.mark)
-
-
-KILLED = """
-import sys, time
-import numpy as np
-from llm_course.federation.launch import Federation
-with Federation([(np.ones((2, 3)), np.array([0, 1]))], train="a:b") as federation:
-    print(federation.mark, federation.folder, flush=True)
+FLOWER = """
+federation = Federation([(np.ones((2, 3)), np.array([0, 1]))], train="a:b")
+with federation:
     federation.start_clients(0)
-    print("ready", flush=True)
+"""
+PLAIN = """
+federation = Processes()
+with closing(federation):
+    federation.open()
+    federation.start("one", sys.executable, "-c", "import time; time.sleep(600)")
+"""
+KILLED = """
+import os, sys, time
+from contextlib import closing
+import numpy as np
+from llm_course.federation.launch import Federation, Processes
+{}
+    if fork := os.fork():
+        print(federation.mark, federation.folder, fork, flush=True)
     time.sleep(600)
 """
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_when_the_notebook_is_killed(number):
-    notebook = subprocess.Popen([sys.executable, "-c", KILLED], env=RULES, stdout=subprocess.PIPE, text=True,
-                                stderr=subprocess.DEVNULL)
-    mark, folder = notebook.stdout.readline().split()
-    assert notebook.stdout.readline() == "ready\n" and len(marked(mark)) >= 2
-    notebook.send_signal(number)
-    assert notebook.wait(60) != 0 and gone(mark)
-    end = time.monotonic() + 30
-    while Path(folder).exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not Path(folder).exists()
-    notebook.stdout.close()
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("number", "started"), [
+    (signal.SIGKILL, FLOWER), (signal.SIGTERM, PLAIN), (signal.SIGINT, PLAIN)], ids=["kill", "term", "interrupt"])
+def test_nothing_is_left_when_the_notebook_is_killed_though_a_fork_of_it_lives(number, started):
+    notebook = subprocess.Popen([sys.executable, "-c", KILLED.format(started)], env=RULES, stdout=subprocess.PIPE,
+                                text=True, stderr=subprocess.DEVNULL)
+    mark, folder, fork = notebook.stdout.readline().split()
+    try:
+        assert marked(mark)
+        notebook.send_signal(number)
+        assert notebook.wait(60) != 0 and gone(mark)
+        end = time.monotonic() + 30
+        while Path(folder).exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not Path(folder).exists()
+        os.kill(int(fork), 0)  # it is there still
+    finally:
+        os.kill(int(fork), signal.SIGKILL)
+        notebook.stdout.close()
+
+
+def test_a_federation_that_is_never_entered_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    federation = Federation(parts_of(drawn(0, 5)), train=TRAIN)
+    federation.close()
+    assert federation.folder is None and not list(tmp_path.iterdir())
+
+
+def test_close_ends_the_keeper_though_another_holds_its_pipe():
+    processes = Processes()
+    processes.open()
+    held = os.dup(processes.keeper.stdin.fileno())
+    try:
+        processes.start("one", sys.executable, "-c", "import time; time.sleep(600)")
+        start = time.monotonic()
+        processes.close()
+        assert time.monotonic() - start < 40
+    finally:
+        os.close(held)
+    assert not marked(processes.mark) and not processes.folder.exists()
+    assert processes.keeper.returncode == -signal.SIGKILL
+
+
+def test_killing_a_program_ends_what_it_started_in_a_session_of_its_own_and_nothing_else():
+    family = ("import subprocess, sys, time\n"
+              "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n")
+    processes = Processes()
+    processes.open()
+    try:
+        processes.start("other", sys.executable, "-c", "import time; time.sleep(600)")
+        processes.start("orphan", sys.executable, "-c", family)  # it ends, and its child lives on
+        assert processes.started["orphan"].wait(30) == 0 and len(marked(processes.mark)) == 2
+        processes.kill("orphan")
+        assert [process.pid for process in marked(processes.mark)] == [processes.started["other"].pid]
+    finally:
+        processes.close()
 
 
 def test_only_processes_with_the_mark_are_ended():

@@ -38,33 +38,45 @@ def _the_servers_mean(answer):
     "Compare each row with (1 - decay) times what it was, and allow for rounding.",
 )
 def _which_words(answer):
-    before = [[1.0, 2.0], [3.0, -1.0], [0.5, 0.5], [2.0, 0.0]]
-    still = [[0.9 * value for value in row] for row in before]
+    before = [[1.0, 2.0], [3.0, -1.0], [0.5, 0.5], [2.0, 0.0], [0.7, 0.7], [0.7, 0.7]]
     for moved, decay, why in (
         ({1: [0.2, 0.0]}, 0.0, "Without decay, the rows that changed."),
         ({1: [0.2, 0.0], 3: [-0.1, 0.3]}, 0.1, "Decay alone changes all rows, read or not."),
         ({0: [0.0, 0.4]}, 0.1, "Only the second number of the row moved beside decay."),
         ({}, 0.1, "Nothing was read: decay alone changes all rows."),
+        ({2: [0.2, -0.2]}, 0.1, "The two numbers of the row moved by as much, one up and one down."),
+        ({0: [-0.3, 0.0]}, 0.1, "The row became smaller, by more than decay."),
+        ({1: [0.2, 0.0]}, 0.3, "Two ways to write the same decay are rounded differently."),
     ):
-        after = [list(row) for row in (still if decay else before)]
+        after = [[value - decay * value if number % 2 else (1 - decay) * value for value in row]
+                 for number, row in enumerate(before)]
         for row, change in moved.items():
             after[row] = [value + step for value, step in zip(after[row], change, strict=True)]
         expect(answer, [before, after, decay], sorted(moved), why)
 
 # %% ../../nbs/answers/federated.ipynb #43838496
-def _updates(seed: int) -> tuple[list[list[float]], list[float]]:
-    "What twelve clients send, and the mean of the honest ones"
-    generator, wild = random.Random(seed), 1 + seed % 3
-    honest = [[generator.gauss(place, 0.2) for place in range(5)] for _ in range(12 - wild)]
-    sent = honest + [[generator.choice((-1, 1)) * generator.uniform(60, 90)] * 5 for _ in range(1)]
-    sent += [[side * 40.0] * 5 for side in [1 if sent[-1][0] > 0 else -1] * (wild - 1)]  # on the same side
-    generator.shuffle(sent)
-    return sent, [sum(column) / len(honest) for column in zip(*honest, strict=True)]
-
-
 def _apart(a: list[float], b: list[float]) -> float:
     "The distance of two updates"
     return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5
+
+
+def _updates(seed: int) -> tuple[list[list[float]], list[float], float]:
+    "What twelve clients send, the mean of the honest ones, and how far one of them is from it on average"
+    generator, wild = random.Random(seed), 1 + seed % 3
+    middle = [generator.choice((-1, 1)) * generator.uniform(4, 6) for _ in range(5)]
+    sent = [[generator.gauss(place, 0.2) for place in middle] for _ in range(12)]
+    for row in sent[:wild]:
+        if seed < 3:  # near zero
+            row[:] = [generator.gauss(0, 0.2) for _ in row]
+        elif seed < 5:  # in one column
+            row[generator.randrange(5)] += 60
+        else:
+            row[:] = [generator.uniform(60, 90) for _ in row]
+    honest = sent[wild:]
+    mean = [sum(column) / len(honest) for column in zip(*honest, strict=True)]
+    spread = sum(_apart(row, mean) for row in honest) / len(honest)
+    generator.shuffle(sent)
+    return sent, mean, spread
 
 
 @exercise(
@@ -72,20 +84,19 @@ def _apart(a: list[float], b: list[float]) -> float:
     LESSON,
     "One wild number moves a mean as far as it likes. Which middle does it not move?",
     "Look at each column by itself, in order.",
-    "The median passes; so does the mean of what is left when the ends are cut off.",
+    "The median passes; so does the mean of what is left when three on each side are cut off.",
 )
 def _a_mean_that_nobody_can_ruin(answer):
-    gone = []
+    close = []
     for seed in range(6):
-        sent, honest = _updates(seed)
+        sent, honest, spread = _updates(seed)
         found = plain(ask(answer, sent))
         if not isinstance(found, (list, tuple)) or len(found) != 5 or None in map(number_of, found):
             raise Wrong(f"I expected a list of 5 numbers, and got {shown(found)}.")
-        mean = [sum(column) / 12 for column in zip(*sent, strict=True)]
-        gone.append(max(0.0, 1 - _apart(list(map(float, found)), honest) / _apart(mean, honest)))
-    lowest = min(range(6), key=gone.__getitem__)
-    reach((f"Of the plain mean's error, gone in your worst set, number {lowest + 1}", gone[lowest], 0.9,
-           "Wild clients still move your result."))
+        close.append(max(0.0, 1 - _apart(list(map(float, found)), honest) / (2 * spread)))
+    lowest = min(range(6), key=close.__getitem__)
+    reach((f"Closeness in your worst set, number {lowest + 1} (an honest client has 50%, their mean 100%)",
+           close[lowest], 0.5, "Wild clients still move your result."))
 
 # %% ../../nbs/answers/federated.ipynb #caed1d69
 QUIZZES[LESSON] = (
@@ -117,7 +128,7 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "What does the gradient of the word embeddings tell the server?",
+        "What does the gradient of word embeddings that are only read at the input tell the server?",
         (
             ("Which words the text holds.", "Yes: their rows are not zero."),
             ("Nothing, since it is a mean.", "A mean of zeros is zero, and others are not."),

@@ -19,12 +19,13 @@ MARK = "LLM_COURSE_FEDERATION"  # the environment variable that all processes of
 
 def marked(
     mark: str,  # of one federation
+    variable: str = MARK,  # the environment variable that holds it
 ) -> list[psutil.Process]:
     "The processes that carry the mark and live, but not this one"
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            if process.pid != os.getpid() and process.environ().get(variable) == mark:
                 found.append(process)
         except (psutil.Error, OSError):  # another user's, or gone meanwhile
             continue
@@ -34,10 +35,11 @@ def marked(
 def end_all(
     mark: str,  # of one federation
     seconds: float = 20.0,  # to try; above 0
+    variable: str = MARK,
 ):
     "End all processes that carry the mark; TimeoutError where some live on"
     end = time.monotonic() + seconds
-    while left := marked(mark):  # again, since one may have started another meanwhile
+    while left := marked(mark, variable):  # again, since one may have started another meanwhile
         if time.monotonic() > end:
             raise TimeoutError(f"The processes {', '.join(str(process.pid) for process in left)} did not end")
         for process in left:
