@@ -32,9 +32,10 @@ def machine() -> dict:
 
 
 def quick_precision() -> str:  # an argument of fine_tune
-    "bfloat16 where a GPU or the processor computes in it; elsewhere it would be many times slower than float32"
+    "What suits a GPU; else bfloat16 where the processor computes in it: elsewhere it is many times slower than float32"
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        from llm_course.training.settings import hardware_precision  # not above: rivals' processes import this file too
+        return hardware_precision(torch.device("cuda"))
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 

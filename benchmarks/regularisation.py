@@ -61,6 +61,15 @@ FROZEN = {  # of small networks
     "R-Drop": tuple(replace(PLAIN, dropout=0.3, r_drop=weight) for weight in (1, 4))}
 
 
+class Spread(NamedTuple):
+    "What `seeds` trains"
+
+    model: str
+    labels: int
+    arms: tuple[tuple[int, bool, float], ...]  # epochs, whether Adam's bias is corrected, share of the steps that is warm-up
+    seeds: int
+
+
 class Sizes(NamedTuple):
     "How much each part trains"
 
@@ -71,15 +80,15 @@ class Sizes(NamedTuple):
     validation: int
     test: int  # at most
     pool: int | None  # training reviews that the small networks draw from; None: all
-    spread: tuple[str, int, tuple[tuple[int, tuple[tuple[bool, float], ...]], ...], int]  # model, labels, epochs and arms, seeds
+    spread: Spread
 
 
-NEITHER, BOTH = (False, 0.0), (True, 0.1)  # bias correction, and the share of the steps that is warm-up
 FULL = Sizes((("tiny-bert", 100, 20), ("tiny-bert", 500, 10), ("tiny-bert", None, 2), ("minilm", 100, 20)),
              ((100, 20), (500, 20), (None, 5)), 20, 5, 500, 1004, None,
-             ("minilm", 200, ((3, (NEITHER, (False, 0.1), (True, 0.0), BOTH)), (10, (NEITHER, BOTH))), 20))
+             Spread("minilm", 200, ((3, False, 0.0), (3, False, 0.1), (3, True, 0.0), (3, True, 0.1),
+                                    (10, False, 0.0), (10, True, 0.1)), 20))
 SMALL = Sizes((("tiny-bert", 16, 2), ("tiny-bert", 32, 1), ("tiny-bert", None, 1)), ((16, 2), (32, 2), (None, 1)),
-              3, 2, 24, 32, 64, ("tiny-bert", 16, ((1, (NEITHER, BOTH)),), 2))
+              3, 2, 24, 32, 64, Spread("tiny-bert", 16, ((1, False, 0.0), (1, True, 0.1)), 2))
 
 
 def named(labels: int | None) -> str:
@@ -213,9 +222,8 @@ def remedies(sizes: Sizes, rows: dict, model: str, labels: int | None, epochs: i
 
 def seeds(sizes: Sizes, rows: dict, epochs: int, correction: bool, warmup: float, seed: int) -> dict:
     "Scores on test reviews of one seed"
-    model, labels, *_ = sizes.spread
-    classifier = TextClassifier.from_pretrained(model, labels=LABELS, seed=seed)
-    run = fine_tune(classifier, drawn(sizes, labels, 0), epochs=epochs, learning_rate=5e-4, batch_size=16, seed=seed,
+    classifier = TextClassifier.from_pretrained(sizes.spread.model, labels=LABELS, seed=seed)
+    run = fine_tune(classifier, drawn(sizes, sizes.spread.labels, 0), epochs=epochs, learning_rate=5e-4, batch_size=16, seed=seed,
                     warmup=warmup, optimizer=AdamVariant(bias_correction=correction), progress=False,
                     mixed_precision=quick_precision())
     last = run.steps[-5:]
@@ -228,7 +236,7 @@ WORK = {"frozen": frozen, "choose": choose, "remedies": remedies, "seeds": seeds
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The arguments of each row by part and name"
-    few, (_, _, arms, runs) = [known for known in sizes.labels if known[1] is not None], sizes.spread
+    few = [known for known in sizes.labels if known[1] is not None]
     return {
         "frozen": {f"{named(labels)} {remedy}": (labels, remedy, epochs)
                    for labels, epochs in sizes.frozen for remedy in FROZEN},
@@ -238,12 +246,12 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
                      for model, labels, epochs in sizes.labels for seed in range(sizes.seeds) for remedy in STRENGTHS},
         "seeds": {f"{epochs} {'corrected' if correction else 'not corrected'} {warmup} {seed}":
                   (epochs, correction, warmup, seed)
-                  for epochs, kinds in arms for seed in range(runs) for correction, warmup in kinds}}
+                  for seed in range(sizes.spread.seeds) for epochs, correction, warmup in sizes.spread.arms}}
 
 
-def against_none(labels: str, remedy: str, scores: list[dict], plain: list[dict]) -> dict:
+def against_none(model: str, labels: str, remedy: str, scores: list[dict], plain: list[dict]) -> dict:
     "Differences from the runs without a remedy, seed by seed"
-    return {"labels": labels, "remedy": remedy, "strength": str(scores[0]["strength"]), "runs": len(scores),
+    return {"model": model, "labels": labels, "remedy": remedy, "strength": str(scores[0]["strength"]), "runs": len(scores),
             "loss": interval([row["loss"] - base["loss"] for row, base in zip(scores, plain, strict=True)]),
             "points": interval([100 * (row["accuracy"] - base["accuracy"])
                                 for row, base in zip(scores, plain, strict=True)])}
@@ -261,7 +269,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     for key, row in rows.get("frozen", {}).items():
         labels, remedy = key.split(" ", 1)
         if remedy != "none" and f"{labels} none" in rows["frozen"]:
-            found["frozen"].append(against_none(labels, remedy, one_by_one(row),
+            found["frozen"].append(against_none("small network", labels, remedy, one_by_one(row),
                                                 one_by_one(rows["frozen"][f"{labels} none"])))
     for key, row in rows.get("remedies", {}).items():
         name, seed = key.rsplit(" ", 1)
@@ -271,8 +279,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         plain = several.get(f"{model} {labels} none", {})
         both = [seed for seed in runs if seed in plain]
         if remedy != "none" and len(both) > 1:
-            found["remedies"].append({"model": model, **against_none(labels, remedy, [runs[seed] for seed in both],
-                                                                     [plain[seed] for seed in both])})
+            found["remedies"].append(against_none(model, labels, remedy, [runs[seed] for seed in both],
+                                                  [plain[seed] for seed in both]))
     groups = {}
     for key, row in rows.get("seeds", {}).items():
         groups.setdefault(key.rsplit(" ", 1)[0], []).append(row["accuracy"])

@@ -15,8 +15,8 @@ all reviews beside plain training, and the defence that is smoothed, are chosen 
 
 A row is a method and a seed. It is trained once; the classifier is kept in `robustness-work` (ignored by git) and read again.
 Each column is kept there as it ends, an attack goes on within a column, and a row goes into the result file when all its
-columns are there: what is stopped loses minutes. Trainings and attacks run in bfloat16 where the processor or a GPU computes in it, one thread for each process;
-`seconds` are CPU seconds of that process. Rows are named "kind method settings seed".
+columns are there: what is stopped loses minutes. Trainings and attacks run in bfloat16 where the processor or a GPU computes
+in it, one thread for each process; `seconds` are CPU seconds of that process. Rows are named "kind method settings seed".
 
 All columns hold, for the same 200 test reviews (`clean`: all 1,004), a 1 where the review is answered rightly and a 0 where
 it is not: before the attack, or turned by it. A search asks as many texts as it likes, except where a budget is named.

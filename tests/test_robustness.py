@@ -131,6 +131,9 @@ def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
     mean = {"rare": 3, "most": 0.4, "clean_shares": [0.5], "plain_share": 0.5}
     monkeypatch.setattr(benchmark, "trained", untrained)
     monkeypatch.setattr(benchmark, "neighbours", lambda sizes, work: benchmark.Listed({"film": ["movie"], "good": ["bad"]}))
+    monkeypatch.setattr(strangers, "missing", dict)  # a word or two of each thesaurus, whether it is installed or not
+    monkeypatch.setattr(strangers, "wordnet_candidates", benchmark.Listed({"film": ["picture"], "good": ["goodness"]}))
+    monkeypatch.setattr(strangers, "aiksaurus_candidates", benchmark.Listed({"film": ["flick"]}))
     monkeypatch.setattr(benchmark, "SEARCHES", {
         "search": {"plain": [{}], "frequent and worst synonyms": [shares]},
         "search with all": {"plain": [{}], "averaged weights": [mean]}})

@@ -226,7 +226,7 @@ def regularisation(found: dict) -> str:
     kept, parts = found["summary"], []
     for part, said in (("remedies", "Whole models, all of their weights trained"), ("frozen", "Small networks on frozen vectors")):
         if part in kept:
-            rows = [[row.get("model", "small network"), row["labels"], row["remedy"], row["strength"], row["runs"],
+            rows = [[row["model"], row["labels"], row["remedy"], row["strength"], row["runs"],
                      f"{row['loss'][0]:+.3f} ± {row['loss'][1]:.3f}", f"{row['points'][0]:+.1f} ± {row['points'][1]:.1f}"]
                     for row in kept[part]]
             parts += [f"{said}: differences on the test reviews of movies from no remedy, with 95 % intervals; the strength "
