@@ -204,8 +204,8 @@ def _check_columns(dataset: Dataset | IterableDataset, column: str, outdated: Se
     if names and column not in names:
         raise ValueError(f"There is no column {column!r}, only {', '.join(names)}")
     if false := [name for name in names if name in outdated]:
-        raise ValueError(f"The column {false[0]!r} would be false of the copies, which are changed in that; take "
-                         f"it away: dataset.remove_columns({false[0]!r})")
+        raise ValueError(f"The column {false[0]!r} would be false of the copies, which are changed in that; "
+                         f"take it away: dataset.remove_columns({false[0]!r})")
     if "augmented" in names and (dataset.features or {}).get("augmented") != Value("bool"):
         raise ValueError("The column 'augmented' holds something else than True and False; rename it first: "
                          "dataset.rename_column('augmented', …)")

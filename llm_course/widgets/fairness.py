@@ -36,8 +36,9 @@ class BaseRateExplorer(Explorer):
 
     def describe(self) -> str:
         "Where the sliders stand, in a sentence"
-        said = (f"With recall {self.recall.value:.0%} and precision {self.precision.value:.0%} in both groups, "
-                f"base rates of {self.first.value:.0%} and {self.second.value:.0%} force false positive rates ")
+        said = (f"With recall {self.recall.value:.0%} and precision {self.precision.value:.0%} in both "
+                f"groups, base rates of {self.first.value:.0%} and {self.second.value:.0%} force false "
+                "positive rates ")
         if max(self.rates()) > 1:
             return f"{said}of which one would be above 100%: no classifier does this."
         a, b = self.rates()
