@@ -24,8 +24,8 @@ CENSUS_NAMES = {
     "women's list": tuple("""
         Mary Patricia Linda Barbara Elizabeth Jennifer Maria Susan Margaret Dorothy Lisa Nancy Karen Betty
         Helen Sandra Ruth Sharon Michelle Laura Sarah Kimberly Deborah Jessica Shirley Cynthia Angela Melissa
-        Brenda Amy Anna Rebecca Virginia Kathleen Pamela Martha Debra Amanda Stephanie Carolyn Christine Marie Janet
-        Catherine Frances Ann Joyce Diane""".split()),
+        Brenda Amy Anna Rebecca Virginia Kathleen Pamela Martha Debra Amanda Stephanie Carolyn Christine Marie
+        Janet Catherine Frances Ann Joyce Diane""".split()),
     "men's list": tuple("""
         James John Robert Michael William David Richard Charles Joseph Thomas Christopher Daniel Paul Donald
         George Kenneth Steven Edward Brian Ronald Anthony Kevin Jason Matthew Gary Timothy Jose Larry Jeffrey
