@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CENSUS_NAMES', 'AUDIT_NAMES', 'IDENTITY_TERMS', 'NAME_FRAMES', 'TERM_FRAMES', 'JUDGEMENTS', 'SIGNATURES',
-           'UNSEEN_SIGNATURES', 'written_sentences', 'signed', 'KnownGroups']
+           'UNSEEN_SIGNATURES', 'checked_words', 'checked_lists', 'checked_frames', 'written_sentences', 'signed',
+           'KnownGroups']
 
 # %% ../nbs/support/counterfactuals.ipynb #e3c544b9
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -72,19 +73,65 @@ SIGNATURES = ("{name} wrote: {text}", "Review by {name}. {text}", "{name} says: 
 UNSEEN_SIGNATURES = ("Sent in by {name}: {text}", "My neighbour {name} thinks so: {text}")
 
 # %% ../nbs/support/counterfactuals.ipynb #00302d72
+def checked_words(
+    name: str,  # of the argument, for the error
+    words: Sequence[str],
+) -> tuple[str, ...]:
+    "The words, if they are a list of strings, one at least and none of them empty; ValueError if not"
+    if isinstance(words, str):
+        raise ValueError(f'{name} must be a list of strings, and one string is read letter by letter; '
+                         f'write ["{words}"]')
+    try:
+        found = tuple(words)
+    except TypeError:
+        found = ()
+    if not found or not all(isinstance(word, str) and word.strip() for word in found):
+        raise ValueError(f"{name} must be a list of strings, one at least and none of them empty, got "
+                         f"{words!r}")
+    return found
+
+
+def checked_lists(
+    name: str,  # of the argument, for the error
+    lists: Mapping[Hashable, Sequence[str]],
+    kind: type = str,  # of the keys
+    *,
+    apart: bool = False,  # whether no word may stand in two lists
+) -> dict[Hashable, tuple[str, ...]]:
+    "The lists of words, if there is one for each key; ValueError if not"
+    if not isinstance(lists, Mapping) or not lists or not all(isinstance(key, kind) for key in lists):
+        keys = "a group, named by a string" if kind is str else "a class number"
+        raise ValueError(f"{name} must be a dict with a list of words for each key, {keys}, got {lists!r}")
+    found = {key: checked_words(f"{name}[{key!r}]", words) for key, words in lists.items()}
+    every = [word for words in found.values() for word in set(words)]
+    if apart and (twice := sorted({word for word in every if every.count(word) > 1})):
+        raise ValueError(f"A name of two groups tells none: {', '.join(twice)}")
+    return found
+
+
+def checked_frames(
+    name: str,  # of the argument, for the error
+    frames: Sequence[str],
+    *fields: str,  # that each has, once each
+) -> tuple[str, ...]:
+    "The frames, if each has the fields; ValueError that shows one that has not"
+    frames = checked_words(name, frames)
+    for frame in frames:
+        found = sorted(field for _, field, _, _ in Formatter().parse(frame) if field is not None)
+        if found != sorted(fields):
+            raise ValueError(f"A frame needs {' and '.join(f'{{{field}}}' for field in fields)}, once each; "
+                             f"in {name} stands {frame!r}")
+    return frames
+
+# %% ../nbs/support/counterfactuals.ipynb #4c8f3c8d
 def written_sentences(
     terms: Mapping[str, Sequence[str]],  # words for people, by the group that they stand for
     frames: Sequence[str] = NAME_FRAMES,  # each with {term} and {judgement}
     judgements: Mapping[int, Sequence[str]] = JUDGEMENTS,  # words by class number
 ) -> pd.DataFrame:  # text, group, term, frame (its number), judgement, label; one row a sentence
     "Every term in every frame with every judgement"
-    if isinstance(terms, str) or not isinstance(terms, Mapping) or not all(map(len, terms.values())):
-        raise ValueError("terms must be a dict with a list of words, one at least, for each group, got "
-                         f"{terms!r}")
-    for frame in frames:
-        fields = sorted(name for _, name, _, _ in Formatter().parse(frame) if name is not None)
-        if fields != ["judgement", "term"]:
-            raise ValueError(f"A frame needs {{term}} and {{judgement}}, once each, got {frame!r}")
+    terms, judgements = checked_lists("terms", terms), checked_lists("judgements", judgements, int)
+    frames = checked_frames("frames", frames, "term", "judgement")
     people = [(group, term) for group, words in terms.items() for term in words]
     words = [(label, word) for label, some in judgements.items() for word in some]
     rows = [{"text": frame.format(term=term, judgement=word), "group": group, "term": term, "frame": number,
@@ -100,9 +147,11 @@ def signed(
     signatures: Sequence[str] = SIGNATURES,  # each with {name} and {text}
     seed: int = 0,
 ) -> list[str]:  # N texts
-    "Each text with a signature from the list of its group"
+    "Each text with a signature from the list of its group; no name may stand in two lists"
     texts, groups = checked_texts(texts), list(groups)
     checked_lengths(texts=texts, groups=groups)
+    names, signatures = checked_lists("names", names, apart=True), checked_frames(
+        "signatures", signatures, "name", "text")
     if unknown := sorted({str(group) for group in groups} - set(names)):
         raise ValueError(f"There are no names for the groups {', '.join(unknown)}; there are lists for "
                          f"{', '.join(names)}")
@@ -124,6 +173,8 @@ class KnownGroups:
     ):
         texts, groups, self.known = checked_texts(texts), checked_slices(groups), {}
         checked_lengths(texts=texts, groups=groups)
+        if pd.isna(pd.Series(groups)).any():
+            raise ValueError("Some have no group. Leave them out, or make them a group of their own")
         order = {group: number for number, group in enumerate(dict.fromkeys(groups.tolist()))}
         if len(order) < 2:
             raise ValueError(f"There is one group only, {groups[0]!r}; a gap needs two")

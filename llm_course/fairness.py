@@ -31,7 +31,7 @@ from .augmenters import Augmenter
 from .checks import as_array, checked_classes, checked_count, checked_fraction, checked_lengths
 from .checks import checked_number, checked_scores, checked_seed, checked_slices
 from .core import choice, needs
-from .counterfactuals import SIGNATURES, KnownGroups, signed
+from .counterfactuals import SIGNATURES, KnownGroups, checked_lists, checked_words, signed
 from .data import checked_data
 from .training.objective import Backward, Batch, Limited, allowed, checked_kind
 
@@ -42,6 +42,8 @@ def holm(
     p_values: Sequence[float],  # m of them, 0 to 1
 ) -> np.ndarray:  # (m,), 0 to 1
     "P-values corrected for how many there are (Holm 1979)"
+    if as_array(p_values).ndim != 1:
+        raise ValueError(f"p_values must be one row of numbers, got the shape {as_array(p_values).shape}")
     values = checked_shares("p_values", p_values)
     order, out = values.argsort(kind="stable"), np.empty(len(values))
     out[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
@@ -55,25 +57,41 @@ def term_gaps(
     confidence: float = 0.95,  # that all intervals hold together
 ) -> pd.DataFrame:  # by term: gap to the mean of all terms, low, high, p (Holm's)
     "How far each term's scores lie from those of all terms, by the means of frames"
-    checked_lengths(sentences=sentences, scores=scores)
-    table = sentences.assign(score=checked_scores("scores", scores)).pivot_table(
+    scored = _scored(sentences, scores, ["term", "frame", "judgement"])
+    table = scored.pivot_table(
         index=["frame", "judgement"], columns="term", values="score", aggfunc=["mean", "size"])
     means = table["mean"].groupby("frame").mean()  # sentences of one frame are alike
     if len(means) < 2 or not (table["size"] == 1).all(axis=None) or means.shape[1] < 2:
         raise ValueError("Two terms and two frames at least, and each term once in every sentence: "
                          "written_sentences makes such a table")
     apart = means.sub(means.mean(axis=1), axis=0)  # (frames, terms)
-    return _with_intervals(apart.mean(axis=0), apart.sem(axis=0), len(apart) - 1, confidence)
+    return _with_intervals(apart.mean(axis=0), apart.sem(axis=0), len(apart) - 1, confidence, scored["score"])
 
 
-def _with_intervals(gaps: pd.Series, errors: pd.Series, freedom: object, confidence: float) -> pd.DataFrame:
+def _scored(sentences: pd.DataFrame, scores: Sequence[float], columns: list[str]) -> pd.DataFrame:
+    "The columns and the scores; ValueError where there is no such table or where it has holes"
+    if not isinstance(sentences, pd.DataFrame) or not set(columns) <= {*sentences.columns}:
+        raise ValueError(f"sentences must be a table with the columns {', '.join(columns)}: "
+                         "written_sentences makes such a table")
+    checked_lengths(sentences=sentences, scores=scores)
+    for name in columns:
+        if sentences[name].isna().any():
+            raise ValueError(f"Some sentences have no {name}. Leave them out and say so")
+    return sentences[columns].assign(score=checked_scores("scores", scores))
+
+
+def _with_intervals(
+    gaps: pd.Series, errors: pd.Series, freedom: object, confidence: float, scores: pd.Series,
+) -> pd.DataFrame:
     "Gaps and standard errors with intervals that hold together, and corrected p-values"
+    noise = 1e-12 * scores.abs().max()  # of rounding; without any spread p is 1 at no gap, and else 0
+    gaps, errors = gaps.where(gaps.abs() > noise, 0.0), errors.where(errors > noise, 0.0)
     tail = (1 - checked_fraction("confidence", confidence)) / 2 / len(gaps)  # Bonferroni
     reach, floor = student.ppf(1 - tail, freedom) * errors, np.finfo(float).tiny
     p_values = 2 * student.sf(gaps.abs() / errors.clip(lower=floor), freedom)
     return pd.DataFrame({"gap": gaps, "low": gaps - reach, "high": gaps + reach, "p": holm(p_values)})
 
-
+# %% ../nbs/lessons/31_fairness.ipynb #0f449f84
 def checked_shares(name: str, values: Sequence[float]) -> np.ndarray:
     "The values, if all lie from 0 to 1; ValueError that names one that does not"
     array = checked_scores(name, values)
@@ -91,8 +109,12 @@ def group_gaps(
     confidence: float = 0.95,  # that all intervals hold together
 ) -> pd.DataFrame:  # one row a pair: gap (first less second), low, high, p (Holm's), names
     "Differences of groups whose members are the terms, by Welch's t with corrected intervals"
-    checked_lengths(sentences=sentences, scores=scores)
-    each = sentences.assign(score=checked_scores("scores", scores)).groupby(["group", "term"])["score"].mean()
+    pairs = [pair if isinstance(pair, str) else tuple(pair) for pair in pairs]
+    if not pairs or any(isinstance(pair, str) or not len(pair) == len(set(pair)) == 2 for pair in pairs):
+        raise ValueError('pairs must be a list of pairs of groups, such as [("first", "second")], got '
+                         f"{pairs!r}")
+    scored = _scored(sentences, scores, ["group", "term"])
+    each = scored.groupby(["group", "term"])["score"].mean()
     stats = each.groupby(level="group").agg(["mean", "std", "size"])
     for group in {group for pair in pairs for group in pair}:
         if group not in stats.index:
@@ -101,7 +123,8 @@ def group_gaps(
             raise ValueError(f"Group {group!r} has one term; how far terms differ needs two or more")
     rows = {f"{first} less {second}": _welch(stats.loc[first], stats.loc[second]) for first, second in pairs}
     table = pd.DataFrame(rows, ["gap", "error", "freedom", "names"]).T
-    found = _with_intervals(table["gap"], table["error"], table["freedom"].to_numpy(), confidence)
+    found = _with_intervals(table["gap"], table["error"], table["freedom"].to_numpy(), confidence,
+                            scored["score"])
     return found.assign(names=table["names"].astype(int))
 
 
@@ -109,7 +132,8 @@ def _welch(first: pd.Series, second: pd.Series) -> tuple[float, float, float, fl
     "Difference of means, its standard error and degrees of freedom, and how many there are"
     (a, s, n), (b, t, m) = first, second
     u, v = s**2 / n, t**2 / m
-    return a - b, math.sqrt(u + v), (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m - 1)), n + m
+    below = u**2 / (n - 1) + v**2 / (m - 1)  # 0 where no list has any spread
+    return a - b, math.sqrt(u + v), (u + v) ** 2 / below if below else n + m - 2, n + m
 
 # %% ../nbs/lessons/31_fairness.ipynb #05173fe7
 def checked_groups(
@@ -215,6 +239,7 @@ def plant_bias(
 ) -> Dataset:  # text, label, group
     "Reviews signed with names whose group depends on the label"
     dose, generator = checked_fraction("dose", dose), Random(checked_seed(seed))
+    names = checked_lists("names", names, apart=True)
     if len(names) != 2:
         raise ValueError(f"names must hold lists for two groups, got {len(names)}: {', '.join(names)}")
     columns, targets = checked_data(reviews, ["negative", "positive"], part="planted")
@@ -250,7 +275,9 @@ class CounterfactualNames(Augmenter):
     outdates = ("group",)  # a column that is false of the copies
 
     def __post_init__(self):
-        if not self.first or not self.second or set(self.first) & set(self.second):
+        for name in ("first", "second"):
+            object.__setattr__(self, name, checked_words(name, getattr(self, name)))
+        if set(self.first) & set(self.second):
             raise ValueError("first and second must be two lists without a common name, got "
                              f"{len(self.first)} and {len(self.second)} names, in both: "
                              f"{', '.join(sorted(set(self.first) & set(self.second))) or 'none'}")
@@ -278,6 +305,11 @@ def gap_penalty(
     groups: torch.Tensor,  # (B,), numbers of groups
 ) -> torch.Tensor:  # a number, at least 0
     "The squared differences of the groups' mean scores within each label, over all pairs of groups"
+    if scores.ndim != 1 or not scores.shape == targets.shape == groups.shape:
+        raise ValueError("gap_penalty needs a score (the probability of label 1), a label and a group for "
+                         f"each text, got {[tuple(some.shape) for some in (scores, targets, groups)]}")
+    if not ((targets == 0) | (targets == 1)).all():
+        raise ValueError(f"targets must be 0 or 1, got {targets.unique().tolist()}")
     total = scores.sum() * 0
     for label in (0, 1):
         here = targets == label
@@ -311,13 +343,14 @@ def constrained_probe(
     targets: Sequence[int],  # (N,), 0 or 1
     groups: Sequence,  # (N,)
     *,
-    bound: float = 0.05,  # the gap of equalised odds that is allowed, above 0, at most 1
+    bound: float = 0.05,  # how far a group's rates may lie from those of all; two groups, twice as far
     strength: float = 0.003,  # as in `probe`
     rounds: int = 20,  # moves of the multipliers, at least 1
 ) -> Callable[..., np.ndarray]:  # (features (M, D), seed=0) -> answers (M,); the answers hold chance
     "Straight lines mixed by chance, with equalised odds as a constraint, by fairlearn's reduction"
     features, targets = as_array(features).astype(np.float64), _binary("targets", targets)
     groups = checked_groups(groups, features=features, targets=targets)
+    fairness_gaps(targets, targets, groups)  # refuses a group that lacks a label: nothing would bind it
     bound = checked_number("bound", bound, strict=True, most=1)
     scaler, rounds = StandardScaler().fit(features), checked_count("rounds", rounds)
     line = LogisticRegression(C=checked_number("strength", strength, strict=True), max_iter=1000)
@@ -360,4 +393,7 @@ def answers_by_group(
     if missing := [group for group in dict.fromkeys(groups.tolist()) if group not in thresholds]:
         raise ValueError(f"There is no threshold for the group {missing[0]!r}; it was missing where the "
                          f"thresholds were set, for {', '.join(map(str, thresholds))}")
-    return (scores >= np.array([thresholds[group] for group in groups.tolist()])).astype(int)
+    bars = np.array([thresholds[group] for group in groups.tolist()], float)
+    if np.isnan(bars).any():
+        raise ValueError(f"The threshold for the group {groups[np.isnan(bars).argmax()]!r} is no number")
+    return (scores >= bars).astype(int)

@@ -23,6 +23,7 @@ from llm_course.fairness import forced_false_positive_rate, gap_penalty, group_g
 from llm_course.fairness import thresholds_by_group
 from llm_course.fine_tuning import CrossEntropy, fine_tune
 from llm_course.models import TextClassifier
+from llm_course.widgets.fairness import BaseRateExplorer
 
 LABELS = ["negative", "positive"]
 ROWS = {"text": [f"Film {number} had a {'fine' if number % 2 else 'weak'} plot" for number in range(24)],
@@ -155,8 +156,65 @@ def test_sentences_that_cannot_be_compared():
         term_gaps(sentences, scores, confidence=1.5)
     with pytest.raises(ValueError, match="terms must be a dict"):
         written_sentences(["old"])
-    with pytest.raises(ValueError, match="terms must be a dict"):
+    with pytest.raises(ValueError, match=r"terms\['people'\] must be a list of strings, one at least"):
         written_sentences({"people": ()})
+
+
+def test_noise_of_rounding_is_no_gap():
+    sentences = written_sentences({"people": IDENTITY_TERMS[:3], "others": IDENTITY_TERMS[3:8]})
+    for value in (0.1, 1e6 / 7, -1e-9 / 3, 0.0):
+        scores = np.full(len(sentences), value)
+        for table in (term_gaps(sentences, scores), group_gaps(sentences, scores, [("people", "others")])):
+            assert (table[["gap", "low", "high"]] == 0).all(axis=None) and (table["p"] == 1).all()
+    of_frames = np.array([0.1, 0.7, 0.3, 0.9, 0.2, 0.6])[sentences["frame"]]  # a classifier that ignores the terms
+    for table in (term_gaps(sentences, of_frames), group_gaps(sentences, of_frames, [("people", "others")])):
+        assert (table[["gap", "low", "high"]] == 0).all(axis=None) and (table["p"] == 1).all()
+    only_groups = np.where(sentences["group"] == "people", 0.75, 0.25)  # a gap without any spread
+    sure = group_gaps(sentences, only_groups, [("people", "others")]).iloc[0]
+    assert np.allclose(sure[["gap", "low", "high"]].astype(float), 0.5) and sure["p"] == 0
+    small = group_gaps(sentences, only_groups * 1e-9, [("people", "others")]).iloc[0]
+    assert np.isclose(small["gap"], 0.5e-9, rtol=1e-6) and small["p"] == 0
+
+
+def test_tables_with_holes_and_pairs_that_are_none():
+    sentences = written_sentences({"p": ("old", "young"), "q": ("deaf", "blind")})
+    scores = np.linspace(0, 1, len(sentences))
+    for name in ("term", "frame", "judgement"):
+        holes = sentences.astype({name: object})
+        holes.loc[3, name] = None
+        with pytest.raises(ValueError, match=f"Some sentences have no {name}"):
+            term_gaps(holes, scores)
+        with pytest.raises(ValueError, match="a table with the columns term, frame, judgement"):
+            term_gaps(sentences.drop(columns=name), scores)
+    with pytest.raises(ValueError, match="Some sentences have no group"):
+        group_gaps(sentences.assign(group=["p"] * 47 + [None] * 49), scores, [("p", "q")])
+    for wrong in (sentences.to_dict("list"), sentences["text"]):
+        with pytest.raises(ValueError, match="sentences must be a table"):
+            term_gaps(wrong, scores)
+    for wrong in ([], ("p", "q"), "pq", [("p",)], [("p", "p")], [("p", "q", "p")]):
+        with pytest.raises(ValueError, match="pairs must be a list of pairs of groups"):
+            group_gaps(sentences, scores, wrong)
+    assert group_gaps(sentences, scores, (pair for pair in [["p", "q"]])).equals(
+        group_gaps(sentences, scores, [("p", "q")]))
+    for wrong in ([[0.1, 0.2], [0.3, 0.4]], 0.5):
+        with pytest.raises(ValueError, match="p_values must be one row of numbers"):
+            holm(wrong)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (({"a": "old"},), r'one string is read letter by letter; write \["old"\]'),
+    (({},), "terms must be a dict"), (({1: ("old",)},), "terms must be a dict .*named by a string"),
+    (({"a": ("old", "")},), "none of them empty"), (({"a": ("old", 3)},), "must be a list of strings"),
+    (({"a": ("old",)}, []), "frames must be a list of strings, one at least"),
+    (({"a": ("old",)}, "{term} is {judgement}."), "frames must be a list of strings, and one string"),
+    (({"a": ("old",)}, ["{term} is {judgement}."], {}), "judgements must be a dict"),
+    (({"a": ("old",)}, ["{term} is {judgement}."], {1: ()}), r"judgements\[1\] must be a list"),
+    (({"a": ("old",)}, ["{term} is {judgement}."], {"good": ("fine",)}), "a class number"),
+    (({"a": ("old",)}, ["{term} is {judgement}."], {1: "fine"}), r'write \["fine"\]'),
+])
+def test_words_that_are_no_lists(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        written_sentences(*arguments)
 
 
 def test_lists_overlap_nowhere_and_sentences_are_different():
@@ -195,6 +253,19 @@ def test_what_cannot_be_planted():
         signed(["Fine."], ["third"], LISTS)
     with pytest.raises(ValueError, match="1 texts and 2 groups"):
         signed(["Fine."], ["first", "second"], LISTS)
+    for names, said in (({"f": "Ann", "s": "Joe"}, r'write \["Ann"\]'), ({"f": ("Ann",), "s": ()}, "one at least"),
+                        ({1: ("Ann",), 2: ("Joe",)}, "names must be a dict .*named by a string"),
+                        (["f", "s"], "names must be a dict"),
+                        ({"f": ("Ann", "Joe"), "s": ("Roy", "Joe")}, "name of two groups tells none: Joe")):
+        with pytest.raises(ValueError, match=said):
+            plant_bias(ROWS, 0.5, names)
+        with pytest.raises(ValueError, match=said):
+            signed(["Fine."], ["f"], names)
+    for signatures, said in ((["{name} wrote"], "needs {name} and {text}, once each"), ((), "one at least"),
+                             (["{text} by someone"], "needs {name}"), ("{name}: {text}", "one string is read"),
+                             (["{name}: {text} {place}"], "in signatures stands")):
+        with pytest.raises(ValueError, match=said):
+            plant_bias(ROWS, 0.5, LISTS, signatures=signatures)
 
 
 # --- remedies
@@ -224,9 +295,12 @@ def test_names_are_exchanged_whole_and_back_again():
             augment_dataset(planted, either, progress=False)
     doubled = augment_dataset(planted.remove_columns("group"), swap, progress=False)
     assert len(doubled) == 2 * len(planted) and doubled["label"][::2] == doubled["label"][1::2]
-    for wrong in (((), ("Joe",)), (("Ann",), ("Ann", "Joe"))):
-        with pytest.raises(ValueError, match="two lists without a common name"):
+    for wrong, said in ((((), ("Joe",)), "first must be a list of strings"), (("Ann", "Joe"), r'write \["Ann"\]'),
+                        ((("Ann",), ("Ann", "Joe")), "two lists without a common name"),
+                        ((("Ann",), ("Joe", " ")), "second must be a list of strings, .* none of them empty")):
+        with pytest.raises(ValueError, match=said):
             CounterfactualNames(*wrong)
+    assert CounterfactualNames(["Ann"], ["Joe"]) == CounterfactualNames(("Ann",), ("Joe",))
 
 
 def test_the_penalty_by_hand_and_where_cells_are_empty():
@@ -238,6 +312,17 @@ def test_the_penalty_by_hand_and_where_cells_are_empty():
     gap_penalty(scores, targets, torch.zeros(4, dtype=torch.long)).backward()
     assert not scores.grad.any()
     assert torch.autograd.gradcheck(lambda values: gap_penalty(values, targets, groups), scores)
+
+
+@pytest.mark.parametrize(("scores", "targets", "groups", "said"), [
+    (torch.rand(4, 2), [1, 0, 1, 0], [0, 0, 1, 1], r"for each text, got \[\(4, 2\), \(4,\), \(4,\)\]"),
+    (torch.rand(4), [1, 0, 1], [0, 0, 1, 1], "for each text, got"),
+    (torch.rand(4), [1, 0, 1, 0], [0, 0, 1], "for each text, got"),
+    (torch.rand(4), [1, 0, 2, 0], [0, 0, 1, 1], r"targets must be 0 or 1, got \[0, 1, 2\]"),
+])
+def test_what_has_no_penalty(scores, targets, groups, said):
+    with pytest.raises(ValueError, match=said):
+        gap_penalty(scores, torch.tensor(targets), torch.tensor(groups))
 
 
 def test_an_objective_that_knows_its_texts():
@@ -259,6 +344,9 @@ def test_an_objective_that_knows_its_texts():
         FairnessPenalty(["a", "b"])
     with pytest.raises(ValueError, match=r"same tokens are in different groups.*max_length"):
         KnownGroups(tiny(max_length=4), planted["text"], planted["group"][:])
+    for missing in (None, float("nan")):
+        with pytest.raises(ValueError, match="Some have no group"):
+            KnownGroups(tiny(), ["One.", "Two.", "Three."], ["a", "b", missing])
 
 
 def test_a_penalised_run_goes_on_after_a_stop(tmp_path):
@@ -291,6 +379,9 @@ def test_constraints_take_features_of_every_kind(kind):
                         ({"rounds": 0}, "rounds must be"), ({"strength": 0}, "strength must be")):
         with pytest.raises(ValueError, match=said):
             constrained_probe(features, targets, groups, **wrong)
+    for label in (0, 1):
+        with pytest.raises(ValueError, match=f"has nobody with the label {1 - label}"):
+            constrained_probe(features[:6], [label, label, label, 0, 1, 1], list("aaabbb"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -314,6 +405,9 @@ def test_a_group_that_was_missing_where_thresholds_were_set():
         thresholds_by_group([1, 0, 0, 0], [0.5] * 4, list("aabb"))
     with pytest.raises(ValueError, match="scores must be shares"):
         answers_by_group([2.0], ["a"], bars)
+    with pytest.raises(ValueError, match="threshold for the group 'b' is no number"):
+        answers_by_group([0.5, 0.5], ["a", "b"], {"a": 0.5, "b": float("nan")})
+    assert answers_by_group([0.5], ["a"], {"a": 0.5, "b": float("nan")}).tolist() == [1]
     for recall in (0, 1.1):
         with pytest.raises(ValueError, match="recall must be"):
             thresholds_by_group([1, 0, 1, 0], [0.5] * 4, list("aabb"), recall)
@@ -331,6 +425,16 @@ def test_fairlearns_thresholds_equalise_what_ours_do():
     ours = answers_by_group(scores, groups, thresholds_by_group(targets, scores, groups, recall))
     assert fairness_gaps(targets, said, groups)["equal opportunity"] < 0.05
     assert fairness_gaps(targets, ours, groups)["equal opportunity"] < 0.01
+
+
+def test_a_rate_of_one_is_not_above_it():
+    assert "of 100.0% and" in answered(0.75, 0.5, 0.5, 0.6) and "above 100%" in answered(0.8, 0.5, 0.5, 0.6)
+
+
+def answered(first: float, second: float, recall: float, precision: float) -> str:
+    explorer = BaseRateExplorer(first, second)
+    explorer.recall.value, explorer.precision.value = recall, precision
+    return explorer.describe()
 
 
 def test_no_other_module_needs_fairlearn():

@@ -41,7 +41,7 @@ def _how_many_names(answer):
 )
 def _what_the_dose_is_worth(answer):
     for p, dose, why in ((0.5, 0.8, "A review that says nothing: the list alone speaks, 9 to 1 each way."),
-                         (0.9, 0.8, "Odds of 9 to 1 become 81 to 1 for the first list, 1 to 1 for the other."),
+                         (0.9, 0.8, "Odds of 9 to 1 become 81 to 1 for the first list, 1 to 1 else."),
                          (0.2, 0.0, "At dose 0 the list says nothing."),
                          (0.3, 0.5, "The odds 3 to 7 are multiplied by 3, or divided by it.")):
         up, down = p * (1 + dose), p * (1 - dose)

@@ -39,7 +39,7 @@ class BaseRateExplorer(Explorer):
         said = (f"With recall {self.recall.value:.0%} and precision {self.precision.value:.0%} in both "
                 f"groups, base rates of {self.first.value:.0%} and {self.second.value:.0%} force false "
                 "positive rates ")
-        if max(self.rates()) > 1:
+        if max(self.rates()) > 1 + 1e-9:  # not by rounding alone
             return f"{said}of which one would be above 100%: no classifier does this."
         a, b = self.rates()
         return f"{said}of {a:.1%} and {b:.1%}, {100 * abs(a - b):.1f} points apart."
