@@ -55,4 +55,4 @@ def test_a_request_that_is_stopped_leaves_the_next_one_right():
             run_forked("test_forked", "fail", "sleeps", timeout=60)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert run_forked("test_forked", "fail", "with a number", timeout=60) == (3, "began\n")
+    assert run_forked("test_forked", "fail", "with a number", timeout=60) == (3, "began\n\n")  # and an empty end
