@@ -88,7 +88,7 @@ class Client:
 def checked_clients(
     clients: Sequence[Client],
 ) -> list[Client]:
-    "The clients, if each has examples and all mean the same by columns and labels; ValueError if not"
+    "The clients, if each has examples, and all have as many columns and the same classes; ValueError if not"
     if not (clients := list(clients)):
         raise ValueError("There must be at least one client, got none")
     first = clients[0]
