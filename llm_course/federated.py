@@ -8,12 +8,12 @@ __all__ = ['averaged', 'head_loss', 'train_locally', 'share_right', 'Client', 'c
 
 # %% ../nbs/lessons/33_federated.ipynb #703a2088
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .checks import (as_array, checked_classes, checked_count, checked_fraction, checked_number,
-                               checked_seed)
+from .checks import (as_array, checked_count, checked_examples, checked_fraction, checked_head,
+                               checked_number, checked_seed)
 
 # %% ../nbs/lessons/33_federated.ipynb #52ef7a70
 def averaged(
@@ -27,6 +27,8 @@ def averaged(
     shapes = {np.shape(one) for one in weights}
     if len(shapes) > 1:
         raise ValueError(f"All clients must have weights of one shape, got {sorted(shapes)}")
+    if not all(np.isfinite(one).all() for one in weights):
+        raise ValueError("All weights of clients must be finite numbers")
     for count in counts:
         checked_count("The number of a client's examples", count)
     return np.average(np.stack(weights), axis=0, weights=np.asarray(counts, float))
@@ -38,6 +40,7 @@ def head_loss(
     labels: np.ndarray,  # (n,), class numbers
 ) -> tuple[float, np.ndarray]:  # the mean cross-entropy, and its gradient (C, D + 1)
     "The loss of a linear head and the gradient"
+    weights, vectors, labels = checked_head(weights, vectors, labels)
     extended = np.column_stack([vectors, np.ones(len(vectors))])  # (n, D + 1)
     logits = extended @ weights.T
     logits = logits - logits.max(1, keepdims=True)
@@ -59,7 +62,7 @@ def train_locally(
     "Some steps of gradient descent on all examples of a client"
     checked_count("The number of local steps", steps), checked_number("rate", rate, strict=True)
     checked_number("proximal", proximal)
-    start = weights
+    weights = start = as_array(weights)
     for _ in range(steps):
         gradient = head_loss(weights, vectors, labels)[1] + proximal * (weights - start)
         weights = weights - rate * gradient
@@ -72,6 +75,7 @@ def share_right(
     labels: np.ndarray,  # (n,)
 ) -> float:
     "The share of examples that a head answers rightly"
+    weights, vectors, labels = checked_head(weights, vectors, labels)
     return float(((vectors @ weights[:, :-1].T + weights[:, -1]).argmax(1) == labels).mean())
 
 # %% ../nbs/lessons/33_federated.ipynb #bf18be09
@@ -88,25 +92,23 @@ class Client:
 def checked_clients(
     clients: Sequence[Client],
 ) -> list[Client]:
-    "The clients, if each has examples and all mean the same by columns and labels; ValueError if not"
-    if not (clients := list(clients)):
-        raise ValueError("There must be at least one client, got none")
-    first = clients[0]
+    "The clients with arrays, if each has examples, as many columns and the same classes; ValueError if not"
+    fit = []
     for client in clients:
-        shape = np.shape(client.vectors)
-        if len(shape) != 2 or len(client.labels) != shape[0]:
-            raise ValueError(f"{client.name} has vectors of shape {shape} and {len(client.labels)} labels; "
-                             "expected (n, D) and n")
-        if not shape[0]:
-            raise ValueError(f"{client.name} has no examples. Leave it out until it has some.")
-        if shape[1] != np.shape(first.vectors)[1]:
-            raise ValueError(f"{client.name} has {shape[1]} columns and {first.name} "
+        if not isinstance(client, Client):
+            raise TypeError(f"Each client must be a Client(name, vectors, labels), got {client!r:.60}")
+        vectors, labels = checked_examples(client.name, client.vectors, client.labels, len(client.classes))
+        fit.append(replace(client, vectors=vectors, labels=labels))
+        first, columns = fit[0], vectors.shape[1]
+        if columns != first.vectors.shape[1]:
+            raise ValueError(f"{client.name} has {columns} columns and {first.name} "
                              f"{first.vectors.shape[1]}; all must have the same")
         if tuple(client.classes) != tuple(first.classes):
             raise ValueError(f"{client.name} calls its classes {', '.join(client.classes)}, and {first.name} "
                              f"{', '.join(first.classes)}; all must have the same, in the same order")
-        checked_classes(f"The labels of {client.name}", client.labels, len(first.classes))
-    return clients
+    if not fit:
+        raise ValueError("There must be at least one client, got none")
+    return fit
 
 
 def federated_averaging(
@@ -125,8 +127,10 @@ def federated_averaging(
     clients, asked = checked_clients(clients), checked_fraction("fraction", fraction)
     drawn = np.random.default_rng(checked_seed(seed))
     size = max(1, round(asked * len(clients)))
-    if weights is None:
-        weights = np.zeros((len(clients[0].classes), clients[0].vectors.shape[1] + 1))
+    shape = len(clients[0].classes), clients[0].vectors.shape[1] + 1
+    weights = np.zeros(shape) if weights is None else as_array(weights)
+    if weights.shape != shape:
+        raise ValueError(f"weights must be of shape {shape}, got {weights.shape}")
     for number in range(1, checked_count("rounds", rounds) + 1):
         some = [clients[place] for place in sorted(drawn.choice(len(clients), size, replace=False))]
         trained = [train_locally(weights, client.vectors, client.labels, steps, rate, proximal)
@@ -145,9 +149,11 @@ def skewed_clients(
 ) -> list[Client]:
     "Deal examples to clients whose labels are skewed"
     checked_fraction("share", share)
+    vectors, labels = checked_examples("the whole", vectors, labels, 2)
     order = np.random.default_rng(checked_seed(seed)).permutation(len(labels))
     pools, clients = [list(order[labels[order] == label]) for label in (0, 1)], []
     for number, size in enumerate(sizes):
+        size = checked_count(f"The size of client {number}", size)
         own, some = round(share * size), number % 2
         if own > len(pools[some]) or size - own > len(pools[1 - some]):
             raise ValueError(f"Client {number} wants {own} examples with label {some} and {size - own} of "
@@ -166,6 +172,9 @@ def resting_place(
 ) -> float:
     "Where federated averaging of parabolas comes to rest"
     a, m = np.asarray(curvatures, float), np.asarray(minima, float)
+    if a.ndim != 1 or a.shape != m.shape or not a.size or not np.isfinite([a, m]).all():
+        raise ValueError("Each parabola has a curvature and a minimum, finite numbers; got "
+                         f"{a.tolist()} and {m.tolist()}")
     checked_count("The number of local steps", steps), checked_number("proximal", proximal)
     if (a <= 0).any() or checked_number("rate", rate, strict=True) * (a.max() + proximal) >= 2:
         raise ValueError(f"Steps of {rate} with curvatures {a.tolist()} and proximal {proximal} do not come "

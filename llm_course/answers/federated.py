@@ -46,6 +46,7 @@ def _which_words(answer):
         ({}, 0.1, "Nothing was read: decay alone changes all rows."),
         ({2: [0.2, -0.2]}, 0.1, "The two numbers of the row moved by as much, one up and one down."),
         ({0: [-0.3, 0.0]}, 0.1, "The row became smaller, by more than decay."),
+        ({0: [1.0, -1.0]}, 0.0, "The two numbers of the row changed places."),
         ({1: [0.2, 0.0]}, 0.3, "Two ways to write the same decay are rounded differently."),
     ):
         after = [[value - decay * value if number % 2 else (1 - decay) * value for value in row]
@@ -103,9 +104,12 @@ QUIZZES[LESSON] = (
     Question(
         "When do federated weights equal those of gradient descent on all data?",
         (
-            ("With one local step of all clients, weighted by examples.", "Yes: differentiation is linear."),
-            ("With many local steps, if the clients have equal sizes.", "Equal sizes do not stop the drift."),
-            ("Always: a mean of weights is a mean of gradients.", "Only while all start each step together."),
+            ("With one local step of all clients, on all their examples, weighted by their number.",
+             "Yes: differentiation is linear."),
+            ("With many local steps of all clients, if all have equally many examples.",
+             "Equal sizes do not stop the drift."),
+            ("Always: a mean of weights is a mean of gradients, however they were made.",
+             "Only while all start each step together."),
         ),
         0,
     ),

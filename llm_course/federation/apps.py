@@ -45,7 +45,10 @@ def reply_of(
     with np.load(folder / f"client-{number}.npz") as own:
         data = {name: own[name] for name in ("vectors", "labels")}
     options = {name: config[name] for name in ("steps", "rate", "proximal")}
-    return named(config["train"])(weights, **data, **options), len(data["labels"])
+    trained = named(config["train"])(weights, **data, **options)
+    if not np.isfinite(trained).all():  # the client has failed: in a mean it would spoil all
+        raise ValueError("The weights after training are not finite. Is the rate too large?")
+    return trained, len(data["labels"])
 
 
 @client.train()

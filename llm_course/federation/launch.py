@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['flwr', 'HOST', 'APP', 'NAME', 'PIPES', 'free_ports', 'checked_port', 'answers', 'environment_of', 'close_pipes',
-           'Processes', 'Watched', 'Federation', 'began', 'go', 'round_of', 'is_training']
+           'Processes', 'Watched', 'checked_parts', 'checked_name', 'Federation', 'began', 'go', 'round_of',
+           'is_training']
 
 # %% ../../nbs/federation/launch.ipynb #5a7ccb41
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import llm_course
-from ..checks import checked_count, checked_fraction, checked_number
+from ..checks import as_array, checked_count, checked_examples, checked_fraction, checked_number
 from ..core import needs
 from .keeper import MARK, end_all
 
@@ -95,13 +97,15 @@ def environment_of(
     mark: str,
     home: str = "home",  # each process has its own: two that install the app into one get in each other's way
 ) -> dict[str, str]:
-    "The environment of Flower's processes: no reports, one thread, this package, the mark"
+    "The environment of Flower's processes: no reports, one thread, no proxy, this package, the mark"
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    direct = ",".join(dict.fromkeys([*filter(None, map(str.strip, named)), HOST, "localhost"]))
     scripts = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
     package = str(Path(llm_course.__file__).parent.parent)
     return {**os.environ, MARK: mark, "LLM_COURSE_FEDERATION_FOLDER": str(folder),
             "FLWR_HOME": str(folder / home), "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
+            "PYTHONUNBUFFERED": "1", "no_proxy": direct, "NO_PROXY": direct, "no_grpc_proxy": direct,
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))}
 
@@ -147,6 +151,8 @@ class Processes:
 
     def kill(self, name: str):
         "End a program and all that it started, at once"
+        if name not in self.started:
+            raise ValueError(f"{name} does not run; what runs: {', '.join(self.started) or 'nothing'}")
         process = self.started.pop(name)
         end_all(f"{self.mark} {name}", variable=NAME)
         process.wait(timeout=20)
@@ -168,6 +174,7 @@ class Processes:
                 process.wait(timeout=20)
         finally:
             self.end_keeper()
+            self.started.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def end_keeper(self):
@@ -213,24 +220,56 @@ class Watched(Processes):
                                    f"server said:\n{self.said('server')}")
             time.sleep(0.1)
 
+# %% ../../nbs/federation/launch.ipynb #ea9642cf
+def checked_parts(
+    parts: Sequence,  # of each client: vectors (n, D) and labels (n,), or an object that has both
+) -> list[tuple[np.ndarray, np.ndarray]]:  # all with as many columns
+    "Vectors and labels of each client, if they fit; ValueError or TypeError if not"
+    found = []
+    for number, part in enumerate(parts):
+        try:
+            vectors, labels = (part.vectors, part.labels) if hasattr(part, "vectors") else part
+        except (TypeError, ValueError):
+            raise TypeError(f"Client {number} must be a pair of vectors and labels, got a "
+                            f"{type(part).__name__}") from None
+        found.append(checked_examples(f"client {number}", vectors, labels))
+        columns, first = found[-1][0].shape[1], found[0][0].shape[1]
+        if columns != first:
+            raise ValueError(f"client {number} has {columns} columns and client 0 {first}; all must have "
+                             "the same")
+    checked_count("The number of clients", len(found))
+    return found
+
+
+def checked_name(
+    train: str,
+) -> str:
+    "The name, if it has the form module:function; ValueError if not"
+    if not isinstance(train, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", train):
+        raise ValueError(f"train must be the name of a function, 'module:function', got {train!r}")
+    return train
+
 # %% ../../nbs/federation/launch.ipynb #51035457
 class Federation(Watched):
     "A server and its clients, each a process on this machine"
 
     def __init__(
         self,
-        parts: Sequence[tuple[np.ndarray, np.ndarray]],  # of each client: vectors (n, D) and labels (n,)
+        parts: Sequence,  # of each client: vectors (n, D) and labels (n,), or an object that has both
         *,
         train: str,  # how a client trains, "module:function"
         port: int | None = None,  # of the server; None: a free one
         seconds: float = 300.0,  # from the start, for all waits together
     ):
-        self.parts, self.train, self.port = list(parts), train, checked_port(port)
-        checked_count("The number of clients", len(self.parts))
+        self.parts, self.train = checked_parts(parts), checked_name(train)
+        self.wanted, self.port, self.settings = port, checked_port(port), None
         super().__init__(seconds)
 
     def __enter__(self) -> "Federation":
         "Start the server, and return when it listens"
+        if self.started:
+            raise RuntimeError("The federation runs already")
+        self.port, self.settings = checked_port(self.wanted), None  # the port may be taken meanwhile
         try:
             self.open()
             for number, (vectors, labels) in enumerate(self.parts):
@@ -252,22 +291,53 @@ class Federation(Watched):
     def __exit__(self, *_):
         self.close()
 
+    def running(self) -> dict[str, subprocess.Popen]:
+        "What was started, by name; RuntimeError outside of `with`"
+        if not self.started:
+            raise RuntimeError("The federation does not run. Use it inside of `with Federation(...) as "
+                               "federation:`")
+        return self.started
+
+    def checked_client(
+        self,
+        number: int,
+    ) -> int:
+        "The number, if there is such a client; ValueError if not"
+        if checked_count("The number of a client", number, 0) >= len(self.parts):
+            raise ValueError(f"There are clients 0 to {len(self.parts) - 1}, got {number}")
+        return int(number)
+
+    def checked_round(
+        self,
+        number: int,
+    ) -> int:
+        "The number, if the run has such a round; ValueError if not, RuntimeError where none has begun"
+        if self.running() and self.settings is None:
+            raise RuntimeError("No run has begun in this federation")
+        if checked_count("The number of a round", number) > self.settings["rounds"]:
+            many = "s" if self.settings["rounds"] > 1 else ""
+            raise ValueError(f"The run has {self.settings['rounds']} round{many}, got {number}")
+        return int(number)
+
     def start_clients(
         self,
         *numbers: int,  # of clients, from 0; also of those that were killed
         delay: float = 0.0,  # seconds that they wait before they train
     ):
         "Start clients, and return when the server knows them"
+        numbers, delay = [self.checked_client(number) for number in numbers], checked_number("delay", delay)
+        for number in numbers:
+            running = self.running().get(f"client {number}")
+            if numbers.count(number) > 1 or (running and running.poll() is None):
+                raise ValueError(f"client {number} is running, or is named twice")
         known = {}
         for number in numbers:
-            if checked_count("The number of a client", number, 0) >= len(self.parts):
-                raise ValueError(f"There are clients 0 to {len(self.parts) - 1}, got {number}")
             name = f"client {number}"
             own = self.folder / f"{name}.log"
             known[own] = own.read_bytes().count(b"SuperNode ID") if own.exists() else 0
             self.start(name, "flower-supernode", "--insecure", "--superlink", f"{HOST}:{self.port}",
                        "--host", HOST, "--port", str(free_ports(1)[0]), "--node-config",
-                       f"client={number} delay={float(delay)}")
+                       f"client={number} delay={delay}")
         self.until(lambda: all(own.read_bytes().count(b"SuperNode ID") > count
                                for own, count in known.items()), f"Client {', '.join(map(str, numbers))}")
 
@@ -285,15 +355,23 @@ def began(
     timeout: float = 200.0,  # seconds of a round, at most
     go_on: bool = True,  # without waiting for `go` after each round
 ):
-    "Begin federated averaging in the processes of a federation"
-    checked_count("rounds", rounds), checked_count("steps", steps), checked_fraction("fraction", fraction)
-    checked_number("rate", rate, strict=True), checked_number("proximal", proximal)
-    settings = {"rounds": rounds, "steps": steps, "rate": float(rate), "proximal": float(proximal),
-                "fraction": fraction, "patience": patience, "timeout": timeout,
-                "clients": len(federation.parts), "train": federation.train}
-    (federation.folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
+    "Begin federated averaging in the processes of a federation, once"
+    if federation.running() and federation.settings is not None:
+        raise RuntimeError("A run has begun in this federation, and its files are there. For another, use "
+                           "another `with`.")
+    weights = as_array(weights)
+    if weights.dtype.kind not in "biuf" or not np.isfinite(weights).all():
+        raise ValueError("weights must be finite numbers")
+    federation.settings = {
+        "rounds": checked_count("rounds", rounds), "steps": checked_count("steps", steps),
+        "rate": checked_number("rate", rate, strict=True), "proximal": checked_number("proximal", proximal),
+        "fraction": checked_fraction("fraction", fraction),
+        "patience": checked_number("patience", patience, least=1),
+        "timeout": checked_number("timeout", timeout, strict=True),
+        "clients": len(federation.parts), "train": federation.train}
+    (federation.folder / "run.json").write_text(json.dumps(federation.settings), encoding="utf-8")
     np.save(federation.folder / "start.npy", weights)
-    for number in range(1, rounds + 1) if go_on else ():
+    for number in range(1, federation.settings["rounds"] + 1) if go_on else ():
         go(federation, number)
     federation.start("run", "flwr", "run", "app", "here")
 
@@ -303,19 +381,21 @@ def go(
     number: int,  # of the round that has ended
 ):
     "Let the server begin the next round"
-    (federation.folder / f"go-{number}").touch()
+    (federation.folder / f"go-{federation.checked_round(number)}").touch()
 
 
 def round_of(
     federation: Federation,
     number: int,  # from 1
 ) -> tuple[np.ndarray, dict]:  # the weights, and who answered with how many examples
-    "Wait for the end of a round"
-    place = federation.folder / f"round-{number}.json"
+    "Wait for the end of a round; RuntimeError where nobody answered"
+    place = federation.folder / f"round-{federation.checked_round(number)}.json"
     federation.until(place.exists, f"The end of round {number}")
     said = json.loads(place.read_text(encoding="utf-8"))
     if said["failed"] and not said["answered"]:
         raise RuntimeError(f"All clients failed in round {number}: {said['failed'][0]}")
+    if not said["answered"]:  # the weights are still the old ones
+        raise RuntimeError(f"Nobody answered in round {number} within {federation.settings['timeout']:g} s")
     return np.load(federation.folder / f"weights-{number}.npy"), said
 
 
@@ -325,5 +405,6 @@ def is_training(
     client: int,
 ):
     "Wait until a client has begun with a round"
+    number, client = federation.checked_round(number), federation.checked_client(client)
     place = federation.folder / f"began-{number}-{client}"
     federation.until(place.exists, f"The beginning of client {client} in round {number}")
