@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from llm_course.data import load_dataset
 from llm_course.embeddings import input_embeddings
-from llm_course.explanations import checked_baselines, read_words
+from llm_course.explanations import checked_baselines, hiding_token, read_words
 from llm_course.interpretability import (
     METHODS,
     after_deletion,
@@ -27,6 +27,7 @@ from llm_course.interpretability import (
     plant_word,
     sampled_shapley,
     shapley_values,
+    value_of_words,
     with_shuffled_weights,
 )
 from llm_course.models import TextClassifier
@@ -253,3 +254,53 @@ def test_the_benchmark_runs_whole_at_small_size():
     assert {line.split()[0] for line in output.splitlines() if line.strip()} >= {
         "completeness", "faithfulness", "shuffled", "planted", "summary"}
     assert (RESULT.read_bytes() if RESULT.is_file() else None) == before
+
+
+def test_what_cannot_be_hidden_or_deleted_is_refused():
+    read, = read_words(tiny(), ["A dull film."])
+    ground, = checked_baselines([read], None, tiny().tokenizer)
+    kept = torch.tensor([[True, True, False]])
+    for baseline, choice in ((ground[:-1], kept), ([*ground, 1], kept), (ground, kept.int()), (ground, kept[:, :2])):
+        with pytest.raises(ValueError, match=r"must be True or False|must have as many"):
+            read.hidden(choice, baseline)
+    for gone in ([-1], [3], [True]):
+        with pytest.raises(ValueError, match="counted from 0 to 2"):
+            read.without(gone)
+    for target in (2, -1, "good"):
+        with pytest.raises(ValueError, match="target must be"):
+            value_of_words(tiny(), read, ground, target)
+    for baseline in ([token + 0.5 for token in ground], [float("nan")] * len(ground), [-1] * len(ground)):
+        with pytest.raises(ValueError, match="whole numbers"):
+            explain(tiny(), ["A dull film."], baselines=[baseline])
+    assert explain(tiny(), ["A dull film."], baselines=iter([ground])).missing.shape == (1,)
+
+
+def test_no_word_is_hidden_behind_the_end_of_a_text():
+    class Bare:
+        mask_token_id = unk_token_id = None
+        pad_token_id = 7
+
+    assert hiding_token(Bare) == 7
+    with pytest.raises(ValueError, match="Give baselines"):
+        hiding_token(Bare, 7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_words_that_were_cut_off_get_nothing(method):
+    short = TextClassifier.from_pretrained("tiny-bert", labels=LABELS, device="cpu", max_length=16)
+    text = "a film that I liked very much indeed " * 20
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than 16 tokens"):
+        found = explain(short, [text], method=method, target=1, samples=20, steps=2)
+    read = [bool(tokens) for tokens in found.texts[0].tokens]
+    assert 5 < sum(read) < 20 and not found.scores[0][~np.array(read)].any() and found.scores[0].any()
+
+
+def test_words_that_were_replaced_are_not_replaced_again():
+    plain, text = tiny(), "a dull film"
+    swapping = TextClassifier(plain.model, plain.tokenizer, LABELS, device="cpu",
+                              word_map={"dull": "gorgeous", "gorgeous": "dull"})
+    found, expected = explain(swapping, [text]), explain(plain, ["a gorgeous film"])
+    assert found.texts[0].words == ("a", "gorgeous", "film") and found.targets == expected.targets
+    assert np.allclose(found.scores[0], expected.scores[0], atol=1e-5)
+    assert np.allclose(after_deletion(swapping, found), after_deletion(plain, expected), atol=1e-5)
+    assert swapping.word_map == {"dull": "gorgeous", "gorgeous": "dull"}

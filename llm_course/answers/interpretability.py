@@ -68,6 +68,8 @@ def _were_these_words_needed(answer):
         (_of_good, ["a", "good", "good", "film"], [0.1, 3.0, 2.0, 0.0], 0.5, 0.6, "Both words go."),
         (_of_good, ["a", "good", "good", "film"], [0.1, 3.0, 2.0, 0.0], 0.3, 0.6, "0.3 · 4 = 1.2: two go."),
         (_of_good, ["a", "good", "film"], [5.0, -1.0, 0.0], 0.3, 0.0, "The highest score goes."),
+        (_of_good, ["good", "a", "good"], [3.0, 0.0, 1.0], 0.3, 0.3, "Only the first good goes."),
+        (_of_good, ["good", "good", "a", "film"], [3.0, 2.0, 1.0, 0.0], 0.25, 0.3, "0.25 · 4 = 1: one goes."),
         (_of_good, ["a", "good", "film"], [-5.0, 1.0, 0.0], 0.3, 0.3, "-5 is the lowest, not the highest."),
         (_of_bad, ["a", "bad", "film"], [0.0, 2.0, 1.0], 0.3, -0.3, "What is left may be more probable."),
         (_of_order, ["one", "three", "eleven"], [0.0, 2.0, 1.0], 0.3, 0.16,
@@ -123,13 +125,13 @@ class _Model:
     LESSON,
     "Hiding one word from the whole text finds what all three are needed for, not what two of three are.",
     "Showing one word alone finds neither. What lies between all words and none?",
-    "An order asks nine times. 160 questions are 17 orders; draw them, each with its reverse.",
+    "An order asks nine times, so 160 questions are 17 orders: draw eight and add the reverse of each.",
 )
 def _your_own_explanation(answer):
     alike = []
     for seed in range(MODELS):
         model = _Model(seed)
-        scores = plain(ask(answer, model, WORDS))
+        scores = plain(ask(answer, lambda seen, model=model: model(seen), WORDS))
         if not isinstance(scores, (list, tuple)) or len(scores) != WORDS or None in map(number_of, scores):
             raise Wrong(f"I expected {WORDS} numbers, got {shown(scores)}.")
         same = len(set(scores)) == 1
@@ -141,7 +143,7 @@ def _your_own_explanation(answer):
 # %% ../../nbs/answers/interpretability.ipynb #78859500
 QUIZZES[LESSON] = (
     Question(
-        "A review says *superb* twice, and one would do. What does occlusion give the two words?",
+        "A review says \"superb\" twice, and one would do. What does occlusion give the two words?",
         (
             ("Half of the effect each, so that they add up.", "That is what Shapley values give."),
             ("About nothing, since the other one is left.", "Yes: hiding either one changes nothing."),
@@ -171,7 +173,7 @@ QUIZZES[LESSON] = (
         "Deleting the first words of a method costs 0.30 of the probability. Is the method good?",
         (
             ("Yes, a model should not lose so much by chance.", "In short texts it may: measure it."),
-            ("It depends on what random words of it cost.", "Yes: any deletion hurts, so compare."),
+            ("It depends on what random words of it cost.", "Yes: random words cost something too: compare."),
             ("No, a good one would cost nearly all of it.", "Where many words say the same, none can."),
         ),
         1,

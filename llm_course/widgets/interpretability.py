@@ -11,7 +11,7 @@ import html
 import ipywidgets as widgets
 
 from ..checks import checked_text
-from ..explanations import Explanation, read_words
+from ..explanations import Explanation, read_words, unmapped
 from ..interpretability import METHODS, explain
 from ..models import TextClassifier
 from .base import Explorer
@@ -52,8 +52,8 @@ class ExplanationExplorer(Explorer):
         left = whole.texts[0].without([] if self.gone.value < 0 else [self.gone.value])
         if self.gone.value < 0 or len(whole.texts[0].words) < 2:
             return [whole]
-        return [whole, explain(self.classifier, [left], method=self.method.value, target=whole.targets[0],
-                               samples=self.samples)]
+        return [whole, explain(unmapped(self.classifier), [left], method=self.method.value,
+                               target=whole.targets[0], samples=self.samples)]
 
     def _said(self, found: list[Explanation]) -> str:
         whole, label = found[0], found[0].labels[found[0].targets[0]]
