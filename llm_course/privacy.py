@@ -16,6 +16,7 @@ from scipy.special import gammaln, logsumexp
 
 from .checks import as_array, checked_count, checked_fraction, checked_number
 from .training.private import DifferentialPrivacy as DifferentialPrivacy
+from .training.private import checked_delta
 from .training.private import noise_for as noise_for
 from .training.private import spent as spent
 
@@ -89,9 +90,13 @@ def renyi_of_step(
     k, order = np.arange(checked_count("order", order, 2) + 1), int(order)
     if not rate:
         raise ValueError("rate must be above 0: nobody would ever be seen")
+    if rate == 1:
+        return order / 2 / noise / noise
     ways = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)  # ln of the binomial
-    out = (order - k) * math.log1p(-rate) if rate < 1 else np.where(k < order, -math.inf, 0.0)
-    return float(logsumexp(ways + out + k * math.log(rate) + k * (k - 1) / (2 * noise**2)) / (order - 1))
+    with np.errstate(over="ignore"):  # with next to no noise it is infinite
+        moved = k * (k - 1) / 2 / noise / noise
+    terms = ways + (order - k) * math.log1p(-rate) + k * math.log(rate) + moved
+    return max(0.0, float(logsumexp(terms) / (order - 1)))
 
 
 def epsilon_after(
@@ -102,12 +107,13 @@ def epsilon_after(
     orders: Sequence[int] = range(2, 256),
 ) -> float:
     "What so many steps spend: the best that the orders can tell"
-    alpha = np.asarray(orders, dtype=float)
+    orders, delta = list(orders), checked_delta("delta", delta)
+    if not orders:
+        raise ValueError("orders must hold at least one order")
     renyi = checked_count("steps", steps) * np.array([renyi_of_step(noise, rate, order) for order in orders])
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must lie above 0 and below 1, got {delta}")
+    alpha = np.array(orders, dtype=float)
     each = renyi + np.log((alpha - 1) / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
-    return float(each.min())
+    return max(0.0, float(each.min()))  # with a large delta the formula falls below zero
 
 # %% ../nbs/lessons/32_privacy.ipynb #d215eabf
 def per_example_gradients(

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
@@ -83,6 +84,42 @@ def same(a: TextClassifier, b: TextClassifier, tolerance: float = 0.0) -> bool:
 def test_numbers_that_are_no_budget(given, said):
     with pytest.raises(ValueError, match=said):
         DifferentialPrivacy(**{"epsilon": 8, **given})
+
+
+@pytest.mark.parametrize("changed,said", [
+    ({"noise": 0}, "noise"), ({"noise": float("nan")}, "noise"), ({"noise": float("inf")}, "noise"), ({"noise": -1}, "noise"),
+    ({"rate": 1.5}, "rate"), ({"rate": float("nan")}, "rate"), ({"steps": -5}, "steps"), ({"steps": 2.5}, "steps"),
+    ({"delta": 0}, "delta"), ({"delta": 2}, "delta"), ({"delta": float("nan")}, "delta")])
+def test_an_account_of_nonsense_is_refused(changed, said):
+    usual = {"noise": 1.0, "rate": 0.1, "steps": 10, "delta": 1e-5}
+    with pytest.raises(ValueError, match=said):
+        spent(**{**usual, **changed})
+    with pytest.raises(ValueError, match=said):
+        epsilon_after(**{**usual, **changed})
+    if "noise" in changed:
+        changed = {"epsilon": changed["noise"]}
+    del usual["noise"]
+    for more in (changed, {"steps": 0}, {"rate": 0}):
+        with pytest.raises(ValueError, match=next(iter(more))):
+            noise_for(**{"epsilon": 8, **usual, **more})
+
+
+def test_an_account_is_never_below_zero_and_never_overflows():
+    assert spent(1.0, 0.1, 0, 1e-5) == spent(1.0, 0.0, 5, 1e-5) == 0 == epsilon_after(1, 10.0, 0.01, 0.5)
+    for account in (spent, lambda noise, rate, steps, delta: epsilon_after(steps, noise, rate, delta)):
+        assert account(1e300, 0.1, 10, 1e-5) < 0.1 and account(1e-200, 0.1, 10, 1e-5) == float("inf")
+        assert account(1e-200, 1.0, 10, 1e-5) == float("inf")
+    assert 0 <= renyi_of_step(1e300, 0.1, 4) < 1e-12
+    assert noise_for(1e300, 0.25, 20, 1e-5) == 1e-3 and spent(1e-3, 0.25, 20, 1e-5) < 1e300
+    with pytest.raises(ValueError, match="orders must hold at least one"):
+        epsilon_after(1, 1.0, 0.1, 1e-5, orders=[])
+    assert epsilon_after(1, 1.0, 0.1, 1e-5, orders=iter([2, 3])) == epsilon_after(1, 1.0, 0.1, 1e-5, orders=[2, 3])
+
+
+def test_a_budget_holds_plain_numbers():
+    given = DifferentialPrivacy(Fraction(8), np.float32(0.25), np.int64(1), Fraction(6, 5), np.int64(4), torch.tensor(3))
+    assert [type(value) for value in vars(given).values()] == [float, float, float, float, int, int]
+    assert given == DifferentialPrivacy(8.0, 0.25, 1.0, 1.2, 4, 3)
 
 
 @pytest.mark.parametrize("changed,said", [
