@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['opacus', 'analysis', 'ORDERS', 'LEAST', 'MOST', 'DifferentialPrivacy', 'checked_delta', 'spent', 'noise_for',
            'PoissonSampler', 'check_objective', 'check_settings', 'check_layers', 'quiet_hooks', 'secret_masks',
-           'PrivatePasses', 'PrivateRun', 'private_steps', 'try_out', 'begun']
+           'PrivatePasses', 'settings_of', 'PrivateRun', 'private_steps', 'unlike', 'try_out', 'begun']
 
 # %% ../../nbs/training/private.ipynb #e98c2d29
 import functools
@@ -14,7 +14,9 @@ import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from numbers import Real
+from types import FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -173,7 +175,10 @@ def check_objective(
 ):
     "TypeError unless its loss is a mean with one term for each example, which is read once"
     made = objective.function if isinstance(objective, PlainObjective) else objective
-    if not vars(made if isinstance(objective, PlainObjective) else type(made)).get("each_alone", False):
+    said = vars(type(made)).get("each_alone", False)  # not inherited: a child may change the loss
+    if isinstance(objective, PlainObjective):  # a function says so itself
+        said = said or getattr(made, "__dict__", {}).get("each_alone", False)
+    if said is not True:
         name = getattr(made, "__name__", type(made).__name__)
         raise TypeError(
             f"{name} cannot be trained with privacy: the bound on what one text can change holds for a loss "
@@ -205,6 +210,7 @@ def check_settings(
 
 def check_layers(
     model: torch.nn.Module,  # with requires_grad as in the run
+    trainable: str | int = "all",  # the setting, for the advice
 ):
     "ValueError that names the layers for which there is no gradient of a single example"
     norms = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.instancenorm._InstanceNorm)
@@ -213,16 +219,24 @@ def check_layers(
         if isinstance(part, norms) and (not isinstance(part, norms[1]) or part.track_running_stats):
             raise ValueError(f"{name} ({type(part).__name__}) computes with averages over the batch, so no "
                              "example has a gradient of its own. Use GroupNorm or LayerNorm instead.")
-        for weight in part.parameters(recurse=False):
+        for own, weight in part.named_parameters(recurse=False):
             if weight.requires_grad:
                 owners.setdefault(id(weight), []).append(name)
-                known += [] if type(part) in rules else [f"{name} ({type(part).__name__})"]
+                usual = own in ("weight", "bias")  # weight_norm and spectral_norm put others in their place
+                of = "" if usual else f", of which {own} is trained"
+                known += [] if type(part) in rules and usual else [f"{name} ({type(part).__name__}{of})"]
     if known:
-        raise ValueError(f"There is no rule for the gradient of single examples in {_few(known)}. Freeze "
-                         "these layers (requires_grad_(False)), or train less: trainable='head'.")
+        raise ValueError(f"There is no rule for the gradient of single examples in {_few(known)}. "
+                         f"{_freeze(known[0].split(' (')[0], trainable)}")
     if shared := [" and ".join(names) for names in owners.values() if len(names) > 1]:
         raise ValueError(f"{_few(shared)} share a weight, whose gradient of single examples would be that "
-                         "of one of them. Freeze it, or train less: trainable='head'.")
+                         f"of one of them. {_freeze(shared[0].split(' and ')[0], trainable)}")
+
+
+def _freeze(name: str, trainable: str | int) -> str:
+    "What to do about a layer"
+    less = "" if trainable == "head" else " Or train less, such as trainable='head' or a number of last layers."
+    return f"Freeze what has none: classifier.model.get_submodule({name!r}).requires_grad_(False).{less}"
 
 
 def _few(names: list[str]) -> str:
@@ -255,7 +269,7 @@ class PrivatePasses:
         run: Keeping,  # a PrivateRun, defined below
         loop: Loop,
     ):
-        self.run, self.objective, self.last = run, run.objective, math.nan
+        self.run, self.objective, self.last, self.loop = run, run.objective, math.nan, loop
         self.model, self.accelerator = loop.prepared.model, loop.prepared.accelerator
         named = self.model.named_parameters()
         self.weights = {name: weight for name, weight in named if weight.requires_grad}
@@ -264,7 +278,8 @@ class PrivatePasses:
             expected_batch_size=run.expected)
 
     def __call__(self, step: Step) -> float:
-        "The mean loss of the step's examples; that of the step before where none was drawn"
+        "The mean loss of the step's examples, else of the step before; Stop where it would overspend"
+        self.run.check(self.loop)
         self.clear()
         with secret_masks(self.run.sampler.masks(self.run.done), self.accelerator.device):
             losses = [share * self.add(batch) for share, batch in step.batches]
@@ -289,6 +304,14 @@ class PrivatePasses:
 
     def add(self, batch: Mapping[str, torch.Tensor]) -> float:
         "Add the shortened gradients of a part of the batch; its mean loss"
+        loss = self.read(batch)
+        self.optimizer.clip_and_accumulate()
+        for weight in self.weights.values():
+            weight.grad_sample = weight.grad = None
+        return loss
+
+    def read(self, batch: Mapping[str, torch.Tensor]) -> float:
+        "Leave the gradient of each example in the weights, as grad_sample; the mean loss"
         calls = []
 
         def backward(loss: torch.Tensor):
@@ -303,9 +326,6 @@ class PrivatePasses:
         self.check(len(next(iter(batch.values()))))
         for weight in self.weights.values():
             weight.grad_sample = weight.grad_sample.float()  # so that lengths are exact
-        self.optimizer.clip_and_accumulate()
-        for weight in self.weights.values():
-            weight.grad_sample = weight.grad = None
         return loss
 
     def check(self, examples: int):
@@ -315,10 +335,40 @@ class PrivatePasses:
         if wrong:
             raise ValueError(
                 f"{_few(wrong)}: no gradient for each of {examples} examples. The layer reads something that "
-                "all examples share, such as positions, or is not used. Freeze it (requires_grad_(False)), "
-                "or train less, such as trainable='head' or a number of last layers.")
+                "all examples share, such as positions, or is not used. "
+                f"{_freeze(wrong[0].rpartition('.')[0], self.run.settings.trainable)}")
 
 # %% ../../nbs/training/private.ipynb #32142cb9
+def settings_of(
+    objective: Objective,
+) -> tuple[bool, dict]:  # whether all can be compared; those that the fields of a dataclass do not tell
+    "What an objective computes with"
+    made = objective.function if isinstance(objective, PlainObjective) else objective
+    told = {item.name for item in fields(made) if item.init} if is_dataclass(made) else set()
+    if isinstance(made, FunctionType):
+        held = {"defaults": made.__defaults__, "named": made.__kwdefaults__,
+                "closure": [cell.cell_contents for cell in made.__closure__ or ()]}
+    else:
+        held = getattr(made, "__dict__", {})
+        slots = [name for kind in type(made).__mro__ for name in vars(kind).get("__slots__", ())]
+        held = held | {name: getattr(made, name) for name in slots if hasattr(made, name)}
+    more = {name: described(value) for name, value in held.items() if name not in told}
+    more = {name: value for name, value in more.items() if value not in (None, [])}
+    elsewhere = isinstance(made, (functools.partial, MethodType))  # what it computes with is not its own
+    return not elsewhere and _comparable(list(held.values())), more
+
+
+def _comparable(value: object) -> bool:
+    "Whether `described` tells all of a value"
+    if isinstance(value, Mapping):
+        return all(map(_comparable, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_comparable, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return all(_comparable(getattr(value, item.name)) for item in fields(value))
+    return value is None or isinstance(value, (bool, int, float, str, Real, torch.Tensor))
+
+
 class PrivateRun(Keeping):
     "The private side of a run"
 
@@ -354,23 +404,38 @@ class PrivateRun(Keeping):
         return Batches(record, self.sampler, self.parts, accelerator, settings.epochs)
 
     def parts(self, rows: list[int], processes: int = 1, halved: bool = False) -> list[list[int]]:
-        "The rows of a step, so many at once as memory holds"
+        """The rows of a step, so many at once as memory holds
+
+        Halved parts have other masks of dropout. Where memory runs out in one attempt at a step and not in the
+        other, of before a run was stopped, both have the same noise; so lower `at_once` where it is scarce.
+        """
         most = max(1, self.privacy.at_once // 2) if halved else self.privacy.at_once
         return [rows[start : start + most] for start in range(0, len(rows), most)]
 
     def identity(self) -> dict:
         "What must be the same when the run is resumed"
-        return {"privacy": described(asdict(self.privacy))}
+        _, more = settings_of(self.objective)
+        return {"privacy": described(asdict(self.privacy))} | ({"settings of the objective": more} if more else {})
 
     def spent(self, more: int = 0) -> float:
         "What the steps so far tell, and so many more"
         return spent(self.noise, self.sampler.rate, self.done + more, self.privacy.delta)
 
     def on_step(self, run: Run):
-        "Write down what is spent; end the run where one more step would overspend"
+        "Write down what is spent"
         run.steps[-1]["epsilon"] = self.spent()
-        if len(run.steps) < run.total_steps and self.spent(1) > self.privacy.epsilon:
-            raise Stop
+
+    def check(self, loop: Loop):
+        "End the run where one more step would overspend, with a last look at the validation part"
+        if (more := self.spent(1)) <= self.privacy.epsilon:
+            return
+        run = loop.run
+        if loop.evaluation and (not run.evaluations or run.evaluations[-1]["step"] < len(run.steps)):
+            loop.evaluate()
+        warnings.warn(f"The budget is spent: the run ends after {len(run.steps)} of {run.total_steps} steps, "
+                      f"with epsilon {self.spent():.3g}. One more would make it {more:.3g}, more than "
+                      f"{self.privacy.epsilon:g}. More noise, or None, allows more steps.", stacklevel=2)
+        raise Stop
 
     def state(self) -> dict[str, torch.Tensor]:
         "The key, and the account: noise, rate and number of steps"
@@ -380,6 +445,12 @@ class PrivateRun(Keeping):
 
     def restore(self, state: dict[str, torch.Tensor]):
         "Go on with the key and the account of a checkpoint"
+        whole, _ = settings_of(self.objective)
+        if not whole:
+            raise ValueError("This private run cannot be resumed: the settings of its objective are not all "
+                             "numbers, words or tensors, so nobody can tell whether they are the same. With "
+                             "others, the same noise on another gradient would give texts away. Make the "
+                             "objective a dataclass of such settings, or begin anew in another folder.")
         noise, rate, done = state["account"].tolist()
         if (noise, rate) != (self.noise, self.sampler.rate):
             raise ValueError(f"The checkpoint has noise {noise:g} and rate {rate:g}, this call "
@@ -402,11 +473,11 @@ def private_steps(
     if loop.rules is not NO_RULES:
         raise ValueError("AdaLoRA cannot be trained with privacy: its penalty and its ranks depend on more "
                          "than the gradients of single examples. Use LoRA.")
-    check_layers(model)
+    check_layers(model, private.settings.trainable)
     hooks = opacus.GradSampleModule(model, loss_reduction="mean", strict=False)
     try:
         passes = PrivatePasses(private, loop)
-        try_out(passes, loop.batches.batch([0, len(loop.batches.record) - 1]), loop.batches.device)
+        try_out(passes, loop.batches.batch(unlike(loop.batches.record)), loop.batches.device)
         loop.loss_of.passes = passes
         loop.move.max_gradient_norm = math.inf  # each example's was shortened before
         yield loop
@@ -420,16 +491,48 @@ def private_steps(
                 vars(part).pop(name, None)
 
 
+def unlike(
+    record: Record,
+) -> list[int]:  # two rows, the shorter first; twice the same where there is no other
+    "The first row and, of some sixty, the one that differs from it in most columns"
+    columns = [column.tolist() if isinstance(column, torch.Tensor) else column
+               for column in record.columns.values()]
+    last = len(record) - 1
+    others = [*range(0, len(record), 1 + last // 64), last]
+    other = max(others, key=lambda row: sum(column[row] != column[0] for column in columns))
+    return sorted([0, other], key=lambda row: record.lengths[row])
+
+
 def try_out(
     passes: PrivatePasses,
-    batch: Mapping[str, torch.Tensor],  # of two examples
+    batch: Mapping[str, torch.Tensor],  # of two examples, the shorter first
     device: torch.device,
 ):
-    "See that each of two examples gets a gradient; nothing is kept of it"
+    "See that an example gets a gradient, and the same beside itself and beside another; nothing is kept"
     passes.model.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        passes.add(batch)
-    passes.clear()
+    for part in passes.model.modules():
+        if "ropout" in type(part).__name__:
+            part.eval()
+    alone, largest, apart = {}, 0.0, dict.fromkeys(passes.weights, 0.0)
+    # The shorter is padded in all three, so that they are computed alike; two gradients at once in memory.
+    for rows, place in (([0, 0], None), ([0, 1], 0), ([1, 0], 1)):
+        with secret_masks(0, device):
+            passes.read({name: value[rows] for name, value in batch.items()})
+        for name, weight in passes.weights.items():
+            found = weight.grad_sample.cpu()
+            largest = max(largest, found.flatten(1).norm(dim=1).max().item())
+            if place is None:
+                alone[name] = found
+            else:
+                apart[name] = max(apart[name], (found[place] - alone[name][place]).norm().item())
+        passes.clear()
+    passes.model.train()
+    exact = passes.accelerator.mixed_precision == "no" and next(iter(passes.weights.values())).dtype.itemsize > 2
+    if mixed := [name for name in apart if apart[name] > (1e-3 if exact else 0.05) * largest]:
+        raise ValueError(
+            f"The gradient of an example depends on the others in its batch, as seen in {_few(mixed)}: a "
+            "layer or the objective mixes examples, and the bound on what one text can change would be "
+            "false. Use layers and a loss that see each example alone, such as LayerNorm and CrossEntropy.")
 
 
 def begun(
