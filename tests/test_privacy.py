@@ -21,7 +21,17 @@ from llm_course.callbacks import Callback
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import CrossEntropy, FineTuningRun, MeanAbsoluteError, fine_tune, step_batches
 from llm_course.models import TextClassifier
-from llm_course.privacy import DifferentialPrivacy, epsilon_after, per_example_gradients, renyi_of_step
+from llm_course.privacy import (
+    DifferentialPrivacy,
+    epsilon_after,
+    exposure,
+    likelihood_ratios,
+    per_example_gradients,
+    private_gradient,
+    randomised_response,
+    renyi_of_step,
+    true_positives_at,
+)
 from llm_course.training.objective import Objective
 from llm_course.training.private import ORDERS, PoissonSampler, PrivatePasses, begun, noise_for, quiet_hooks, secret_masks, spent
 from llm_course.training.settings import Settings, seeded_accelerator
@@ -311,6 +321,50 @@ def test_several_processes_are_refused():
     record = type("Record", (), {"__len__": lambda self: 48})()
     with pytest.raises(ValueError, match="privacy works in one process, and here are 2"):
         begun(BUDGET, CrossEntropy(), settings, False).batches(record, settings, two)
+
+
+NAN = float("nan")
+KNOWN = {"target": [1.0, 2.0], "shadows": np.arange(8.0).reshape(4, 2), "members": [[1, 0], [1, 0], [0, 1], [0, 1]]}
+
+
+@pytest.mark.parametrize("function,usual,changed,said", [
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"others": np.ones((2, 3))}, r"others must have 1 dimension, got the shape"),
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"others": []}, "0 others"),
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"others": [NAN]}, "others must be numbers; at 0 stands"),
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"surprise": "1"}, "surprise"),
+    (true_positives_at, {"rate": 0.1, "members": [1.0], "others": [0.0]}, {"others": [0.0, NAN]}, "at 1 stands"),
+    (true_positives_at, {"rate": 0.1, "members": [1.0], "others": [0.0]}, {"members": np.ones((3, 2))}, "members must have 1"),
+    (true_positives_at, {"rate": 0.1, "members": [1.0], "others": [0.0]}, {"members": [np.inf]}, "members"),
+    (likelihood_ratios, KNOWN, {"target": [np.inf, 1]}, "target"),
+    (likelihood_ratios, KNOWN, {"shadows": np.full((4, 2), NAN)}, "shadows"),
+    (likelihood_ratios, KNOWN, {"shadows": np.ones(4)}, "shadows must have 2 dimensions"),
+    (likelihood_ratios, KNOWN, {"members": [["yes", "no"]] * 4}, "members"),
+    (likelihood_ratios, KNOWN, {"members": [[0.5, 1]] * 4}, "members"),
+    (likelihood_ratios, KNOWN, {"members": [[1, 0]] * 3}, r"\(3, 2\)"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"truth": ["yes"]}, "truth"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"truth": [2]}, "truth"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"truth": np.zeros((3, 3))}, "truth"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"seed": None}, "seed")])
+def test_what_is_no_score_is_refused(function, usual, changed, said):
+    function(**usual)
+    with pytest.raises(ValueError, match=said):
+        function(**{**usual, **changed})
+
+
+@pytest.mark.parametrize("gradients,said", [
+    ({}, "one row for each of B examples"), ({"a": torch.tensor(1.0)}, "one row"),
+    ({"a": torch.ones(2, 3), "b": torch.ones(1, 3)}, "one row"), ({"a": torch.tensor([[NAN], [1.0]])}, "no finite length"),
+    ({"a": torch.tensor([[float("inf")], [1.0]])}, "no finite length")])
+def test_what_is_no_gradient_is_refused(gradients, said):
+    with pytest.raises(ValueError, match=said):
+        private_gradient(gradients, 1.0, 0.0, 2, torch.Generator())
+
+
+def test_lengths_of_half_precision_are_exact():
+    halves = {"a": torch.full((2, 3), 300.0, dtype=torch.float16), "b": torch.tensor([0.0, 0.0])}
+    found = private_gradient(halves, 1.0, 0.0, 2, torch.Generator())["a"]
+    torch.testing.assert_close(found, torch.full((3,), 3 ** -0.5))
+    assert private_gradient({"a": torch.zeros(0, 3)}, 1.0, 0.0, 2, torch.Generator())["a"].tolist() == [0, 0, 0]
 
 
 # --- the gradient and the account
