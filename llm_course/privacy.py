@@ -158,7 +158,7 @@ def private_gradient(
     rows = [part.unsqueeze(-1).flatten(1) for part in gradients.values()]
     lengths = sum(part.square().sum(1) for part in rows).sqrt()  # (B,)
     if not lengths.isfinite().all():
-        raise ValueError("The gradient of an example has no finite length, so it cannot be shortened to the clip")
+        raise ValueError("The gradient of an example has no finite length, which no clip can shorten")
     factors = (clip / lengths.clamp(min=1e-12)).clamp(max=1)
     found = {}
     for name, part in gradients.items():

@@ -114,8 +114,8 @@ def noise_for(
 def _noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
     least = spent(MOST, rate, steps, delta)
     if epsilon <= least:
-        raise ValueError(f"epsilon is {epsilon:g}, but {steps} steps spend {least:.2g} with any noise, as far "
-                         "as the accountant can tell. Take fewer steps or a larger epsilon.")
+        raise ValueError(f"epsilon is {epsilon:g}, but {steps} steps spend {least:.2g} with any noise, as "
+                         "far as the accountant can tell. Take fewer steps or a larger epsilon.")
     if spent(LEAST, rate, steps, delta) <= epsilon:
         return LEAST
     low, high = 0.0, 0.5
@@ -235,8 +235,8 @@ def check_layers(
 
 def _freeze(name: str, trainable: str | int) -> str:
     "What to do about a layer"
-    less = "" if trainable == "head" else " Or train less, such as trainable='head' or a number of last layers."
-    return f"Freeze what has none: classifier.model.get_submodule({name!r}).requires_grad_(False).{less}"
+    less = " Or train less, such as trainable='head' or a number of last layers."
+    return f"Freeze what has none: classifier.model.get_submodule({name!r}).requires_grad_(False).{less * (trainable != 'head')}"
 
 
 def _few(names: list[str]) -> str:
@@ -406,8 +406,9 @@ class PrivateRun(Keeping):
     def parts(self, rows: list[int], processes: int = 1, halved: bool = False) -> list[list[int]]:
         """The rows of a step, so many at once as memory holds
 
-        Halved parts have other masks of dropout. Where memory runs out in one attempt at a step and not in the
-        other, of before a run was stopped, both have the same noise; so lower `at_once` where it is scarce.
+        Halved parts have other masks of dropout, under the same noise. So where memory runs out in only one of
+        two attempts at a step, before and after a run was stopped, their difference tells of the texts: choose
+        an `at_once` for which memory is enough.
         """
         most = max(1, self.privacy.at_once // 2) if halved else self.privacy.at_once
         return [rows[start : start + most] for start in range(0, len(rows), most)]
@@ -415,7 +416,8 @@ class PrivateRun(Keeping):
     def identity(self) -> dict:
         "What must be the same when the run is resumed"
         _, more = settings_of(self.objective)
-        return {"privacy": described(asdict(self.privacy))} | ({"settings of the objective": more} if more else {})
+        told = {"settings of the objective": more} if more else {}
+        return {"privacy": described(asdict(self.privacy)), **told}
 
     def spent(self, more: int = 0) -> float:
         "What the steps so far tell, and so many more"
@@ -527,7 +529,8 @@ def try_out(
                 apart[name] = max(apart[name], (found[place] - alone[name][place]).norm().item())
         passes.clear()
     passes.model.train()
-    exact = passes.accelerator.mixed_precision == "no" and next(iter(passes.weights.values())).dtype.itemsize > 2
+    exact = passes.accelerator.mixed_precision == "no"
+    exact = exact and all(weight.dtype.itemsize > 2 for weight in passes.model.parameters())
     if mixed := [name for name in apart if apart[name] > (1e-3 if exact else 0.05) * largest]:
         raise ValueError(
             f"The gradient of an example depends on the others in its batch, as seen in {_few(mixed)}: a "
