@@ -235,8 +235,9 @@ def check_layers(
 
 def _freeze(name: str, trainable: str | int) -> str:
     "What to do about a layer"
+    frozen = f"Freeze what has none: classifier.model.get_submodule({name!r}).requires_grad_(False)."
     less = " Or train less, such as trainable='head' or a number of last layers."
-    return f"Freeze what has none: classifier.model.get_submodule({name!r}).requires_grad_(False).{less * (trainable != 'head')}"
+    return frozen + (less if trainable != "head" else "")
 
 
 def _few(names: list[str]) -> str:
@@ -406,9 +407,9 @@ class PrivateRun(Keeping):
     def parts(self, rows: list[int], processes: int = 1, halved: bool = False) -> list[list[int]]:
         """The rows of a step, so many at once as memory holds
 
-        Halved parts have other masks of dropout, under the same noise. So where memory runs out in only one of
-        two attempts at a step, before and after a run was stopped, their difference tells of the texts: choose
-        an `at_once` for which memory is enough.
+        Halved parts have other masks of dropout, under the same noise. So where memory runs out in only one
+        of two attempts at a step, before and after a run was stopped, their difference tells of the texts:
+        choose an `at_once` for which memory is enough.
         """
         most = max(1, self.privacy.at_once // 2) if halved else self.privacy.at_once
         return [rows[start : start + most] for start in range(0, len(rows), most)]
