@@ -14,21 +14,30 @@ import numpy as np
 import torch
 from scipy.special import gammaln, logsumexp
 
-from .checks import as_array, checked_count, checked_fraction, checked_number
+from .checks import as_array, checked_classes, checked_count, checked_fraction
+from .checks import checked_number, checked_scores, checked_seed
 from .training.private import DifferentialPrivacy as DifferentialPrivacy
+from .training.private import checked_delta
 from .training.private import noise_for as noise_for
 from .training.private import spent as spent
 
 # %% ../nbs/lessons/32_privacy.ipynb #be5dd4f6
+def _numbers(name: str, values: object, axes: int = 1) -> np.ndarray:
+    "The values as an array of floats; ValueError where one is not finite, or the dimensions are others"
+    found = as_array(values)
+    if found.ndim != axes:
+        raise ValueError(f"{name} must have {axes} dimension{'s' * (axes > 1)}, got the shape {found.shape}")
+    return checked_scores(name, found.reshape(-1)).reshape(found.shape)
+
+
 def exposure(
     surprise: float,  # of the secret: -ln of its probability, or a loss
     others: Sequence[float],  # of all other candidates, at least one
 ) -> float:  # bits, 0 to log2 of the number of candidates
     "How far up a list of candidates, sorted by the model, the secret stands (Carlini et al. 2019)"
-    others = as_array(others).astype(float)
-    if not len(others) or not np.isfinite(others).all() or not math.isfinite(surprise):
-        raise ValueError(f"exposure needs finite surprises of the secret and of other candidates, got "
-                         f"{surprise} and {len(others)} others")
+    others, surprise = _numbers("others", others), float(_numbers("surprise", [surprise])[0])
+    if not len(others):
+        raise ValueError("exposure needs surprises of other candidates, got 0 others")
     rank = 1 + int((others <= surprise).sum())  # of equals, the worst place
     return math.log2(len(others) + 1) - math.log2(rank)
 
@@ -39,7 +48,7 @@ def true_positives_at(
     others: Sequence[float],  # scores of texts that were not
 ) -> float:  # the share of members above the threshold
     "How many members an attack finds where at most this share of the others is called a member"
-    members, others = as_array(members).astype(float), np.sort(as_array(others).astype(float))[::-1]
+    members, others = _numbers("members", members), np.sort(_numbers("others", others))[::-1]
     checked_fraction("rate", rate)
     if not len(members) or not len(others):
         raise ValueError(f"There must be scores of both kinds, got {len(members)} and {len(others)}")
@@ -54,10 +63,12 @@ def likelihood_ratios(
     members: np.ndarray,  # (S, N), whether a shadow was trained on a text
 ) -> np.ndarray:  # (N,), high means member
     "For each text, how much rather the target is like shadows that saw it (Carlini et al. 2022)"
-    target, shadows, members = np.asarray(target), np.asarray(shadows), np.asarray(members).astype(bool)
+    target, shadows = _numbers("target", target), _numbers("shadows", shadows, 2)
+    members = _numbers("members", members, 2)
     if shadows.shape != members.shape or shadows.shape[1:] != target.shape:
         raise ValueError(f"target, shadows and members must be (N,), (S, N) and (S, N), got {target.shape}, "
                          f"{shadows.shape}, {members.shape}")
+    members = checked_classes("members", members.reshape(-1), 2).reshape(members.shape).astype(bool)
     densities = []
     for heap in (members, ~members):
         if (heap.sum(0) < 2).any():
@@ -74,8 +85,8 @@ def randomised_response(
     seed: int = 0,
 ) -> np.ndarray:  # (N,), booleans
     "What people say who tell the truth with probability p, where p / (1 - p) is e to the epsilon"
-    truth, epsilon = as_array(truth).astype(bool), checked_number("epsilon", epsilon)
-    honest = np.random.default_rng(seed).random(len(truth)) < 1 / (1 + math.exp(-epsilon))
+    truth, epsilon = checked_classes("truth", truth, 2).astype(bool), checked_number("epsilon", epsilon)
+    honest = np.random.default_rng(checked_seed(seed)).random(len(truth)) < 1 / (1 + math.exp(-epsilon))
     return np.where(honest, truth, ~truth)
 
 # %% ../nbs/lessons/32_privacy.ipynb #80529ddc
@@ -89,9 +100,13 @@ def renyi_of_step(
     k, order = np.arange(checked_count("order", order, 2) + 1), int(order)
     if not rate:
         raise ValueError("rate must be above 0: nobody would ever be seen")
+    if rate == 1:
+        return order / 2 / noise / noise
     ways = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)  # ln of the binomial
-    out = (order - k) * math.log1p(-rate) if rate < 1 else np.where(k < order, -math.inf, 0.0)
-    return float(logsumexp(ways + out + k * math.log(rate) + k * (k - 1) / (2 * noise**2)) / (order - 1))
+    with np.errstate(over="ignore"):  # with next to no noise it is infinite
+        moved = k * (k - 1) / 2 / noise / noise
+    terms = ways + (order - k) * math.log1p(-rate) + k * math.log(rate) + moved
+    return max(0.0, float(logsumexp(terms) / (order - 1)))
 
 
 def epsilon_after(
@@ -102,12 +117,13 @@ def epsilon_after(
     orders: Sequence[int] = range(2, 256),
 ) -> float:
     "What so many steps spend: the best that the orders can tell"
-    alpha = np.asarray(orders, dtype=float)
+    orders, delta = list(orders), checked_delta("delta", delta)
+    if not orders:
+        raise ValueError("orders must hold at least one order")
     renyi = checked_count("steps", steps) * np.array([renyi_of_step(noise, rate, order) for order in orders])
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must lie above 0 and below 1, got {delta}")
+    alpha = np.array(orders, dtype=float)
     each = renyi + np.log((alpha - 1) / alpha) - (math.log(delta) + np.log(alpha)) / (alpha - 1)
-    return float(each.min())
+    return max(0.0, float(each.min()))  # with a large delta the formula falls below zero
 
 # %% ../nbs/lessons/32_privacy.ipynb #d215eabf
 def per_example_gradients(
@@ -134,11 +150,19 @@ def private_gradient(
 ) -> dict[str, torch.Tensor]:
     "Shorten, add, add noise, divide"
     clip, noise = checked_number("clip", clip, strict=True), checked_number("noise", noise)
-    lengths = sum(part.flatten(1).square().sum(1) for part in gradients.values()).sqrt()  # (B,)
+    expected = checked_number("expected", expected, strict=True)
+    gradients = {name: part if part.dtype.itemsize > 2 else part.float() for name, part in gradients.items()}
+    shapes = [tuple(part.shape) for part in gradients.values()]
+    if () in shapes or len({shape[0] for shape in shapes}) != 1:
+        raise ValueError(f"gradients must each hold one row for each of B examples, got the shapes {shapes}")
+    rows = [part.unsqueeze(-1).flatten(1) for part in gradients.values()]
+    lengths = sum(part.square().sum(1) for part in rows).sqrt()  # (B,)
+    if not lengths.isfinite().all():
+        raise ValueError("The gradient of an example has no finite length, which no clip can shorten")
     factors = (clip / lengths.clamp(min=1e-12)).clamp(max=1)
     found = {}
     for name, part in gradients.items():
         total = torch.tensordot(factors, part, dims=1)
         drawn = torch.randn(total.shape, generator=generator)
-        found[name] = (total + clip * noise * drawn) / checked_number("expected", expected, strict=True)
+        found[name] = (total + clip * noise * drawn) / expected
     return found

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
@@ -20,13 +21,25 @@ from llm_course.callbacks import Callback
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import CrossEntropy, FineTuningRun, MeanAbsoluteError, fine_tune, step_batches
 from llm_course.models import TextClassifier
-from llm_course.privacy import DifferentialPrivacy, epsilon_after, per_example_gradients, renyi_of_step
+from llm_course.privacy import (
+    DifferentialPrivacy,
+    epsilon_after,
+    exposure,
+    likelihood_ratios,
+    per_example_gradients,
+    private_gradient,
+    randomised_response,
+    renyi_of_step,
+    true_positives_at,
+)
+from llm_course.training.objective import Objective
 from llm_course.training.private import ORDERS, PoissonSampler, PrivatePasses, begun, noise_for, quiet_hooks, secret_masks, spent
 from llm_course.training.settings import Settings, seeded_accelerator
 
 LABELS = ["negative", "positive"]
 REVIEWS = load_dataset("movies")["train"].select(range(48)).map(  # short, of all lengths, in no order of them
     lambda row, place: {"text": row["text"][: 40 + 5 * (7 * place % 48)]}, with_indices=True)
+VALIDATION = {"text": ["A fine film.", "Dull and long."], "label": [1, 0]}
 BUDGET = DifferentialPrivacy(epsilon=8, delta=1e-3, seed=0)
 QUICK = {"epochs": 2, "batch_size": 12, "learning_rate": 1e-3, "trainable": 1, "progress": False}
 
@@ -83,6 +96,42 @@ def same(a: TextClassifier, b: TextClassifier, tolerance: float = 0.0) -> bool:
 def test_numbers_that_are_no_budget(given, said):
     with pytest.raises(ValueError, match=said):
         DifferentialPrivacy(**{"epsilon": 8, **given})
+
+
+@pytest.mark.parametrize("changed,said", [
+    ({"noise": 0}, "noise"), ({"noise": float("nan")}, "noise"), ({"noise": float("inf")}, "noise"), ({"noise": -1}, "noise"),
+    ({"rate": 1.5}, "rate"), ({"rate": float("nan")}, "rate"), ({"steps": -5}, "steps"), ({"steps": 2.5}, "steps"),
+    ({"delta": 0}, "delta"), ({"delta": 2}, "delta"), ({"delta": float("nan")}, "delta")])
+def test_an_account_of_nonsense_is_refused(changed, said):
+    usual = {"noise": 1.0, "rate": 0.1, "steps": 10, "delta": 1e-5}
+    with pytest.raises(ValueError, match=said):
+        spent(**{**usual, **changed})
+    with pytest.raises(ValueError, match=said):
+        epsilon_after(**{**usual, **changed})
+    if "noise" in changed:
+        changed = {"epsilon": changed["noise"]}
+    del usual["noise"]
+    for more in (changed, {"steps": 0}, {"rate": 0}):
+        with pytest.raises(ValueError, match=next(iter(more))):
+            noise_for(**{"epsilon": 8, **usual, **more})
+
+
+def test_an_account_is_never_below_zero_and_never_overflows():
+    assert spent(1.0, 0.1, 0, 1e-5) == spent(1.0, 0.0, 5, 1e-5) == 0 == epsilon_after(1, 10.0, 0.01, 0.5)
+    for account in (spent, lambda noise, rate, steps, delta: epsilon_after(steps, noise, rate, delta)):
+        assert account(1e300, 0.1, 10, 1e-5) < 0.1 and account(1e-200, 0.1, 10, 1e-5) == float("inf")
+        assert account(1e-200, 1.0, 10, 1e-5) == float("inf")
+    assert 0 <= renyi_of_step(1e300, 0.1, 4) < 1e-12
+    assert noise_for(1e300, 0.25, 20, 1e-5) == 1e-3 and spent(1e-3, 0.25, 20, 1e-5) < 1e300
+    with pytest.raises(ValueError, match="orders must hold at least one"):
+        epsilon_after(1, 1.0, 0.1, 1e-5, orders=[])
+    assert epsilon_after(1, 1.0, 0.1, 1e-5, orders=iter([2, 3])) == epsilon_after(1, 1.0, 0.1, 1e-5, orders=[2, 3])
+
+
+def test_a_budget_holds_plain_numbers():
+    given = DifferentialPrivacy(Fraction(8), np.float32(0.25), np.int64(1), Fraction(6, 5), np.int64(4), torch.tensor(3))
+    assert [type(value) for value in vars(given).values()] == [float, float, float, float, int, int]
+    assert given == DifferentialPrivacy(8.0, 0.25, 1.0, 1.2, 4, 3)
 
 
 @pytest.mark.parametrize("changed,said", [
@@ -170,11 +219,95 @@ def test_layers_that_have_no_gradient_of_one_example_are_named():
         private(base().with_adapter("adalora", rank=2), trainable="all")
 
 
+class Centred(torch.nn.Module):
+    "Takes the average over the batch away, without being a BatchNorm"
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.out = torch.nn.Linear(size, 2)
+
+    def forward(self, x):
+        return self.out(x - x.mean(0, keepdim=True))
+
+
+class Summed(Centred):
+    "An example sees those that stand before it"
+
+    def forward(self, x):
+        return self.out(x.cumsum(0))
+
+
+class Mixing(CrossEntropy):
+    "Says that it has a term for each example, and blends the answers wanted"
+
+    each_alone = True
+
+    def __call__(self, model, batch, backward):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        targets = F.one_hot(batch["targets"], 2).float()
+        loss = F.cross_entropy(logits, 0.7 * targets + 0.3 * targets.flip(0))
+        backward(loss)
+        return loss.item()
+
+
+@pytest.mark.parametrize("layer,objective", [(Centred, CrossEntropy()), (Summed, CrossEntropy()), (None, Mixing())])
+def test_what_mixes_examples_is_found_by_trial(layer, objective):
+    """The gradient of an example changes with its neighbour: no class name says so, with dropout in the model"""
+    classifier = new()
+    if layer:
+        classifier.model.classifier.out_proj = layer(classifier.model.config.hidden_size)
+    before = copy.deepcopy(classifier)
+    with pytest.raises(ValueError, match="gradient of an example depends on the others in its batch, as seen in"):
+        private(classifier, objective=objective, trainable="head")
+    assert same(classifier, before) and not classifier.model.training
+
+
+def test_one_or_two_texts_are_tried_out_too():
+    few = {**QUICK, "batch_size": 1, "epochs": 1, "privacy": BUDGET, "trainable": "head"}
+    assert len(fine_tune(new(), VALIDATION, **few).steps) == 2
+    one, rated = {"text": ["A fine film."], "rating": [0.9]}, new(labels=("rating",))
+    assert len(fine_tune(rated, one, objective=MeanAbsoluteError(), **few).steps) == 1
+
+
+@pytest.mark.parametrize("wrapped,said", [(torch.nn.utils.weight_norm, "Linear, of which weight_g is trained"),
+                                          (torch.nn.utils.spectral_norm, "Linear, of which weight_orig is trained")])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_in_another_place_are_named(wrapped, said):
+    classifier = new()
+    classifier.model.classifier.out_proj = wrapped(torch.nn.Linear(classifier.model.config.hidden_size, 2))
+    with pytest.raises(ValueError, match=rf"classifier.out_proj \({said}\)") as error:
+        fine_tune(classifier, REVIEWS, **{**QUICK, "privacy": BUDGET, "trainable": "head"})
+    assert "get_submodule('classifier.out_proj').requires_grad_(False)" in str(error.value)
+    assert "trainable='head'" not in str(error.value), "that is given already"
+
+
+class Duck:
+    "An objective without the base class, and without a __dict__"
+
+    __slots__ = ()
+    each_alone = True
+
+    def __call__(self, model, batch, backward):
+        return CrossEntropy()(model, batch, backward)
+
+
+class Slotted(Duck):
+    "Says nothing itself"
+
+    __slots__ = ()
+
+
+def test_objectives_without_the_base_class_may_say_so_too():
+    assert private(objective=Duck(), epochs=1, trainable="head").steps[-1]["epsilon"] <= 8
+    with pytest.raises(TypeError, match="Slotted cannot be trained with privacy"):
+        private(objective=Slotted())
+
+
 def test_positions_that_all_examples_share_are_named():
     classifier = TextClassifier.from_pretrained("minilm", labels=LABELS, device="cpu")
     few = REVIEWS.select(range(4))
     options = {**QUICK, "batch_size": 2, "epochs": 1, "trainable": "all", "privacy": BUDGET}
-    with pytest.raises(ValueError, match=r"bert.embeddings.position_embeddings.weight.*Freeze it"):
+    with pytest.raises(ValueError, match=r"bert.embeddings.position_embeddings.weight.*get_submodule\(.bert.embeddings.position_embeddings"):
         fine_tune(classifier, few, **options)
     for name in ("position_embeddings", "token_type_embeddings"):
         classifier.model.bert.embeddings.get_submodule(name).requires_grad_(False)
@@ -188,6 +321,50 @@ def test_several_processes_are_refused():
     record = type("Record", (), {"__len__": lambda self: 48})()
     with pytest.raises(ValueError, match="privacy works in one process, and here are 2"):
         begun(BUDGET, CrossEntropy(), settings, False).batches(record, settings, two)
+
+
+NAN = float("nan")
+KNOWN = {"target": [1.0, 2.0], "shadows": np.arange(8.0).reshape(4, 2), "members": [[1, 0], [1, 0], [0, 1], [0, 1]]}
+
+
+@pytest.mark.parametrize("function,usual,changed,said", [
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"others": np.ones((2, 3))}, r"others must have 1 dimension, got the shape"),
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"others": []}, "0 others"),
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"others": [NAN]}, "others must be numbers; at 0 stands"),
+    (exposure, {"surprise": 1.0, "others": [2.0]}, {"surprise": "1"}, "surprise"),
+    (true_positives_at, {"rate": 0.1, "members": [1.0], "others": [0.0]}, {"others": [0.0, NAN]}, "at 1 stands"),
+    (true_positives_at, {"rate": 0.1, "members": [1.0], "others": [0.0]}, {"members": np.ones((3, 2))}, "members must have 1"),
+    (true_positives_at, {"rate": 0.1, "members": [1.0], "others": [0.0]}, {"members": [np.inf]}, "members"),
+    (likelihood_ratios, KNOWN, {"target": [np.inf, 1]}, "target"),
+    (likelihood_ratios, KNOWN, {"shadows": np.full((4, 2), NAN)}, "shadows"),
+    (likelihood_ratios, KNOWN, {"shadows": np.ones(4)}, "shadows must have 2 dimensions"),
+    (likelihood_ratios, KNOWN, {"members": [["yes", "no"]] * 4}, "members"),
+    (likelihood_ratios, KNOWN, {"members": [[0.5, 1]] * 4}, "members"),
+    (likelihood_ratios, KNOWN, {"members": [[1, 0]] * 3}, r"\(3, 2\)"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"truth": ["yes"]}, "truth"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"truth": [2]}, "truth"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"truth": np.zeros((3, 3))}, "truth"),
+    (randomised_response, {"truth": [True], "epsilon": 1}, {"seed": None}, "seed")])
+def test_what_is_no_score_is_refused(function, usual, changed, said):
+    function(**usual)
+    with pytest.raises(ValueError, match=said):
+        function(**{**usual, **changed})
+
+
+@pytest.mark.parametrize("gradients,said", [
+    ({}, "one row for each of B examples"), ({"a": torch.tensor(1.0)}, "one row"),
+    ({"a": torch.ones(2, 3), "b": torch.ones(1, 3)}, "one row"), ({"a": torch.tensor([[NAN], [1.0]])}, "no finite length"),
+    ({"a": torch.tensor([[float("inf")], [1.0]])}, "no finite length")])
+def test_what_is_no_gradient_is_refused(gradients, said):
+    with pytest.raises(ValueError, match=said):
+        private_gradient(gradients, 1.0, 0.0, 2, torch.Generator())
+
+
+def test_lengths_of_half_precision_are_exact():
+    halves = {"a": torch.full((2, 3), 300.0, dtype=torch.float16), "b": torch.tensor([0.0, 0.0])}
+    found = private_gradient(halves, 1.0, 0.0, 2, torch.Generator())["a"]
+    torch.testing.assert_close(found, torch.full((3,), 3 ** -0.5))
+    assert private_gradient({"a": torch.zeros(0, 3)}, 1.0, 0.0, 2, torch.Generator())["a"].tolist() == [0, 0, 0]
 
 
 # --- the gradient and the account
@@ -362,15 +539,73 @@ def test_a_secret_key_is_kept_for_the_run_and_drawn_for_each(tmp_path):
     assert [row["examples"] for row in ends[0].steps] == [row["examples"] for row in ends[1].steps]
 
 
+class Told(Callback):
+    "Counts what it is told"
+
+    def __init__(self):
+        self.steps = self.ends = 0
+
+    def on_step(self, run):
+        self.steps += 1
+        assert run.steps[-1]["epsilon"] <= 4
+
+    def on_end(self, run):
+        self.ends += 1
+
+
+@pytest.mark.filterwarnings("ignore:The budget is spent")
 def test_chosen_noise_ends_the_run_before_it_overspends(tmp_path):
-    budget = DifferentialPrivacy(epsilon=4, delta=1e-3, noise=1.2, seed=0)
-    run = private(privacy=budget, epochs=10)
+    budget, told = DifferentialPrivacy(epsilon=4, delta=1e-3, noise=1.2, seed=0), Told()
+    options = {**QUICK, "privacy": budget, "epochs": 10}
+    with pytest.warns(UserWarning, match=r"The budget is spent: the run ends after \d+ of 40 steps, with epsilon 3"):
+        run = fine_tune(new(), REVIEWS, callbacks=[told], validation=VALIDATION, **options)
     count = len(run.steps)
     assert 0 < count < run.total_steps and spent(1.2, 0.25, count, 1e-3) <= 4 < spent(1.2, 0.25, count + 1, 1e-3)
-    folder = {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 1, "privacy": budget, "epochs": 10}
+    assert (told.steps, told.ends) == (count, 1), "the last step too"
+    assert [row["step"] for row in run.evaluations] == sorted({*range(4, count, 4), count}), "and what it led to"
+    folder = {**options, "checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 1}
     with pytest.raises(ConnectionAbortedError):
-        private(callbacks=[Break(count - 1)], **folder)
-    assert len(private(**folder).steps) == count == len(private(**folder).steps)
+        fine_tune(new(), REVIEWS, callbacks=[Break(count - 1)], **folder)
+    assert len(fine_tune(new(), REVIEWS, **folder).steps) == count == len(fine_tune(new(), REVIEWS, **folder).steps)
+
+
+class Smooth(Objective):
+    "Not a dataclass; its setting is in no field"
+
+    each_alone = True
+
+    def __init__(self, share: float, inner: object = None):
+        self.share, self.inner = share, inner
+
+    def __call__(self, model, batch, backward):
+        return CrossEntropy(self.share)(model, batch, backward)
+
+
+def plain_loss(share: float):
+    def loss(model, batch, backward):
+        return CrossEntropy(share)(model, batch, backward)
+
+    loss.each_alone = True
+    return loss
+
+
+@pytest.mark.parametrize("made", [Smooth, plain_loss])
+def test_another_setting_of_an_objective_is_another_run(tmp_path, made):
+    """Also where it is no dataclass: the same noise on another gradient would tell of the texts"""
+    folder = {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 1, "epochs": 1, "trainable": "head"}
+    with pytest.raises(ConnectionAbortedError):
+        private(objective=made(0.0), callbacks=[Break(3)], **folder)
+    with pytest.raises(ValueError, match="settings of the objective"):
+        private(objective=made(0.9), **folder)
+    assert len(private(objective=made(0.0), **folder).steps) == 4
+
+
+def test_a_run_whose_objective_cannot_be_compared_is_not_resumed(tmp_path):
+    folder = {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 1, "epochs": 1, "trainable": "head"}
+    with pytest.raises(ConnectionAbortedError):
+        private(objective=Smooth(0.0, inner=print), callbacks=[Break(3)], **folder)
+    with pytest.raises(ValueError, match="cannot be resumed: the settings of its objective are not all"):
+        private(objective=Smooth(0.0, inner=print), **folder)
 
 
 # --- what it leaves
@@ -451,7 +686,7 @@ def test_masks_of_dropout_are_as_secret_as_the_noise(tmp_path):
     def drawn(budget=BUDGET, **changed):
         objective = Drawing()
         private(objective=objective, privacy=budget, trainable="head", **{"epochs": 1, **changed})
-        return objective.seen[1:]  # the first belongs to the attempt with two examples
+        return objective.seen[3:]  # the first belong to the attempts with two examples
 
     first, folder = drawn(), {"checkpoints": tmp_path / "run", "checkpoint_every": 2, "resume": "auto"}
     assert first == drawn(seed=5) and len(set(first)) == 4

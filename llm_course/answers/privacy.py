@@ -78,19 +78,22 @@ def _found(scores: np.ndarray, inside: np.ndarray) -> float:
     LESSON,
     "A text may be easy for every model. Compare the target with shadows that did not see the text.",
     "np.where(members, np.nan, shadows) leaves the shadows that did not; np.nanmean takes their mean.",
-    "Better still: is the target nearer to those that saw it, or to those that did not?",
+    "Better still: is the target nearer to those that saw it, or to those that did not? With few shadows, "
+    "share one spread among all texts.",
 )
 def _your_own_attack(answer):
     shares = []
-    for seed in range(3):
+    for seed in range(30):
         target, shadows, members, inside = _drawn(seed)
-        scores = np.asarray(plain(ask(answer, target, shadows, members)), dtype=float)
+        given = answer(target, shadows, members) if seed else ask(answer, target, shadows, members)
+        scores = np.asarray(plain(given), dtype=float)
         if scores.shape != target.shape or not np.isfinite(scores).all():
             raise Wrong(f"I expected {len(target)} finite scores, and got {shown(scores.shape)} numbers, of "
                         f"which {int(np.isfinite(scores).sum())} are finite.")
         shares.append(_found(scores, inside))
     reach(("Members found at 5 false positives of 100", float(np.mean(shares)), 0.5,
-           "Texts that are easy for all models hide the members: compare text by text, and with each heap."))
+           "Texts that are easy for all models hide the members, and being trained on lifts some more than "
+           "others: compare text by text, with shadows that did not see it."))
 
 # %% ../../nbs/answers/privacy.ipynb #c4ce2933
 QUIZZES[LESSON] = (
@@ -99,7 +102,8 @@ QUIZZES[LESSON] = (
         (
             ("The model finds all other candidates more probable.", "Yes: it stands in the last place."),
             ("The model has never seen it in any training text.", "It may have, and forgotten it again."),
-            ("The model would write it down at the first attempt.", "That is the highest exposure."),
+            ("The model would write it down at the first attempt.",
+             "Not even the highest exposure says so: it is the first place among the candidates."),
         ),
         0,
     ),
