@@ -29,6 +29,8 @@ class UnchangedTexts(UserWarning):
 class Augmenter:
     "Makes copies of texts that differ a little; a subclass has `transform`"
 
+    outdates: tuple[str, ...] = ()  # columns of a dataset that would be false of a copy
+
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text, decided by the text and its seed alone"
         raise NotImplementedError
@@ -107,6 +109,11 @@ class Compose(Augmenter):
     def __post_init__(self):
         object.__setattr__(self, "augmenters", checked_augmenters(self.augmenters))
 
+    @property
+    def outdates(self) -> tuple[str, ...]:
+        "What one of them outdates"
+        return tuple({name: 0 for augmenter in self.augmenters for name in augmenter.outdates})
+
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text; where a step undoes the one before, the text as it was before that step"
         copies = list(texts)
@@ -131,6 +138,11 @@ class OneOf(Augmenter):
         count, weights = len(self.augmenters), self.weights
         if weights is not None and (len(weights) != count or min(weights) < 0 or not sum(weights)):
             raise ValueError(f"weights must be {count} numbers of at least 0, not all 0, got {weights}")
+
+    @property
+    def outdates(self) -> tuple[str, ...]:
+        "What one of them outdates"
+        return tuple({name: 0 for augmenter in self.augmenters for name in augmenter.outdates})
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text"
@@ -169,7 +181,7 @@ def augment_dataset(
     batch_size = checked_count("batch_size", batch_size, 1)
     options = {"batched": True, "batch_size": batch_size, "with_indices": True, "fn_kwargs": settings}
     dataset = dataset if isinstance(dataset, IterableDataset) else as_dataset(dataset, part="augmented")
-    _check_columns(dataset, column)
+    _check_columns(dataset, column, getattr(augmenter, "outdates", ()))
     if isinstance(dataset, IterableDataset):
         return dataset.map(_with_copies, **options)
     out = dataset.map(
@@ -186,11 +198,14 @@ def augment_dataset(
     return out
 
 
-def _check_columns(dataset: Dataset | IterableDataset, column: str):
-    "ValueError where the texts are missing, or a column has the name that marks the copies"
+def _check_columns(dataset: Dataset | IterableDataset, column: str, outdated: Sequence[str]):
+    "ValueError where the texts are missing, or a column marks the copies already or would be false of them"
     names = list(dataset.column_names or [])
     if names and column not in names:
         raise ValueError(f"There is no column {column!r}, only {', '.join(names)}")
+    if false := [name for name in names if name in outdated]:
+        raise ValueError(f"The column {false[0]!r} would be false of the copies, which are changed in that; "
+                         f"take it away: dataset.remove_columns({false[0]!r})")
     if "augmented" in names and (dataset.features or {}).get("augmented") != Value("bool"):
         raise ValueError("The column 'augmented' holds something else than True and False; rename it first: "
                          "dataset.rename_column('augmented', …)")

@@ -211,7 +211,9 @@ class ProgressBar(Callback):
         self.bar = self.bar or Progress(self.title, "steps", run.total_steps)
         loss = pd.Series([row["loss"] for row in run.steps[-20:]], dtype=float).mean()
         speed = run.examples / run.seconds if run.seconds else 0.0
-        self.bar.update(len(run.steps), f"loss {loss:.3f} · {speed:.0f} examples per second")
+        told = [f"epsilon {row['epsilon']:.2f} spent · " for row in run.steps[-1:] if "epsilon" in row]
+        said = f"loss {loss:.3f} · {''.join(told)}{speed:.0f} examples per second"
+        self.bar.update(len(run.steps), said)
 
     def on_step(self, run: Run):
         "Redraw at most five times a second"

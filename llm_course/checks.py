@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['checked_count', 'checked_seed', 'checked_number', 'checked_fraction', 'checked_choice', 'well_formed', 'texts_of',
            'checked_texts', 'checked_text', 'checked_columns', 'rows_of', 'as_array', 'checked_classes',
-           'checked_scores', 'checked_probabilities', 'checked_logits', 'checked_lengths', 'checked_answers',
-           'checked_confusion', 'checked_text_counts', 'checked_confidence', 'checked_curve', 'checked_slices']
+           'checked_scores', 'checked_probabilities', 'checked_logits', 'checked_lengths', 'checked_examples',
+           'checked_head', 'checked_answers', 'checked_confusion', 'checked_text_counts', 'checked_confidence',
+           'checked_curve', 'checked_slices']
 
 # %% ../nbs/support/checks.ipynb #1cc0dfcd
 import math
@@ -339,6 +340,44 @@ def checked_lengths(
         said = " and ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"There must be as many of each, and one at least; got {said}")
     return next(iter(sizes.values()))
+
+# %% ../nbs/support/checks.ipynb #2042f9cb
+def checked_examples(
+    owner: str,  # for the error, such as "client 1"
+    vectors: object,  # (n, D)
+    labels: Sequence[int],  # (n,), class numbers
+    classes: int | None = None,  # C; None: not known
+) -> tuple[np.ndarray, np.ndarray]:  # (n, D) and (n,), floats and int64
+    "Vectors and labels of examples, one at least, if they fit; ValueError if not"
+    labels, array = checked_classes(f"The labels of {owner}", labels, classes), as_array(vectors)
+    if array.ndim != 2 or len(array) != len(labels):
+        raise ValueError(f"{owner} has vectors of shape {array.shape} and {len(labels)} labels; expected "
+                         "(n, D) and n")
+    if not len(array):
+        raise ValueError(f"{owner} has no examples. Leave it out until it has some.")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"The vectors of {owner} must be numbers, got the type {array.dtype}")
+    finite = np.isfinite(array).all(1)
+    if not finite.all():
+        raise ValueError(f"The vectors of {owner} must be finite numbers; row {int(finite.argmin())} is not")
+    return array if array.dtype.kind == "f" else array.astype(float), labels
+
+
+def checked_head(
+    weights: object,  # (C, D + 1)
+    vectors: object,  # (n, D)
+    labels: Sequence[int],  # (n,), class numbers
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # of these shapes
+    "Weights of a linear head, and examples of it, if they fit; ValueError if not"
+    weights = as_array(weights)
+    if weights.ndim != 2 or weights.dtype.kind not in "biuf" or not np.isfinite(weights).all():
+        raise ValueError(f"weights must be finite numbers (C, D + 1), got the shape {weights.shape} and the "
+                         f"type {weights.dtype}. Where training made them infinite, the rate is too large.")
+    vectors, labels = checked_examples("the data", vectors, labels, len(weights))
+    if weights.shape[1] != vectors.shape[1] + 1:
+        raise ValueError(f"weights must have a column for each of {vectors.shape[1]} numbers and one for the "
+                         f"bias, got the shape {weights.shape}")
+    return weights, vectors, labels
 
 # %% ../nbs/support/checks.ipynb #0cca763f
 def checked_answers(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CrossEntropy', 'MeanAbsoluteError', 'FineTuningRun', 'plot_run', 'checked_parts', 'validation_scores', 'step_parts',
-           'step_batches', 'fine_tune', 'baseline_classifier']
+           'step_batches', 'private_side', 'fine_tune', 'baseline_classifier']
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #4758221c
 import hashlib
@@ -54,7 +54,7 @@ from .training.state import TrainingRun
 class CrossEntropy(Objective):
     "The mean of -log p(label), for labels"
     label_smoothing: float = 0.0  # share of the target spread over all classes, 0 to below 1
-    target = "label"
+    target, each_alone = "label", True
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
@@ -67,7 +67,7 @@ class CrossEntropy(Objective):
 @dataclass(frozen=True)
 class MeanAbsoluteError(Objective):
     "The mean of |prediction - rating|, for ratings"
-    target = "rating"
+    target, each_alone = "rating", True
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
@@ -90,6 +90,7 @@ class FineTuningRun(TrainingRun):
         parts += [
             f"validation {name} {last[name]:.3f}" for name in ("loss", "accuracy", "error") if name in last
         ]
+        parts += [f"epsilon {row['epsilon']:.3g} spent" for row in self.steps[-1:] if "epsilon" in row]
         return f"FineTuningRun({', '.join(parts)}{', interrupted' if self.interrupted else ''})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -194,6 +195,20 @@ def step_batches(
     parts = partial(step_parts, lengths=record.lengths, batch_size=settings.batch_size, max_tokens=tokens)
     return Batches(record, sampler, parts, accelerator, settings.epochs)
 
+
+def private_side(
+    privacy: object,  # a DifferentialPrivacy, or None
+    objective: Objective,
+    settings: Settings,
+    compiled: bool,  # whether the layers shall run through torch.compile
+) -> Callback | None:  # makes the batches of a private run, and its steps; None for any other
+    "What keeps a run to a budget of privacy: lesson 32"
+    if privacy is None:
+        return None
+    from llm_course.training.private import begun  # needs a library that the others do without
+
+    return begun(privacy, objective, settings, compiled)
+
 # %% ../nbs/lessons/12_fine_tuning.ipynb #d37ce610
 def fine_tune(
     classifier: TextClassifier,  # trained in place
@@ -223,29 +238,29 @@ def fine_tune(
     keep_best: bool = True,  # beside them, in `best`, the classifier of the lowest validation loss
     resume_from: str | Path | None = None,  # the `checkpoints` of an earlier call; it goes on writing there
     resume: str | None = None,  # "auto": the same call starts, or goes on with what `checkpoints` holds
+    privacy: object = None,  # a DifferentialPrivacy, to keep to its budget: lesson 32
 ) -> FineTuningRun:
     """Fine-tune a classifier on labelled texts, on Accelerate
 
     Data may be a `Dataset`, a dict of columns, a DataFrame or rows; a label is a class number, or a name. An
     interruption returns what was done. What cannot be trained on raises ValueError or TypeError, a loss that
     is no number FloatingPointError, before a weight changes. A batch too large for the memory is halved."""
-    settings = Settings(
-        epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
+    settings = Settings(epochs, 32 if batch_size is None and max_tokens is None else batch_size, max_tokens,
         gradient_accumulation, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,
         chosen_precision(mixed_precision, classifier.device), evaluate_every, checkpoint_every, seed,
-        trainable, layer_decay,
-    ).checked()
+        trainable, layer_decay).checked()
     make, loss = optimizer_named(optimizer), as_objective(objective)
+    private = private_side(privacy, loss, settings, compile)
     callbacks = checked_callbacks(callbacks, evaluated=validation is not None)
     resume_from = resumed_from(checkpoints, resume_from, resume)
     train, validation, targets = checked_parts(classifier, train, validation, loss.target)
     accelerator = seeded_accelerator(settings, classifier.device)
     record = text_record(classifier, train["text"], targets)
-    batches = step_batches(record, settings, accelerator)
+    batches = (private.batches if private else step_batches)(record, settings, accelerator)
     run, keeper = FineTuningRun(classifier, total_steps=sum(batches.counts)), None
     if checkpoints is not None or resume_from is not None:
         told = validation, loss.target, settings, objective, accelerator.num_processes
-        same = identity_of(classifier, record, *told)
+        same = identity_of(classifier, record, *told) | (private.identity() if private else {})
         keeper = Keeper(checkpoints, resume_from, settings.checkpoint_every, same)
         if keeper.resume(run):
             return run
@@ -257,8 +272,9 @@ def fine_tune(
     with keep_freed_memory(), quick(classifier.model), chosen as opening:
         prepared, schedule = prepared_for(run, settings, make, accelerator)
         opening.on_step(run)
-        audience = Listeners([opening, *bar, *best, *callbacks], run)
-        return run_to_the_end(Loop(run, prepared, schedule, loss, settings, batches, audience, keeper, looks))
+        audience = Listeners([*filter(None, (opening, private)), *bar, *best, *callbacks], run)
+        loop = Loop(run, prepared, schedule, loss, settings, batches, audience, keeper, looks)
+        return run_to_the_end(loop, private and private.within)
 
 # %% ../nbs/lessons/12_fine_tuning.ipynb #51ec5d7e
 def baseline_classifier(

@@ -66,14 +66,23 @@ def asked(request: dict, timeout: float) -> int:
             return subprocess.run([sys.executable, __file__, json.dumps(request)], timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             return 124
-    process, late = server(), threading.Event()
-    process.stdin.write(json.dumps(request) + "\n")
-    process.stdin.flush()
-    child = int(process.stdout.readline())
-    timer = threading.Timer(timeout, lambda: (late.set(), os.kill(child, 9)))
-    timer.start()
-    status = int(process.stdout.readline())
-    timer.cancel()
+    process, late, timer, child = server(), threading.Event(), None, None
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        child = int(process.stdout.readline())
+        timer = threading.Timer(timeout, lambda: (late.set(), os.kill(child, 9)))
+        timer.start()
+        status = int(process.stdout.readline())
+    except BaseException:  # stopped from outside: what it says next would be taken for the answer to another request
+        process.kill()
+        server.cache_clear()
+        if child is not None:
+            os.kill(child, 9)
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
     return 124 if late.is_set() else status
 
 

@@ -1,10 +1,12 @@
 """Every solution passes its checker, wrong answers are refused for the right reason, and nothing done is lost."""
 
 import ast
+import itertools
 import json
 import math
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
@@ -56,7 +58,7 @@ def solutions_of(lesson: int) -> dict[str, str]:
 
 def run_code(code: str) -> dict:
     "The names that code defines, with what the lessons import"
-    names = {"math": math, "np": np, "torch": torch}
+    names = {"itertools": itertools, "math": math, "np": np, "random": random, "torch": torch}
     exec(code, names)
     return names
 
@@ -80,7 +82,7 @@ def refused_by(path: Path) -> dict[str, tuple]:
     "For each exercise of a notebook of answers the wrong answers, each with words of the reason"
     found = {}
     for name, cell in proof_cells(path).items():
-        exec(cell, {"math": math, "np": np, "torch": torch,
+        exec(cell, {"itertools": itertools, "math": math, "np": np, "random": random, "torch": torch,
                     "prove": lambda known, _, *refused: found.update({known: refused})})
         assert name in found, f"{name}: the next cell proves another exercise"
     return found

@@ -1,9 +1,12 @@
 """A process that starts with the libraries loaded is one of its own: what it does stays in it, and it ends in time."""
 
 import os
+import signal
 import sys
+import threading
 import time
 
+import pytest
 from forked import run_forked
 
 
@@ -37,3 +40,19 @@ def test_every_end_has_its_status():
                                ("sleeps", 124, "began\n"), ("well", 0, "began\n"), ("killed", -9, "began\n")):
         found, said = run_forked("test_forked", "fail", kind, timeout=2 if kind == "sleeps" else 60)
         assert found == status and said.startswith("began\n") and word in said, kind
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs Unix signals")
+def test_a_request_that_is_stopped_leaves_the_next_one_right():
+    def stop(*_):
+        raise RuntimeError("stopped")
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        run_forked("test_forked", "fail", "well", timeout=60)  # the libraries are loaded
+        threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(RuntimeError, match="stopped"):
+            run_forked("test_forked", "fail", "sleeps", timeout=60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert run_forked("test_forked", "fail", "with a number", timeout=60) == (3, "began\n\n")  # and an empty end

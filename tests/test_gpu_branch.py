@@ -42,7 +42,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(LIMIT + 30)
+@pytest.mark.timeout(LIMIT + 120)  # the first request loads the libraries
 @pytest.mark.parametrize("path", LESSONS, ids=name_of)
 def test_lesson_runs_as_on_a_gpu(path, small_models):
     status, said = run(path, small_models)

@@ -29,7 +29,7 @@ def run_in_a_process(path: Path, **variables: str) -> str:
     return output
 
 
-@pytest.mark.timeout(LIMIT + 30)
+@pytest.mark.timeout(LIMIT + 120)  # the first request loads the libraries
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook_runs(path, shared_cache):
     start = time.perf_counter()

@@ -316,6 +316,11 @@ def adversarial_training(found: dict) -> str:
     return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
 
 
+def mean_and_width(pair: list[float]) -> str:
+    "A mean of shares in percent and the half width of its interval, if there is more than one seed"
+    return f"{100 * pair[0]:.1f}" + (f" ± {100 * pair[1]:.1f}" if pair[1] == pair[1] else "")
+
+
 def with_limits(value: list[float] | None) -> str:
     "A share and its interval, in percent"
     return "" if value is None else f"{100 * value[0]:.1f} [{100 * value[1]:.1f}, {100 * value[2]:.1f}]"
@@ -358,6 +363,62 @@ def front_page(found: dict) -> str:
     return (f"{found['data']}; of {shares['plain']['reviews']}, both classifiers trained on {found['settings']['reviews']:,} reviews:\n\n"
             + table(["", "right", "right under attack"], rows)
             + f"\n\nThe front page shows “{shown['text']}”, where “{shown['word']}” becomes “{shown['synonym']}”.")
+
+
+def federated(found: dict) -> str:
+    rows, parts = {}, []
+    for name, pair in found["summary"].get("accuracy", {}).items():
+        case, way = name.rsplit(", ", 1)
+        rows.setdefault(case, {})[way] = mean_and_width(pair)
+    ways = list(dict.fromkeys(way for row in rows.values() for way in row))
+    if rows:
+        parts += ["Right of 100 test reviews after 40 rounds of four clients (mean of the last ten), a linear head on frozen vectors, "
+                  "three seeds with 95 % intervals; step size and μ were chosen on validation reviews:",
+                  table(["labels, share that answers, local steps", *ways],
+                        [[case, *(row.get(way, "") for way in ways)] for case, row in rows.items()])]
+    if run := found["summary"].get("flower"):
+        parts.append(f"{run['clients']} clients as processes of Flower, {run['rounds']} rounds: {run['seconds']:.0f} s, of which "
+                     f"{run['seconds to start']:.0f} s to start; the weights lie within {run['apart']:.0e} of the loop's.")
+    return "\n\n".join(parts)
+
+
+def privacy(found: dict) -> str:
+    kept = found["summary"]
+    rows = [[*key.rsplit(" ", 1), *(mean_and_width(kept[figure][key]) for figure in ("accuracy", "found")),
+             f"{kept['milliseconds'][key]:.0f}"] for key in kept["accuracy"]]
+    return "\n\n".join(["2,000 movie reviews read twice; means of the seeds made so far, with 95 % intervals where there are several. "
+                        "Found: the share of the training reviews that a threshold on the loss finds at 1 false positive of 100.",
+                        table(["trained", "epsilon", "right of 100", "found of 100", "milliseconds of a step"], rows)])
+
+
+def fairness(found: dict) -> str:
+    kept = found["summary"]
+    if not kept["gap"]:
+        return "Settings are being chosen; gaps are not measured yet."
+    rows = [[arm, *(mean_and_width(kept[figure][arm]) for figure in ("gap", "accuracy"))] for arm in kept["gap"]]
+    return "\n\n".join(["A bias planted in 2,000 movie reviews at the dose 0.8. The gap is the share of positive answers to test reviews "
+                        "signed from one list less that from the other, in points (its size), with names and forms that were not in "
+                        "training; means of the seeds, with 95 % intervals.", table(["remedy", "gap", "right of 100"], rows)])
+
+
+def interpretability(found: dict) -> str:
+    kept, parts = found["summary"], []
+    if rows := kept.get("completeness"):
+        parts += ["Integrated gradients, 200 test reviews: how far the numbers are from the change of the log-odds that they share out.",
+                  table(["steps", *next(iter(rows.values()))], [[steps, *row.values()] for steps, row in rows.items()])]
+    if rows := kept.get("faithfulness"):
+        parts += ["Probability lost when the first words are deleted (comprehensiveness, high is good), and with them alone "
+                  "(sufficiency, low is good), with 95 % intervals over reviews:",
+                  table(["method", *next(iter(rows.values()))],
+                        [[method, *("{:+.3f} ± {:.3f}".format(*pair) for pair in row.values())] for method, row in rows.items()])]
+    if rows := kept.get("shuffled"):
+        parts += ["Rank correlation of explanations before and after the weights were shuffled:",
+                  table(["method", "correlation"], [[method, "{:+.2f} ± {:.2f}".format(*pair)] for method, pair in rows.items()])]
+    if rows := kept.get("planted"):
+        parts += ["A planted word, the only thing to learn: in how many of 100 texts it is put first:",
+                  table(["method", "first, of 100"], [[method, "{:.1f} ({:.1f} to {:.1f})".format(*(100 * part for part in row))]
+                                                      for method, row in rows.items()])]
+    return "\n\n".join(parts)
 
 
 def substitutions(found: dict) -> str:
@@ -421,6 +482,10 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "adversarial_examples": ("Adversarial examples", adversarial_examples),
     "adversarial_training": ("Adversarial training", adversarial_training),
     "robustness": ("Robustness judged by strangers", robustness),
+    "interpretability": ("Are explanations true?", interpretability),
+    "fairness": ("A planted bias, and remedies", fairness),
+    "privacy": ("What a budget of privacy costs", privacy),
+    "federated": ("Clients that keep their texts", federated),
     "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),

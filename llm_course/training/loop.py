@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 
 import torch
@@ -310,11 +310,15 @@ def last_checkpoint(keeper: Keeper | None) -> str:
     return f" The last checkpoint is {last}." if last else ""
 
 
-def run_to_the_end(loop: Loop) -> Run:
+def run_to_the_end(
+    loop: Loop,
+    within: Callable[[Loop], AbstractContextManager] | None = None,  # what surrounds the steps
+) -> Run:
     "Train for all epochs; an interruption keeps what was done, and the model answers as before in any case"
     run, listeners = loop.run, loop.listeners
     try:
-        loop.train()
+        with (within or nullcontext)(loop):
+            loop.train()
         loop.rules.end(len(run.steps))
     except KeyboardInterrupt:
         run.interrupted = True

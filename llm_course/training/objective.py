@@ -24,6 +24,7 @@ class Objective:
     "What training makes small; a subclass has `__call__`, and the other methods where it needs them"
 
     target: ClassVar[str | None] = "label"  # the column to predict; None where nothing is
+    each_alone: ClassVar[bool] = False  # whether it is a mean with one term for each example: lesson 32
 
     def __call__(
         self,
