@@ -111,7 +111,8 @@ def run_within(
 
     def left() -> float:
         by_clock = begun + 6 * seconds - time.monotonic()
-        return min(by_clock, max(begun + seconds - time.monotonic(), used + 2 * seconds - time.process_time()))
+        worked = used + 2 * seconds - time.process_time()
+        return min(by_clock, max(begun + seconds - time.monotonic(), worked))
 
     def work():
         try:
