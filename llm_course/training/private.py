@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['opacus', 'analysis', 'ORDERS', 'LEAST', 'MOST', 'DifferentialPrivacy', 'checked_delta', 'spent', 'noise_for',
-           'PoissonSampler', 'check_objective', 'check_settings', 'check_layers', 'quiet_hooks', 'secret_masks',
-           'PrivatePasses', 'settings_of', 'PrivateRun', 'private_steps', 'unlike', 'try_out', 'begun']
+           'PoissonSampler', 'check_objective', 'check_settings', 'check_counts', 'check_layers', 'quiet_hooks',
+           'secret_masks', 'forget_inputs', 'end_where_spent', 'PrivatePasses', 'settings_of', 'PrivateRun',
+           'private_steps', 'unlike', 'try_out', 'begun']
 
 # %% ../../nbs/training/private.ipynb #e98c2d29
 import functools
@@ -208,6 +209,24 @@ def check_settings(
             raise ValueError(f"{name} = {getattr(settings, name, True)!r} does not go with privacy: {why}.")
 
 
+def check_counts(
+    rows: int,  # training texts
+    expected: int,  # texts of a step
+    delta: float,
+    processes: int,
+):
+    "ValueError where the account cannot hold for so many texts or processes"
+    if processes > 1:
+        raise ValueError(f"privacy works in one process, and here are {processes}: each "
+                         "would draw texts and noise of its own, and the account would be wrong.")
+    if expected > rows:
+        raise ValueError(f"batch_size is {expected}, but there are {rows} training texts")
+    if delta >= 1 / rows:
+        raise ValueError(f"delta is {delta:g}, and there are {rows} training texts. A delta of "
+                         f"1 / {rows} would allow to publish one of them whole; give less than "
+                         f"{1 / rows:.2g}, better a tenth of that.")
+
+
 def check_layers(
     model: torch.nn.Module,  # with requires_grad as in the run
     trainable: str | int = "all",  # the setting, for the advice
@@ -262,6 +281,28 @@ def secret_masks(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def forget_inputs(model: torch.nn.Module):
+    "Take away what the hooks keep of a pass in the layers"
+    for part in model.modules():
+        vars(part).pop("activations", None), vars(part).pop("max_batch_len", None)
+
+
+def end_where_spent(
+    private: Keeping,  # a PrivateRun, defined below
+    loop: Loop,
+):
+    "End the run where one more step would overspend, with a last look at the validation part"
+    run, budget = loop.run, private.privacy.epsilon
+    if (more := private.spent(1)) <= budget:
+        return
+    if loop.evaluation and (not run.evaluations or run.evaluations[-1]["step"] < len(run.steps)):
+        loop.evaluate()
+    warnings.warn(f"The budget is spent: the run ends after {len(run.steps)} of {run.total_steps} steps, "
+                  f"with epsilon {private.spent():.3g}. One more would make it {more:.3g}, more than "
+                  f"{budget:g}. More noise, or None, allows more steps.", stacklevel=2)
+    raise Stop
+
+
 class PrivatePasses:
     "Leaves the noisy gradient of a step in the weights, and gives its loss"
 
@@ -280,7 +321,7 @@ class PrivatePasses:
 
     def __call__(self, step: Step) -> float:
         "The mean loss of the step's examples, else of the step before; Stop where it would overspend"
-        self.run.check(self.loop)
+        end_where_spent(self.run, self.loop)
         self.clear()
         with secret_masks(self.run.sampler.masks(self.run.done), self.accelerator.device):
             losses = [share * self.add(batch) for share, batch in step.batches]
@@ -300,8 +341,7 @@ class PrivatePasses:
             weight.grad_sample = weight.summed_grad = None
             weight.grad, weight._forward_counter = weight.grad if keep else None, 0
             vars(weight).pop("_current_grad_sample", None)
-        for part in self.model.modules():
-            vars(part).pop("activations", None), vars(part).pop("max_batch_len", None)
+        forget_inputs(self.model)
 
     def add(self, batch: Mapping[str, torch.Tensor]) -> float:
         "Add the shortened gradients of a part of the batch; its mean loss"
@@ -386,15 +426,7 @@ class PrivateRun(Keeping):
     def batches(self, record: Record, settings: Settings, accelerator: Accelerator) -> Batches:
         "Batches drawn by chance; ValueError where the budget cannot be kept"
         rows, privacy, self.expected = len(record), self.privacy, settings.batch_size
-        if accelerator.num_processes > 1:
-            raise ValueError(f"privacy works in one process, and here are {accelerator.num_processes}: each "
-                             "would draw texts and noise of its own, and the account would be wrong.")
-        if self.expected > rows:
-            raise ValueError(f"batch_size is {self.expected}, but there are {rows} training texts")
-        if privacy.delta >= 1 / rows:
-            raise ValueError(f"delta is {privacy.delta:g}, and there are {rows} training texts. A delta of "
-                             f"1 / {rows} would allow to publish one of them whole; give less than "
-                             f"{1 / rows:.2g}, better a tenth of that.")
+        check_counts(rows, self.expected, privacy.delta, accelerator.num_processes)
         rate, each = self.expected / rows, math.ceil(rows / self.expected)
         self.noise = privacy.noise or noise_for(privacy.epsilon, rate, each * settings.epochs, privacy.delta)
         if (first := spent(self.noise, rate, 1, privacy.delta)) > privacy.epsilon:
@@ -427,18 +459,6 @@ class PrivateRun(Keeping):
     def on_step(self, run: Run):
         "Write down what is spent"
         run.steps[-1]["epsilon"] = self.spent()
-
-    def check(self, loop: Loop):
-        "End the run where one more step would overspend, with a last look at the validation part"
-        if (more := self.spent(1)) <= self.privacy.epsilon:
-            return
-        run = loop.run
-        if loop.evaluation and (not run.evaluations or run.evaluations[-1]["step"] < len(run.steps)):
-            loop.evaluate()
-        warnings.warn(f"The budget is spent: the run ends after {len(run.steps)} of {run.total_steps} steps, "
-                      f"with epsilon {self.spent():.3g}. One more would make it {more:.3g}, more than "
-                      f"{self.privacy.epsilon:g}. More noise, or None, allows more steps.", stacklevel=2)
-        raise Stop
 
     def state(self) -> dict[str, torch.Tensor]:
         "The key, and the account: noise, rate and number of steps"
@@ -489,9 +509,7 @@ def private_steps(
         for weight in model.parameters():
             for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample"):
                 vars(weight).pop(name, None)
-        for part in model.modules():
-            for name in ("activations", "max_batch_len"):
-                vars(part).pop(name, None)
+        forget_inputs(model)
 
 
 def unlike(
