@@ -100,6 +100,11 @@ def checked_augmenters(
     return augmenters
 
 
+def _outdated_by_one(combined: Augmenter) -> tuple[str, ...]:
+    "What one of its augmenters outdates"
+    return tuple({name: 0 for augmenter in combined.augmenters for name in augmenter.outdates})
+
+
 @dataclass(frozen=True)
 class Compose(Augmenter):
     "Applies augmenters one after the other"
@@ -109,10 +114,7 @@ class Compose(Augmenter):
     def __post_init__(self):
         object.__setattr__(self, "augmenters", checked_augmenters(self.augmenters))
 
-    @property
-    def outdates(self) -> tuple[str, ...]:
-        "What one of them outdates"
-        return tuple({name: 0 for augmenter in self.augmenters for name in augmenter.outdates})
+    outdates = property(_outdated_by_one)
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text; where a step undoes the one before, the text as it was before that step"
@@ -139,10 +141,7 @@ class OneOf(Augmenter):
         if weights is not None and (len(weights) != count or min(weights) < 0 or not sum(weights)):
             raise ValueError(f"weights must be {count} numbers of at least 0, not all 0, got {weights}")
 
-    @property
-    def outdates(self) -> tuple[str, ...]:
-        "What one of them outdates"
-        return tuple({name: 0 for augmenter in self.augmenters for name in augmenter.outdates})
+    outdates = property(_outdated_by_one)
 
     def transform(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         "One copy of each text"

@@ -6,8 +6,8 @@
 __all__ = ['checked_count', 'checked_seed', 'checked_number', 'checked_fraction', 'checked_choice', 'well_formed', 'texts_of',
            'checked_texts', 'checked_text', 'checked_columns', 'rows_of', 'as_array', 'checked_classes',
            'checked_scores', 'checked_probabilities', 'checked_logits', 'checked_lengths', 'checked_examples',
-           'checked_head', 'checked_answers', 'checked_confusion', 'checked_text_counts', 'checked_confidence',
-           'checked_curve', 'checked_slices']
+           'checked_weights', 'checked_head', 'checked_answers', 'checked_confusion', 'checked_text_counts',
+           'checked_confidence', 'checked_curve', 'checked_slices']
 
 # %% ../nbs/support/checks.ipynb #1cc0dfcd
 import math
@@ -363,16 +363,24 @@ def checked_examples(
     return array if array.dtype.kind == "f" else array.astype(float), labels
 
 
+def checked_weights(
+    weights: object,  # (C, D + 1)
+) -> np.ndarray:  # of that shape
+    "Weights of a linear head, if they are finite numbers; ValueError if not"
+    weights = as_array(weights)
+    if weights.ndim != 2 or weights.dtype.kind not in "biuf" or not np.isfinite(weights).all():
+        raise ValueError(f"weights must be finite numbers (C, D + 1), got the shape {weights.shape} and the "
+                         f"type {weights.dtype}. Where training made them infinite, the rate is too large.")
+    return weights
+
+
 def checked_head(
     weights: object,  # (C, D + 1)
     vectors: object,  # (n, D)
     labels: Sequence[int],  # (n,), class numbers
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # of these shapes
     "Weights of a linear head, and examples of it, if they fit; ValueError if not"
-    weights = as_array(weights)
-    if weights.ndim != 2 or weights.dtype.kind not in "biuf" or not np.isfinite(weights).all():
-        raise ValueError(f"weights must be finite numbers (C, D + 1), got the shape {weights.shape} and the "
-                         f"type {weights.dtype}. Where training made them infinite, the rate is too large.")
+    weights = checked_weights(weights)
     vectors, labels = checked_examples("the data", vectors, labels, len(weights))
     if weights.shape[1] != vectors.shape[1] + 1:
         raise ValueError(f"weights must have a column for each of {vectors.shape[1]} numbers and one for the "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CENSUS_NAMES', 'AUDIT_NAMES', 'IDENTITY_TERMS', 'NAME_FRAMES', 'TERM_FRAMES', 'JUDGEMENTS', 'SIGNATURES',
            'UNSEEN_SIGNATURES', 'checked_words', 'checked_lists', 'checked_frames', 'written_sentences', 'signed',
-           'KnownGroups']
+           'checked_names_of_groups', 'KnownGroups']
 
 # %% ../nbs/support/counterfactuals.ipynb #e3c544b9
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from itertools import product
 from random import Random
 from string import Formatter
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -162,6 +163,20 @@ def signed(
     return out
 
 # %% ../nbs/support/counterfactuals.ipynb #95ed09c6
+def checked_names_of_groups(
+    groups: Sequence[Hashable],  # (N,), the group of each
+    **columns: Sequence,  # by name, as long
+) -> np.ndarray:  # (N,)
+    "The groups, if everybody has one and there are two or more; ValueError if not"
+    array = checked_slices(groups)
+    checked_lengths(**columns, groups=array)
+    if pd.isna(pd.Series(array)).any():
+        raise ValueError("Some have no group. Leave them out, or make them a group of their own")
+    if len(set(array.tolist())) < 2:
+        raise ValueError(f"There is one group only, {array[0]!r}; a gap needs two")
+    return array
+
+
 class KnownGroups:
     "The groups of some texts, known by their tokens"
 
@@ -171,13 +186,9 @@ class KnownGroups:
         texts: Iterable[str],  # all N that will be trained on
         groups: Sequence[Hashable],  # (N,)
     ):
-        texts, groups, self.known = checked_texts(texts), checked_slices(groups), {}
-        checked_lengths(texts=texts, groups=groups)
-        if pd.isna(pd.Series(groups)).any():
-            raise ValueError("Some have no group. Leave them out, or make them a group of their own")
+        texts, self.known = checked_texts(texts), {}
+        groups = checked_names_of_groups(groups, texts=texts)
         order = {group: number for number, group in enumerate(dict.fromkeys(groups.tolist()))}
-        if len(order) < 2:
-            raise ValueError(f"There is one group only, {groups[0]!r}; a gap needs two")
         for text, ids, group in zip(texts, classifier.tokenize(texts)[0], groups.tolist(), strict=True):
             if self.known.setdefault(tuple(ids), order[group]) != order[group]:
                 raise ValueError(f"Two texts with the same tokens are in different groups, such as {text!r}; "

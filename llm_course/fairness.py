@@ -31,7 +31,8 @@ from .augmenters import Augmenter
 from .checks import as_array, checked_classes, checked_count, checked_fraction, checked_lengths
 from .checks import checked_number, checked_scores, checked_seed, checked_slices
 from .core import choice, needs
-from .counterfactuals import SIGNATURES, KnownGroups, checked_lists, checked_words, signed
+from .counterfactuals import SIGNATURES, KnownGroups, checked_lists, checked_names_of_groups
+from .counterfactuals import checked_words, signed
 from .data import checked_data
 from .training.objective import Backward, Batch, Limited, allowed, checked_kind
 
@@ -141,13 +142,8 @@ def checked_groups(
     **columns: Sequence,  # by name, as long
 ) -> np.ndarray:  # (N,)
     "The groups, if there are two or more, each with two or more members; ValueError if not"
-    array = checked_slices(groups)
-    checked_lengths(**columns, groups=array)
-    if pd.isna(pd.Series(array)).any():
-        raise ValueError("Some have no group. Leave them out, or make them a group of their own")
+    array = checked_names_of_groups(groups, **columns)
     counts = pd.Series(array).value_counts()
-    if len(counts) < 2:
-        raise ValueError(f"There is one group only, {array[0]!r}; a gap needs two")
     if counts.min() < 2:
         raise ValueError(f"The group {counts.idxmin()!r} has one member, whose rates would all be 0 or 1. "
                          "Join it with another group, or leave it out and say so")

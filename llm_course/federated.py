@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .checks import (as_array, checked_count, checked_examples, checked_fraction, checked_head,
-                               checked_number, checked_seed)
+                               checked_number, checked_seed, checked_weights)
 
 # %% ../nbs/lessons/33_federated.ipynb #52ef7a70
 def averaged(
@@ -40,7 +40,10 @@ def head_loss(
     labels: np.ndarray,  # (n,), class numbers
 ) -> tuple[float, np.ndarray]:  # the mean cross-entropy, and its gradient (C, D + 1)
     "The loss of a linear head and the gradient"
-    weights, vectors, labels = checked_head(weights, vectors, labels)
+    return _head_loss(*checked_head(weights, vectors, labels))
+
+
+def _head_loss(weights: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
     extended = np.column_stack([vectors, np.ones(len(vectors))])  # (n, D + 1)
     logits = extended @ weights.T
     logits = logits - logits.max(1, keepdims=True)
@@ -62,9 +65,10 @@ def train_locally(
     "Some steps of gradient descent on all examples of a client"
     checked_count("The number of local steps", steps), checked_number("rate", rate, strict=True)
     checked_number("proximal", proximal)
-    weights = start = as_array(weights)
+    weights, vectors, labels = checked_head(weights, vectors, labels)
+    start = weights
     for _ in range(steps):
-        gradient = head_loss(weights, vectors, labels)[1] + proximal * (weights - start)
+        gradient = _head_loss(checked_weights(weights), vectors, labels)[1] + proximal * (weights - start)
         weights = weights - rate * gradient
     return weights
 

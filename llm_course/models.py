@@ -431,7 +431,7 @@ class _Answerer(_Reader):
         source, chunks, cut, read = texts_of(texts), [], 0, 0
         while chunk := list(islice(source, chunk_size)):
             token_ids, chunk_cut = self._tokens(chunk)
-            chunks.append(self._logits_of(token_ids, batch_size, max_tokens))
+            chunks.append(self.logits_of_tokens(token_ids, batch_size=batch_size, max_tokens=max_tokens))
             cut, read = cut + chunk_cut, read + len(chunk)
         if cut:
             warnings.warn(
@@ -446,7 +446,14 @@ class _Answerer(_Reader):
         return out
 
     @torch.no_grad()
-    def _logits_of(self, token_ids: list, batch_size: int, max_tokens: int) -> torch.Tensor:
+    def logits_of_tokens(
+        self,
+        token_ids: Sequence[Sequence[int]],  # N lists of token ids
+        *,
+        batch_size: int = 32,  # most texts of a batch, at least 1
+        max_tokens: int = 16384,  # most tokens of a batch, padding included
+    ) -> torch.Tensor:  # (N, C), float32, on the CPU, in the order of the input
+        "The model's scores of each class for texts that are tokens already"
         training = self.model.training
         self.model.eval()
         out = torch.empty(len(token_ids), len(self.labels))

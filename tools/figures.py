@@ -52,6 +52,13 @@ def spread(values: Iterable[float], shown: Callable[[float], str] = percent) -> 
     return f"{shown(min(values))} to {shown(max(values))}" if values else "not measured"
 
 
+def mean_and_width(pair: list[float] | None, form: str = ".1f") -> str:
+    "A mean of shares in percent and the half width of its interval, if there is more than one seed"
+    if pair is None:
+        return ""
+    return f"{100 * pair[0]:{form}}" + (f" ± {100 * pair[1]:.1f}" if pair[1] == pair[1] else "")
+
+
 def times(ratios: dict[str, float], what: str) -> str:
     "A sentence of ratios"
     return f"{what}: " + ", ".join(f"{number(ratio)} times {name}" for name, ratio in ratios.items()) + "."
@@ -186,12 +193,9 @@ def parameter_efficient(found: dict) -> str:
     if not kept["accuracy"]:
         return "Learning rates are being chosen; accuracies are not measured yet."
 
-    def reached(figures: str, name: str, sign: str = "") -> str:
-        mean, width = kept[figures].get(name, (None, None))
-        return "" if mean is None else f"{100 * mean:{sign}.1f} ± {100 * width:.1f}"
-
-    lines = [[way, percent(share, 2), reached("accuracy", f"200 {way}"), reached("accuracy", f"all {way}"),
-              reached("gap", f"all {way}", "+"), reached("under attack", way)] for way, share in kept["share"].items()]
+    lines = [[way, percent(share, 2), *(mean_and_width(kept["accuracy"].get(f"{labels} {way}")) for labels in ("200", "all")),
+              mean_and_width(kept["gap"].get(f"all {way}"), "+.1f"), mean_and_width(kept["under attack"].get(way))]
+             for way, share in kept["share"].items()]
     parts = ["Test accuracy on movie reviews in percent, mean and 95 % interval of three seeds, with 200 labels and with all; the "
              "learning rate of each way was chosen on the validation part. Under attack: of 60 reviews, with all labels.",
              table(["trained", "of the weights", "200 labels", "all labels", "less all weights", "under attack"], lines)]
@@ -200,6 +204,8 @@ def parameter_efficient(found: dict) -> str:
                   table(["trained", "milliseconds", "megabytes"],
                         [[way, row["milliseconds"], row["megabytes"]] for way, row in rows["cost"].items()])]
     return "\n\n".join(parts)
+
+
 def hyperparameters(found: dict) -> str:
     summary, shown = found["summary"], []
     if means := summary.get("samplers"):
@@ -314,11 +320,6 @@ def adversarial_training(found: dict) -> str:
     costs = {who: row["seconds"] / plain["seconds"] for who, row in found["cost"]["medians"].items() if who != "plain"}
     told = ", ".join(f"{who} {number(cost)}" for who, cost in costs.items())
     return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
-
-
-def mean_and_width(pair: list[float]) -> str:
-    "A mean of shares in percent and the half width of its interval, if there is more than one seed"
-    return f"{100 * pair[0]:.1f}" + (f" ± {100 * pair[1]:.1f}" if pair[1] == pair[1] else "")
 
 
 def with_limits(value: list[float] | None) -> str:
@@ -438,24 +439,18 @@ def substitutions(found: dict) -> str:
 
 
 def transfer_learning(found: dict) -> str:
-    def shown(pair: list[float] | None, form: str = ".1f") -> str:
-        "A mean in percent and its interval, if there is more than one seed"
-        if pair is None:
-            return ""
-        return f"{100 * pair[0]:{form}}" + (f" ± {100 * pair[1]:.1f}" if pair[1] == pair[1] else "")
-
     summary, parts = found["summary"], []
     if seconds := summary.get("seconds of a step"):
         parts += ["Seconds of one core for a training step of 16 reviews, in float32, the ways by turns:",
                   table(["trained", "seconds"], seconds.items())]
     if ways := summary.get("ways"):
-        rows = [[*key.split(" ", 1), row["rate"], shown(row["accuracy"]), shown(row["ahead of all"], "+.1f"), row["seeds"]]
-                for key, row in ways.items()]
+        rows = [[*key.split(" ", 1), row["rate"], mean_and_width(row["accuracy"]), mean_and_width(row["ahead of all"], "+.1f"),
+                 row["seeds"]] for key, row in ways.items()]
         parts += ["Right of 100 new movie reviews, each way at the rate that was best on validation reviews, with 95 % intervals over "
                   "seeds; ahead of training all, seed by seed:",
                   table(["labels", "trained", "rate", "right of 100", "ahead of all", "seeds"], rows)]
     if domains := summary.get("domains"):
-        rows = [[*key.split(" "), shown(row["target"]), shown(row["movies"])] for key, row in domains.items()]
+        rows = [[*key.split(" "), mean_and_width(row["target"]), mean_and_width(row["movies"])] for key, row in domains.items()]
         parts += ["From movie reviews (1,000 labels), or from nothing, into another domain: right of 100 there, and on movie reviews:",
                   table(["domain", "began with", "trained", "labels", "right there", "right on movies"], rows)]
     return "\n\n".join(parts)
