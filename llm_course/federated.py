@@ -40,11 +40,15 @@ def head_loss(
     labels: np.ndarray,  # (n,), class numbers
 ) -> tuple[float, np.ndarray]:  # the mean cross-entropy, and its gradient (C, D + 1)
     "The loss of a linear head and the gradient"
-    return _head_loss(*checked_head(weights, vectors, labels))
+    weights, vectors, labels = checked_head(weights, vectors, labels)
+    return _head_loss(weights, _extended(vectors), labels)
 
 
-def _head_loss(weights: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    extended = np.column_stack([vectors, np.ones(len(vectors))])  # (n, D + 1)
+def _extended(vectors: np.ndarray) -> np.ndarray:
+    return np.column_stack([vectors, np.ones(len(vectors))])  # (n, D + 1)
+
+
+def _head_loss(weights: np.ndarray, extended: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
     logits = extended @ weights.T
     logits = logits - logits.max(1, keepdims=True)
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -66,9 +70,9 @@ def train_locally(
     checked_count("The number of local steps", steps), checked_number("rate", rate, strict=True)
     checked_number("proximal", proximal)
     weights, vectors, labels = checked_head(weights, vectors, labels)
-    start = weights
+    start, extended = weights, _extended(vectors)
     for _ in range(steps):
-        gradient = _head_loss(checked_weights(weights), vectors, labels)[1] + proximal * (weights - start)
+        gradient = _head_loss(checked_weights(weights), extended, labels)[1] + proximal * (weights - start)
         weights = weights - rate * gradient
     return weights
 
@@ -148,7 +152,7 @@ def skewed_clients(
     vectors: np.ndarray,  # (N, D)
     labels: np.ndarray,  # (N,), 0 or 1
     sizes: Sequence[int],  # examples of each client
-    share: float,  # of a client's own label: 0 for even clients, 1 for odd ones
+    share: float,  # of a client's own label: 0 for clients of even number, 1 for odd
     seed: int = 0,
 ) -> list[Client]:
     "Deal examples to clients whose labels are skewed"

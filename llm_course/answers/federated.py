@@ -85,7 +85,7 @@ def _updates(seed: int) -> tuple[list[list[float]], list[float], float]:
     LESSON,
     "One wild number moves a mean as far as it likes. Which middle does it not move?",
     "Look at each column by itself, in order.",
-    "The median passes; so does the mean of what is left when three on each side are cut off.",
+    "Of a column in order: how many can be wild, and where do those stand?",
 )
 def _a_mean_that_nobody_can_ruin(answer):
     close = []
