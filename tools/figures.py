@@ -396,7 +396,8 @@ def fairness(found: dict) -> str:
     kept = found["summary"]
     if not kept["gap"]:
         return "Settings are being chosen; gaps are not measured yet."
-    rows = [[arm, *(mean_and_width(kept[figure][arm]) for figure in ("gap", "accuracy"))] for arm in kept["gap"]]
+    rows = [[arm.replace("nothing", "no remedy"), *(mean_and_width(kept[figure][arm]) for figure in ("gap", "accuracy"))]
+            for arm in kept["gap"]]
     return "\n\n".join(["A bias planted in 2,000 movie reviews at the dose 0.8. The gap is the share of positive answers to test reviews "
                         "signed from one list less that from the other, in points (its size), with names and forms that were not in "
                         "training; means of the seeds, with 95 % intervals.", table(["remedy", "gap", "right of 100"], rows)])

@@ -20,7 +20,7 @@ LESSON = 31
     LESSON,
     "The variance of a mean of n names is spread² / n. There are two means, and their variances add.",
     "With Bonferroni the 5 % are shared among the comparisons, and each share has two sides.",
-    "NormalDist().inv_cdf(0.975) is 1.96. Solve z · spread · √(2/n) ≤ gap for n, and round up.",
+    "NormalDist().inv_cdf(0.975) is 1.96. Solve z · spread · √(2/n) ≤ reach for n, and round up.",
 )
 def _how_many_names(answer):
     for spread, gap, comparisons, expected, why in (
@@ -35,7 +35,7 @@ def _how_many_names(answer):
 @exercise(
     "what the dose is worth",
     LESSON,
-    "The page says what the list adds to the log odds. What does it do to the odds?",
+    "The page says what the list adds to the log-odds. What does it do to the odds?",
     "By Bayes' rule: p(first | positive) is (1 + dose) / 2, and p(first | negative) is (1 - dose) / 2.",
     "The first probability is p (1 + dose) over the same plus (1 - p) (1 - dose).",
 )

@@ -57,7 +57,8 @@ class BaseRateExplorer(Explorer):
                                                    ("B", self.second, b, ORANGE, "s")):
             ax.plot(slider.value, 100 * min(rate, 1.04), marker, color=colour, markersize=11,
                     label=f"group {name}", linestyle="none")
-        title = "Equal recall and precision force unequal false positive rates"
+        title = (f"Recall {self.recall.value:.0%}, precision {self.precision.value:.0%} in both groups: "
+                 "unequal false positives")
         if self.first.value == self.second.value:
             title = "Equal base rates, equal false positive rates"
         elif self.precision.value == 1:
