@@ -52,6 +52,7 @@ def _the_private_sum(answer):
          "Divide by the expected number, not by that of the rows."),
         ([[0.0, 0.0]], [1.0, -2.0], 0.5, 3.0, 1.0, [1.5, -3.0],
          "The noise is so many clips: it grows with the clip. A row of zeros has no direction."),
+        ([[0.0, 0.0]], [1.0, -2.0], 1.0, 1.0, 2.0, [0.5, -1.0], "The noise is divided too."),
         ([], [1.0, -1.0], 1.0, 2.0, 4.0, [0.5, -0.5], "An empty batch is noise alone."),
     ):
         expect(answer, [rows, drawn, clip, noise, expected], result, why)
@@ -119,7 +120,7 @@ QUIZZES[LESSON] = (
     Question(
         "Why is the sum of gradients divided by the expected number of examples?",
         (
-            ("It is smaller than the true one, so noise counts less.", "It is neither smaller nor larger."),
+            ("It is smaller than the true one, so noise counts less.", "It is smaller as often as larger."),
             ("It makes the mean of the clipped gradients exact.", "It makes it a little wrong."),
             ("The true one depends on who was drawn, and tells it.", "Yes: it would need noise of its own."),
         ),
@@ -128,7 +129,8 @@ QUIZZES[LESSON] = (
     Question(
         "A private run was killed, and goes on with new noise but the same batches. What is wrong?",
         (
-            ("Repeated steps are new looks at the texts, unpaid.", "Yes: two noises have a mean with less."),
+            ("Repeated steps are new looks at the texts, unpaid.",
+             "Yes: the mean of two noisy results has less noise."),
             ("Nothing: noise that is new is always better noise.", "These steps read their texts twice."),
             ("The optimiser must be told of the steps it forgot.", "It goes on from the checkpoint."),
         ),
