@@ -197,7 +197,7 @@ def _asked(ask: Callable) -> Callable:
 def _orders(words: int, asking: Asking) -> int:
     return 2 * max(1, round(asking.samples / (words + 1) / 2))
 
-
+# %% ../nbs/lessons/30_interpretability.ipynb #5e0c1b37
 def _sloped(attribute: Callable) -> Callable:
     "A method that follows gradients, for several texts"
     def scores(classifier: TextClassifier, texts: list, baselines: list, targets: list,

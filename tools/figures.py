@@ -9,6 +9,7 @@ figures are; where it compares, the words are chosen by the figures.
 """
 
 import json
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -406,8 +407,9 @@ def fairness(found: dict) -> str:
 def interpretability(found: dict) -> str:
     kept, parts = found["summary"], []
     if rows := kept.get("completeness"):
-        parts += ["Integrated gradients, 200 test reviews: how far the numbers are from the change of the log-odds that they share out.",
-                  table(["steps", *next(iter(rows.values()))], [[steps, *row.values()] for steps, row in rows.items()])]
+        parts += ["Integrated gradients: the miss is what the sum of the numbers lacks of the change of the log-odds that they share out.",
+                  table(["steps", "miss at most 1 % of the change, of 100", "mean miss, log-odds", "largest miss, log-odds", "reviews"],
+                        [[steps, *row.values()] for steps, row in rows.items()])]
     if rows := kept.get("faithfulness"):
         parts += ["Probability lost when the first words are deleted (comprehensiveness, high is good), and with them alone "
                   "(sufficiency, low is good), with 95 % intervals over reviews:",
@@ -417,9 +419,11 @@ def interpretability(found: dict) -> str:
         parts += ["Rank correlation of explanations before and after the weights were shuffled:",
                   table(["method", "correlation"], [[method, "{:+.2f} ± {:.2f}".format(*pair)] for method, pair in rows.items()])]
     if rows := kept.get("planted"):
-        parts += ["A planted word, the only thing to learn: in how many of 100 texts it is put first:",
-                  table(["method", "first, of 100"], [[method, "{:.1f} ({:.1f} to {:.1f})".format(*(100 * part for part in row))]
-                                                      for method, row in rows.items()])]
+        runs = found["rows"]["planted"].values()
+        hits = {method: [100 * run[method] / run["texts"] for run in runs] for method in rows}
+        parts += [f"A planted word, the only thing to learn: in how many of 100 texts it is put first, in {len(runs)} trainings:",
+                  table(["method", "mean", "lowest", "highest"],
+                        [[method, statistics.mean(each), min(each), max(each)] for method, each in hits.items()])]
     return "\n\n".join(parts)
 
 
