@@ -401,7 +401,7 @@ def fairness(found: dict) -> str:
             for arm in kept["gap"]]
     return "\n\n".join(["A bias planted in 2,000 movie reviews at the dose 0.8. The gap is the share of positive answers to test reviews "
                         "signed from one list less that from the other, in points (its size), with names and forms that were not in "
-                        "training; means of the seeds, with 95 % intervals.", table(["remedy", "gap", "right of 100"], rows)])
+                        "training; means of the seeds made so far, with 95 % intervals where there are several.", table(["remedy", "gap", "right of 100"], rows)])
 
 
 def interpretability(found: dict) -> str:
