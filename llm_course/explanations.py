@@ -257,7 +257,8 @@ class Explanation:
                         '</td></tr>')
         legend = (f'{html.escape(self.method)}: <span style="{word_style(1)}">for the class</span>, '
                   f'<span style="{word_style(-1)}">against it</span>; the number is its log-odds')
-        return f'<table><caption style="text-align:left;white-space:nowrap">{legend}</caption>{"".join(rows)}</table>'
+        style = "text-align:left;white-space:nowrap"
+        return f'<table><caption style="{style}">{legend}</caption>{"".join(rows)}</table>'
 
 # %% ../nbs/support/explanations.ipynb #6716f608
 def checked_target(
