@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INPUTS', 'PRECISIONS', 'MARK', 'FILES', 'TRIED', 'InputsToLogits', 'without_lines', 'quiet_export', 'write_onnx',
            'write_int8', 'session_of', 'OnnxClassifier', 'place_of_export', 'describe', 'checked_folder',
-           'check_exportable', 'check_answers', 'write_folder']
+           'check_exportable', 'check_answers', 'checked_graph', 'write_folder']
 
 # %% ../nbs/support/onnx_classifier.ipynb #65c0270a
 import contextlib
@@ -239,7 +239,8 @@ def describe(
 ):
     "Write what the folder holds, with a checksum of each file"
     libraries = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
-    side = "left" if classifier.model.config.model_type == "xlnet" else "right"
+    side = classifier.side if isinstance(classifier, OnnxClassifier) else (
+        "left" if classifier.model.config.model_type == "xlnet" else "right")
     described = {
         "labels": classifier.labels, "max_length": classifier.max_length, "window": classifier.window,
         "word_map": classifier.word_map, "precision": precision, "padding_side": side,
@@ -288,14 +289,20 @@ def check_exportable(
 ):
     "ValueError or TypeError where a classifier cannot be exported"
     checked_choice("precision", precision, PRECISIONS)
-    if isinstance(classifier, OnnxClassifier) or not isinstance(classifier, TextClassifier):
+    if not isinstance(classifier, TextClassifier):
         raise TypeError(f"export needs a TextClassifier, got {type(classifier).__name__}")
+    if isinstance(classifier, OnnxClassifier):
+        if classifier.precision != "float32":
+            raise ValueError(f"This classifier was exported in {classifier.precision} already, and what was "
+                             "rounded away does not come back. Export the TextClassifier that it was made "
+                             "of, or the one in float32.")
+        return
     if classifier.adapter is not None:
         raise ValueError(f"This classifier has an adapter ({classifier.adapter.method}). Export "
                          "classifier.merge(), where the method can be merged.")
     if classifier.model.config.is_encoder_decoder:
         raise ValueError(f"torch cannot export {type(classifier.model).__name__} with a free length: it is "
-                         "an encoder–decoder. Encoders such as BERT and decoders such as GPT-2 are known to "
+                         "an encoder-decoder. Encoders such as BERT and decoders such as GPT-2 are known to "
                          "work.")
     check_fit(classifier.model, classifier.tokenizer, classifier.labels)
 
@@ -314,11 +321,18 @@ def check_answers(
                          f"the classifier, and {bound:.3g} was allowed. Nothing was written.")
 
 
+def checked_graph(
+    folder: Path,  # of an exported classifier
+) -> Path:
+    "Its ONNX file, once the checksums are right"
+    checked_folder(folder)
+    return folder / "model.onnx"
+
+
 def write_folder(
     classifier: TextClassifier,
     folder: str | Path,  # created; an exported classifier that was there before is replaced
     precision: str,  # one of PRECISIONS
-    graph: Path | None = None,  # an ONNX file in float32 that `write_onnx` wrote; None: it is written anew
 ) -> OnnxClassifier:
     "Export a classifier, compare its answers, and read it from the folder"
     check_exportable(classifier, precision)
@@ -326,7 +340,10 @@ def write_folder(
     with place_of_export(folder) as new:
         classifier.tokenizer.save_pretrained(new)
         path, whole = new / "model.onnx", new / "model.float32"
-        shutil.copyfile(graph, whole) if graph else write_onnx(classifier.model, whole)
+        if isinstance(classifier, OnnxClassifier):  # is in float32
+            shutil.copyfile(checked_graph(classifier.folder), whole)
+        else:
+            write_onnx(classifier.model, whole)
         if precision == "int8":
             write_int8(whole, path)
             whole.unlink()
