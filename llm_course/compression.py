@@ -138,7 +138,7 @@ def zero_smallest(
     with torch.no_grad():
         for name in matrices_of(made.model):
             weight = made.model.get_submodule(name).weight
-            smallest = weight.abs().flatten().argsort()[: round(fraction * weight.numel())]
+            smallest = weight.abs().flatten().topk(round(fraction * weight.numel()), largest=False).indices
             weight.view(-1)[smallest] = 0
     return made
 
@@ -221,6 +221,7 @@ def without_heads(
         for part in (attention.self.query, attention.self.key, attention.self.value):
             _cut(part, rows, 0)
         _cut(attention.output.dense, rows, 1)
+        attention.self.num_attention_heads, attention.self.all_head_size = len(kept), len(rows)
     return made
 
 
