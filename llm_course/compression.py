@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Quantised', 'quantise', 'Int8Linear', 'export', 'bytes_of', 'race', 'zero_smallest', 'bert_layers', 'head_counts',
-           'head_importance', 'FewerHeads', 'without_heads', 'keep_layers', 'Distillation', 'check_teacher',
-           'check_outputs']
+           'head_importance', 'FewerHeads', 'without_heads', 'keep_layers', 'check_teacher', 'check_outputs',
+           'Distillation']
 
 # %% ../nbs/lessons/40_compression.ipynb #e9135522
 import statistics
@@ -54,7 +54,7 @@ def quantise(
     if values.ndim != 2 or not values.numel() or not values.isfinite().all():
         raise ValueError("values must be a matrix of finite numbers, one at least, got the shape "
                          f"{tuple(values.shape)}")
-    ends = values.aminmax(dim=1, keepdim=True) if by_row else values.reshape(1, -1).aminmax(dim=1, keepdim=True)
+    ends = (values if by_row else values.reshape(1, -1)).aminmax(dim=1, keepdim=True)
     low, high = ends.min.clamp_max(0), ends.max.clamp_min(0)
     scale = (high - low) / (2**bits - 1)
     scale = torch.where(scale == 0, 1.0, scale)  # all of them are zeros
@@ -115,8 +115,8 @@ def race(
                 classifier.logits(texts, batch_size=size)
                 if number:  # the first round warms up
                     seconds[name][place].append((time.perf_counter() - start) / len(texts))
-    rows = {name: [1000 * statistics.median(one), 1000 * statistics.median(many), bytes_of(classifiers[name]) / 1e6]
-            for name, (one, many) in seconds.items()}
+    rows = {name: [*(1000 * statistics.median(times) for times in both), bytes_of(classifiers[name]) / 1e6]
+            for name, both in seconds.items()}
     return pd.DataFrame(rows, index=["one text", "in a batch", "megabytes"]).T
 
 # %% ../nbs/lessons/40_compression.ipynb #6e0637c2
@@ -210,8 +210,8 @@ def without_heads(
     made, counts = _copied(classifier, FewerHeads), head_counts(classifier)
     for layer, gone in heads.items():
         if layer not in range(len(counts)) or not set(gone) <= set(range(counts[layer])):
-            raise ValueError(f"There are {len(counts)} layers and {counts} heads in them, counted from 0; got "
-                             f"the heads {list(gone)} of layer {layer}")
+            raise ValueError(f"There are {len(counts)} layers and {counts} heads in them, counted from 0; "
+                             f"got the heads {list(gone)} of layer {layer}")
         if not (kept := [head for head in range(counts[layer]) if head not in gone]):
             raise ValueError(f"Layer {layer} would have no head left. Keep one, or take the layer out: "
                              "keep_layers")
@@ -258,6 +258,34 @@ def keep_layers(
     return TextClassifier(model, classifier.tokenizer, classifier.labels, max_length=classifier.max_length,
                           device=classifier.device, word_map=classifier.word_map)
 
+# %% ../nbs/lessons/40_compression.ipynb #d9a09576
+def check_teacher(
+    teacher: TextClassifier,
+    student: TextClassifier,
+):
+    "ValueError where a student has other labels, or reads other tokens"
+    if teacher.labels != student.labels:
+        raise ValueError(f"The teacher has the labels {', '.join(teacher.labels)}, the student "
+                         f"{', '.join(student.labels)}. They must be the same, in the same order.")
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise ValueError("The teacher reads other tokens than the student. Make the student of the same "
+                         "family, such as keep_layers(teacher, [0, 5]).")
+
+
+def check_outputs(
+    teacher: TextClassifier,
+    model: torch.nn.Module,  # the student's
+):
+    "ValueError where the outputs or the tokens of a model cannot be the teacher's"
+    outputs, tokens = labels_of(model.config), model.get_input_embeddings().num_embeddings
+    renamed = order_of(teacher.labels, outputs) not in (None, [*range(len(outputs))])
+    if len(outputs) != len(teacher.labels) or renamed:
+        raise ValueError(f"The teacher has the labels {', '.join(teacher.labels)}, the student "
+                         f"{', '.join(outputs)}. They must be the same, in the same order.")
+    if len(teacher.tokenizer) > tokens or tokens > len(teacher.tokenizer) + 1000:
+        raise ValueError(f"The teacher reads {len(teacher.tokenizer)} tokens, and the student has vectors "
+                         f"for {tokens}: they do not read the same. See check_teacher.")
+
 # %% ../nbs/lessons/40_compression.ipynb #e5c2021e
 @dataclass(frozen=True, eq=False)
 class Distillation(Limited):
@@ -294,31 +322,3 @@ class Distillation(Limited):
             loss = loss + self.share * self.apart(model(**more).logits.float(), more)
         backward(loss)
         return loss.item()
-
-
-def check_teacher(
-    teacher: TextClassifier,
-    student: TextClassifier,
-):
-    "ValueError where a student has other labels, or reads other tokens"
-    if teacher.labels != student.labels:
-        raise ValueError(f"The teacher has the labels {', '.join(teacher.labels)}, the student "
-                         f"{', '.join(student.labels)}. They must be the same, in the same order.")
-    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        raise ValueError("The teacher reads other tokens than the student. Make the student of the same "
-                         "family, such as keep_layers(teacher, [0, 5]).")
-
-
-def check_outputs(
-    teacher: TextClassifier,
-    model: torch.nn.Module,  # the student's
-):
-    "ValueError where the outputs or the tokens of a model cannot be the teacher's"
-    outputs, tokens = labels_of(model.config), model.get_input_embeddings().num_embeddings
-    renamed = order_of(teacher.labels, outputs) not in (None, [*range(len(outputs))])
-    if len(outputs) != len(teacher.labels) or renamed:
-        raise ValueError(f"The teacher has the labels {', '.join(teacher.labels)}, the student "
-                         f"{', '.join(outputs)}. They must be the same, in the same order.")
-    if len(teacher.tokenizer) > tokens or tokens > len(teacher.tokenizer) + 1000:
-        raise ValueError(f"The teacher reads {len(teacher.tokenizer)} tokens, and the student has vectors for "
-                         f"{tokens}: they do not read the same. See check_teacher.")
