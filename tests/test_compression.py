@@ -84,12 +84,15 @@ def described(place: Path, **changes: object):
 
 # --- rounding
 
-def test_rounding_agrees_with_torchs_quantised_tensors():
-    """Scale and zero point chosen by us, rounding and the way back by torch"""
+def test_rounding_agrees_with_torchs_own():
+    """Scale and zero point are ours, rounding and the way back torch's"""
     values = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     ours = quantise(values)
-    theirs = torch.quantize_per_tensor(values, ours.scale.item(), ours.zero.item(), torch.quint8)
-    assert torch.equal(theirs.int_repr().int(), ours.whole) and torch.allclose(theirs.dequantize(), ours.numbers())
+    theirs = torch.fake_quantize_per_tensor_affine(values, ours.scale.item(), ours.zero.item(), 0, 255)
+    assert torch.allclose(theirs, ours.numbers(), atol=1e-6)
+    rows = quantise(values, 4, by_row=True)
+    theirs = torch.fake_quantize_per_channel_affine(values, rows.scale[:, 0], rows.zero[:, 0], 0, 0, 15)
+    assert torch.allclose(theirs, rows.numbers(), atol=1e-6)
 
 
 @pytest.mark.parametrize(("values", "bits"), [
@@ -363,17 +366,16 @@ def test_teachers_that_do_not_fit():
     with pytest.raises(ValueError, match="negative, positive, the student no, yes"):
         check_teacher(trained(), student)
     with pytest.raises(ValueError, match="reads other tokens"):
-        check_teacher(trained(), base("tiny-gpt"))
+        check_teacher(trained(), base("minilm"))
     with pytest.raises(ValueError, match="reads other tokens"):
-        Distillation(trained(), unlabelled=UnlabelledTexts(base("tiny-gpt"), ["a text"]))
+        Distillation(trained(), unlabelled=UnlabelledTexts(base("minilm"), ["a text"]))
     for labels in (["positive", "negative"], ["a", "b", "c"]):
         other = TextClassifier.from_pretrained("tiny-bert", labels=labels, device="cpu")
         teacher = copy.deepcopy(trained())
         with pytest.raises(ValueError, match="the same, in the same order"):
             Distillation(other)(teacher.model, {}, print)
-    large = TextClassifier.from_pretrained("minilm", labels=LABELS, device="cpu")
     with pytest.raises(ValueError, match="do not read the same"):
-        fine_tune(keep_layers(large, [0]), REVIEWS, objective=Distillation(trained()), **QUICK)
+        Distillation(trained())(base("minilm").model, {}, print)
 
 
 def test_a_student_comes_near_its_teacher_and_the_teacher_stays(folder):
