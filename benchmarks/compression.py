@@ -39,7 +39,6 @@ from llm_course.compression import (
     UnlabelledTexts,
     export,
     keep_layers,
-    race,
     zero_smallest,
 )
 from llm_course.core import cache_folder
@@ -47,6 +46,7 @@ from llm_course.data import load_dataset
 from llm_course.evaluation import evaluate, expected_calibration_error
 from llm_course.fine_tuning import fine_tune
 from llm_course.models import TextClassifier
+from llm_course.onnx_classifier import race
 
 NAME, SPARE = "compression", 100  # the seed that draws what is judged
 TEACHER, KEPT = "six layers", (0, 5)

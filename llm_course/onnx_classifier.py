@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INPUTS', 'PRECISIONS', 'MARK', 'FILES', 'TRIED', 'InputsToLogits', 'without_lines', 'quiet_export', 'write_onnx',
            'write_int8', 'session_of', 'OnnxClassifier', 'place_of_export', 'describe', 'checked_folder',
-           'check_exportable', 'check_answers', 'checked_graph', 'write_folder']
+           'check_exportable', 'check_answers', 'checked_graph', 'write_folder', 'bytes_of', 'race']
 
 # %% ../nbs/support/onnx_classifier.ipynb #65c0270a
 import contextlib
@@ -14,16 +14,19 @@ import logging
 import platform
 import re
 import shutil
+import statistics
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import BatchEncoding, PreTrainedModel
 
-from .checks import checked_choice
+from .checks import checked_choice, checked_count, checked_texts
 from .core import needs
 from .folders import UNFINISHED, check_place, new_folder, tidy_up
 from .models import TextClassifier, check_fit, file_sha256, length_batches, own_copy, quiet_loading
@@ -353,3 +356,33 @@ def write_folder(
         describe(new, classifier, precision)
         check_answers(classifier, OnnxClassifier.load(new))
     return OnnxClassifier.load(folder)
+
+# %% ../nbs/support/onnx_classifier.ipynb #a40d0002
+def bytes_of(
+    classifier: TextClassifier,  # of torch or of ONNX Runtime
+) -> int:
+    "What the weights take on the disk: the graph, or all weights of a model of torch"
+    if isinstance(classifier, OnnxClassifier):
+        return (classifier.folder / "model.onnx").stat().st_size
+    return sum(weight.numel() * weight.element_size() for weight in classifier.model.parameters())
+
+
+def race(
+    classifiers: Mapping[str, TextClassifier],  # by name
+    texts: Sequence[str],  # at least one
+    rounds: int = 5,  # in which each runs once, at least 1
+) -> pd.DataFrame:  # by name: milliseconds a text, alone and in batches of 32; megabytes
+    "Time classifiers in turn: medians over the rounds, and the size of each"
+    texts, seconds = checked_texts(texts), {name: ([], []) for name in classifiers}
+    if not texts or not classifiers:
+        raise ValueError(f"race needs a text and a classifier, got {len(texts)} and {len(classifiers)}")
+    for number in range(checked_count("rounds", rounds) + 1):
+        for name, classifier in classifiers.items():
+            for place, size in enumerate((1, 32)):
+                start = time.perf_counter()
+                classifier.logits(texts, batch_size=size)
+                if number:  # the first round warms up
+                    seconds[name][place].append((time.perf_counter() - start) / len(texts))
+    rows = {name: [*(1000 * statistics.median(times) for times in both), bytes_of(classifiers[name]) / 1e6]
+            for name, both in seconds.items()}
+    return pd.DataFrame(rows, index=["one text", "in a batch", "megabytes"]).T

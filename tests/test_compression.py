@@ -20,26 +20,20 @@ from llm_course.adversarial_examples import SynonymAttack
 from llm_course.adversarial_training import FGM
 from llm_course.compression import (
     Distillation,
-    FewerHeads,
     Int8Linear,
     OnnxClassifier,
     UnlabelledTexts,
-    bytes_of,
-    check_teacher,
     export,
-    head_counts,
-    head_importance,
     keep_layers,
     quantise,
-    race,
-    without_heads,
     zero_smallest,
 )
 from llm_course.data import load_dataset
 from llm_course.evaluation import evaluate
 from llm_course.fine_tuning import fine_tune
 from llm_course.models import TextClassifier, file_sha256
-from llm_course.onnx_classifier import MARK, write_onnx
+from llm_course.onnx_classifier import MARK, bytes_of, race, write_onnx
+from llm_course.smaller_models import FewerHeads, check_teacher, head_counts, head_importance, without_heads
 
 LABELS = ["negative", "positive"]
 REVIEWS = load_dataset("movies")["train"].select(range(24))

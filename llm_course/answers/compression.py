@@ -27,7 +27,7 @@ LESSON = 40
 )
 def _a_zero_point_of_zero(answer):
     for values, bits, scale, whole, why in (
-        ([0.5, -1.0, 0.25], 2, 1.0, [0, -1, 0], "With 2 bits n is 1: three whole numbers are used."),
+        ([0.4, -1.0, 0.25], 2, 1.0, [0, -1, 0], "With 2 bits n is 1: three whole numbers are used."),
         ([1.27, -0.5], 8, 0.01, [127, -50], "The largest size, 1.27, becomes 127."),
         ([-2.54, 1.0], 8, 0.02, [-127, 50], "The largest size may belong to a negative number."),
         ([0.0, 0.0], 8, 1.0, [0, 0], "Where all are zero, the scale is 1."),
@@ -104,7 +104,7 @@ def _an_early_exit(answer):
     for model in range(6):
         limits = plain(ask(answer, *_heads(2 * model)))
         numbers = [number_of(limit) for limit in limits] if isinstance(limits, (list, tuple)) else []
-        if len(numbers) != 5 or not all(number is not None and math.isfinite(number) for number in numbers):
+        if len(numbers) != 5 or not all(number is not None and not math.isnan(number) for number in numbers):
             raise Wrong(f"I expected a threshold for each of 5 heads, all but the last, got {shown(limits)}.")
         shares.append(_leave(np.array(numbers), *_heads(2 * model + 1)))
     saved = min(1 - layers for layers, _ in shares)
