@@ -18,14 +18,7 @@ from .adapters import matrices_of
 from .checks import checked_choice, checked_count, checked_fraction
 from .models import TextClassifier
 from .onnx_classifier import PRECISIONS, OnnxClassifier, write_folder
-from llm_course.smaller_models import (
-    FewerHeads,
-    bert_layers,
-    check_outputs,
-    check_teacher,
-    copied_classifier,
-    head_counts,
-)
+from .smaller_models import FewerHeads, bert_layers, check_outputs, check_teacher, copied_classifier
 from .training.objective import Backward, Batch, Limited, above_zero, allowed, checked_kind, or_none
 from .training.passes import UnlabelledTexts, divergence
 
@@ -116,7 +109,7 @@ def keep_layers(
     there, layers = len(bert_layers(classifier)), list(layers)
     if not layers or layers != sorted({*layers} & {*range(there)}):
         raise ValueError(f"layers must be some of 0 to {there - 1}, ascending, one at least, got {layers}")
-    if len(set(head_counts(classifier))) > 1 or isinstance(classifier, FewerHeads):
+    if isinstance(classifier, FewerHeads):
         raise ValueError("Take layers out before heads: a configuration counts the heads of all layers once")
     config = type(classifier.model.config).from_dict(classifier.model.config.to_dict())
     config.num_hidden_layers = len(layers)
