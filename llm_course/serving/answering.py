@@ -39,8 +39,8 @@ class InThread:
     ):
         self.classifier, self.serving = checked_to_serve(classifier), None
         self.labels, self.restarts = list(classifier.labels), 0
-        self.about = {"name": type(classifier).__name__, "version": "in memory", "checked": False, "card": None,
-                      "versions": versions_here(), "labels": self.labels}
+        self.about = {"name": type(classifier).__name__, "version": "in memory", "checked": False,
+                      "card": None, "versions": versions_here(), "labels": self.labels}
 
     def ready(self) -> bool:
         "Whether somebody computes"
@@ -80,7 +80,8 @@ class Worker:
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "llm_course.serving.worker", str(folder), loader, str(threads),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path})
         worker = Worker(process, {}, patience)
         try:
             worker.about = await worker.receive()
@@ -196,8 +197,8 @@ class InProcesses:
         worker = await Worker.start(*self.given)
         if worker.about["labels"] != self.labels:
             await worker.close()
-            raise ValueError(f"The folder holds the labels {worker.about['labels']} now, and clients were told "
-                             f"{self.labels}. Serve it under another address.")
+            raise ValueError(f"The folder holds the labels {worker.about['labels']} now, and clients were "
+                             f"told {self.labels}. Serve it under another address.")
         return worker
 
     @staticmethod

@@ -90,7 +90,7 @@ def digests_of(
     for place, key in enumerate(keys):
         if not isinstance(key, str) or len(key) < 16 or key != key.strip() or not key.isascii():
             raise ValueError(f"Key {place} must be a string of 16 ASCII characters or more without blanks "
-                             "around it. To make one: python -c 'import secrets; print(secrets.token_urlsafe())'")
+                             "around it. secrets.token_urlsafe() makes one.")
     return tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
 

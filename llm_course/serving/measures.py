@@ -28,7 +28,7 @@ class Measures:
         self.requests = prometheus_client.Counter(
             "llm_course_requests", "Requests by path and status", ["path", "status"], **counter)
         self.seconds = prometheus_client.Histogram(
-            "llm_course_request_seconds", "From the request to its answer", ["path"], buckets=SECONDS, **counter)
+            "llm_course_request_seconds", "From request to answer", ["path"], buckets=SECONDS, **counter)
         self.texts = prometheus_client.Counter("llm_course_texts", "Texts that were in a batch", **counter)
         self.batches = prometheus_client.Histogram(
             "llm_course_batch_texts", "Texts of a batch", buckets=SIZES, **counter)

@@ -14,10 +14,12 @@ import html
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem;
        color: #1a1a1a; background: #fff }
-textarea, input { font: inherit; width: 100%; box-sizing: border-box; padding: .5rem; border: 1px solid #767676 }
+textarea, input { font: inherit; width: 100%; box-sizing: border-box; padding: .5rem;
+       border: 1px solid #767676 }
 button { font: inherit; padding: .5rem 1.5rem; margin: 1rem 0; background: #0072B2; color: #fff; border: 0 }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem .3rem 0;
-       border-bottom: 1px solid #ccc; vertical-align: top } code, pre { font-size: .9rem; white-space: pre-wrap }
+       border-bottom: 1px solid #ccc; vertical-align: top }
+code, pre { font-size: .9rem; white-space: pre-wrap }
 :focus-visible { outline: 3px solid #D55E00; outline-offset: 2px }
 @media (prefers-color-scheme: dark) { body { color: #eee; background: #181818 } a { color: #8fd0ff }
        textarea, input { color: #eee; background: #262626 } }
@@ -75,8 +77,8 @@ def front_page(
     return page_of(f"Try {about['name']}", (
         f"<main><h1>Try the classifier</h1><p>{name} answers with one of: {labels}.</p><form>"
         '<p><label for="texts">Texts, one a line</label><textarea id="texts" rows="5"></textarea></p>'
-        '<p><label for="key">Key, where one is needed</label><input id="key" type="password" autocomplete="off">'
-        '</p><button>Classify</button></form><div id="said" role="status"></div>'
+        '<p><label for="key">Key, where one is needed</label><input id="key" type="password" '
+        'autocomplete="off"></p><button>Classify</button></form><div id="said" role="status"></div>'
         '<p><a href="docs">The interface</a> · <a href="metrics">Figures</a></p></main>'
         f"<script>{SCRIPT}</script>"))
 
@@ -96,5 +98,5 @@ def interface_page(
                          f"<p>{html.escape(said.get('summary', ''))}</p>{example}"
                          f"<table><tr><th>status</th><th>means</th></tr>{rows}</table>")
     return page_of(schema["info"]["title"], (
-        f"<main><h1>{html.escape(schema['info']['title'])}</h1><p>As data: <a href='openapi.json'>openapi.json"
-        f"</a> (OpenAPI {html.escape(schema['openapi'])}).</p>{''.join(parts)}</main>"))
+        f"<main><h1>{html.escape(schema['info']['title'])}</h1><p>As data: <a href='openapi.json'>"
+        f"openapi.json</a> (OpenAPI {html.escape(schema['openapi'])}).</p>{''.join(parts)}</main>"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['uvicorn', 'log', 'PIPES', 'listening', 'url_of', 'run_service', 'watch_signals', 'serve_in_foreground',
-           'options_of_serve', 'limits_from', 'run_serve', 'main', 'close_pipes', 'Served']
+           'options_of_serve', 'limits_from', 'serve_here', 'run_serve', 'main', 'close_pipes', 'Served']
 
 # %% ../../nbs/serving/running.ipynb #2fd31007
 import argparse
@@ -53,8 +53,8 @@ def listening(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ValueError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another, or 0 for a "
-                         "free one.") from None
+        raise ValueError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another, or 0 for "
+                         "a free one.") from None
 
 
 def url_of(listener: socket.socket) -> str:
@@ -84,8 +84,8 @@ async def run_service(
     "Serve until the end is wanted, then end gracefully"
     await service.start()
     config = uvicorn.Config(
-        make_app(service, hosts=hosts), log_config=None, access_log=False, lifespan="off", server_header=False,
-        proxy_headers=False, timeout_keep_alive=75, limit_concurrency=service.limits.connections,
+        make_app(service, hosts=hosts), log_config=None, access_log=False, lifespan="off",
+        server_header=False, proxy_headers=False, timeout_keep_alive=75, limit_concurrency=service.limits.connections,
         timeout_graceful_shutdown=int(service.limits.deadline) + 5, backlog=2048)
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -171,13 +171,39 @@ def limits_from(
     for each in given:
         name, _, value = each.partition("=")
         if name not in Limits.__dataclass_fields__:
-            raise ValueError(f"There is no limit {name!r}; there are {', '.join(Limits.__dataclass_fields__)}")
+            known = ", ".join(Limits.__dataclass_fields__)
+            raise ValueError(f"There is no limit {name!r}; there are {known}")
         kind = int if Limits.__dataclass_fields__[name].type in (int, "int") else float
         try:
             found[name] = kind(value)
         except ValueError:
             raise ValueError(f"The limit {name} must be a number, got {value!r}") from None
     return Limits(**found)
+
+
+def serve_here(
+    what: object,  # a folder, or a classifier with predict_proba and labels
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: Sequence[str] = (),
+    limits: Limits | None = None,
+    inherited: int | None = None,  # number of a socket that listens already
+    with_input: bool = False,  # end when the standard input does
+    **options: object,  # loader, count and threads of InProcesses
+):
+    "Serve until a signal ends it; ValueError or OSError where it cannot be"
+    limits, digests = limits or Limits(), digests_of(keys)
+    if inherited is None:
+        check_reach(host, keys)
+    with contextlib.closing(listening(host, port, inherited)) as listener:
+        address = listener.getsockname()[0]
+        check_reach(address, keys)
+        answers = (InProcesses(what, patience=limits.patience, **options) if isinstance(what, (str, Path))
+                   else InThread(what))
+        hosts = HOSTS if is_loopback(address) and not keys else ("*",)
+        asyncio.run(serve_in_foreground(Service(answers, limits, digests), listener, hosts=hosts,
+                                        with_input=with_input, inherited=inherited is not None))
 
 
 def run_serve(
@@ -187,17 +213,10 @@ def run_serve(
     logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING,
                         format="%(asctime)s %(levelname)s %(message)s")
     try:
-        keys, limits = keys_in(given.keys) if given.keys else [], limits_from(given.limit)
-        digests = digests_of(keys)
-        if given.fd is None:
-            check_reach(given.host, keys)
-        listener = listening(given.host, given.port, given.fd)
-        check_reach(listener.getsockname()[0], keys)
-        answers = InProcesses(given.folder, loader=given.loader, count=given.workers, threads=given.threads,
-                              patience=limits.patience)
-        hosts = HOSTS if is_loopback(listener.getsockname()[0]) and not keys else ("*",)
-        asyncio.run(serve_in_foreground(Service(answers, limits, digests), listener, hosts=hosts,
-                                        with_input=given.end_with_input, inherited=given.fd is not None))
+        keys = keys_in(given.keys) if given.keys else ()
+        serve_here(given.folder, host=given.host, port=given.port, keys=keys,
+                   limits=limits_from(given.limit), inherited=given.fd, with_input=given.end_with_input,
+                   loader=given.loader, count=given.workers, threads=given.threads)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -209,8 +228,8 @@ def main(
 ) -> int:  # exit status
     "What `python -m llm_course serve` does"
     parser = argparse.ArgumentParser("llm-course serve", description=(
-        "Answer requests with a saved classifier, in processes that are watched. SIGHUP reads the folder again. "
-        "Example: llm-course serve sentiment --port 8000"))
+        "Answer requests with a saved classifier, in processes that are watched. SIGHUP reads the folder "
+        "again. Example: llm-course serve sentiment --port 8000"))
     options_of_serve(parser)
     return run_serve(parser.parse_args(arguments))
 
