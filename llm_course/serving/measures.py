@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..core import needs
 
-prometheus_client = needs("prometheus_client", extra="serve")
+prometheus_client, *_ = [needs(name, extra="serve") for name in ("prometheus_client", "fastapi", "uvicorn")]
 log = logging.getLogger("llm_course.serving")
 
 # %% ../../nbs/serving/measures.ipynb #70877477

@@ -71,6 +71,16 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _without_log(protocol: type) -> type:
+    "The same, which logs no request: its log would hold the query"
+    class Quiet(protocol):
+        def __init__(self, *arguments: object, **options: object):
+            super().__init__(*arguments, **options)
+            self.access_log = False
+
+    return Quiet
+
+
 async def run_service(
     service: Service,
     listener: socket.socket,
@@ -84,9 +94,12 @@ async def run_service(
     "Serve until the end is wanted, then end gracefully"
     await service.start()
     config = uvicorn.Config(
-        make_app(service, hosts=hosts), log_config=None, access_log=False, lifespan="off",
-        server_header=False, proxy_headers=False, timeout_keep_alive=75, limit_concurrency=service.limits.connections,
+        make_app(service, hosts=hosts), log_config=None, access_log=False, lifespan="off", ws="none",
+        server_header=False, proxy_headers=False, timeout_keep_alive=75,
+        limit_concurrency=service.limits.connections,
         timeout_graceful_shutdown=int(service.limits.deadline) + 5, backlog=2048)
+    config.load()
+    config.http_protocol_class = _without_log(config.http_protocol_class)
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
