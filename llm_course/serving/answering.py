@@ -151,11 +151,12 @@ class InProcesses:
         *,
         loader: str = LOADER,
         count: int = 1,  # of processes, at least 1
-        threads: int = 0,  # of each; 0: the cores, shared out
+        threads: int = 0,  # of each; 0: of one process the library's own choice, of more the cores, shared out
         patience: float = 60.0,  # seconds of a batch
     ):
         checked_count("threads", threads, least=0)
-        threads = threads or max(1, (os.cpu_count() or 1) // checked_count("count", count))
+        if checked_count("count", count) > 1:
+            threads = threads or max(1, (os.cpu_count() or 1) // count)
         self.given = (str(folder), loader, threads, patience)
         self.count, self.places, self.keepers, self.restarts, self.about = count, [], [], 0, {}
 

@@ -167,7 +167,7 @@ def options_of_serve(parser: argparse.ArgumentParser):
     parser.add_argument("--port", type=int, default=8000, help="0 for a free one (8000)")
     parser.add_argument("--keys", metavar="FILE", help="one key a line; needed beyond this machine")
     parser.add_argument("--workers", type=int, default=1, help="processes that hold the model (1)")
-    parser.add_argument("--threads", type=int, default=0, help="of each of them (0: the cores, shared out)")
+    parser.add_argument("--threads", type=int, default=0, help="of each of them (0: chosen)")
     parser.add_argument("--loader", default=LOADER, help="module:function that reads the folder")
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help=(
         "another limit; names: " + ", ".join(Limits.__dataclass_fields__)))
