@@ -7,6 +7,7 @@ plain: a FastAPI handler that calls the model in FastAPI's own pool of threads, 
 library LitServe, which batches. Both take {"text": "…"} and answer a label and probabilities."""
 
 import argparse
+import contextlib
 
 import anyio.to_thread
 import fastapi
@@ -31,11 +32,12 @@ def answer_of(classifier: object, row: list[float]) -> dict:
 
 def serve_plainly(classifier: object, given: argparse.Namespace):
     "A handler that is no coroutine, so FastAPI runs it in a thread"
-    app = fastapi.FastAPI()
-
-    @app.on_event("startup")
-    async def limit_threads():
+    @contextlib.asynccontextmanager
+    async def limited(_):
         anyio.to_thread.current_default_thread_limiter().total_tokens = given.threads
+        yield
+
+    app = fastapi.FastAPI(lifespan=limited)
 
     @app.post("/classify")
     def classify(body: Body) -> dict:
