@@ -103,8 +103,8 @@ def folder_of(sizes: Sizes, arm: str) -> tuple[Path, str]:
     if "int8" in arm:
         from llm_course import compression
         if not folder.exists():
-            compression.export(TextClassifier.load(folder_of(sizes, "ours")[0]), folder, int8=True)
-        return folder, "llm_course.compression:OnnxClassifier.load"
+            compression.export(TextClassifier.load(folder_of(sizes, "ours")[0]), folder, precision="int8")
+        return folder, "llm_course.onnx_classifier:OnnxClassifier.load"
     if not (folder / "classifier.json").is_file():
         labels = load_dataset("movies")["train"].features["label"].names
         small = sizes.model != "minilm"

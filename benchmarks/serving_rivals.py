@@ -11,6 +11,7 @@ import contextlib
 
 import anyio.to_thread
 import fastapi
+import litserve
 import torch
 import uvicorn
 from pydantic import BaseModel
@@ -46,29 +47,30 @@ def serve_plainly(classifier: object, given: argparse.Namespace):
     uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="error", access_log=False)
 
 
-def serve_by_litserve(load: object, given: argparse.Namespace):
+class Batched(litserve.LitAPI):
+    "What LitServe calls, in a process of its own, to which this is pickled"
+
+    def __init__(self, given: argparse.Namespace):
+        super().__init__(max_batch_size=given.batch, batch_timeout=given.window, api_path="/classify")
+        self.given = given
+
+    def setup(self, device: str):
+        torch.set_num_threads(self.given.torch_threads)
+        self.classifier = loader_named(self.given.loader)(self.given.folder)
+
+    def decode_request(self, request: dict) -> str:
+        return request["text"]
+
+    def predict(self, texts: list[str]) -> list[list[float]]:
+        return self.classifier.predict_proba(list(texts)).tolist()
+
+    def encode_response(self, output: list[float]) -> dict:
+        return answer_of(self.classifier, output)
+
+
+def serve_by_litserve(given: argparse.Namespace):
     "One process with the model, batches of at most so many texts"
-    import litserve
-
-    class Api(litserve.LitAPI):
-        "What LitServe calls"
-
-        def setup(self, device):
-            torch.set_num_threads(given.torch_threads)
-            self.classifier = load(given.folder)
-
-        def decode_request(self, request):
-            return request["text"]
-
-        def predict(self, texts):
-            texts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
-            return self.classifier.predict_proba(texts).tolist()
-
-        def encode_response(self, output):
-            return answer_of(self.classifier, output)
-
-    api = Api(max_batch_size=given.batch, batch_timeout=given.window, api_path="/classify")
-    server = litserve.LitServer(api, accelerator="cpu", timeout=120)
+    server = litserve.LitServer(Batched(given), accelerator="cpu", timeout=120)
     server.run(host="127.0.0.1", port=given.port, generate_client_file=False, log_level="error", access_log=False)
 
 
@@ -84,12 +86,11 @@ def main():
     parser.add_argument("--window", type=float, default=0.01)
     parser.add_argument("--loader", default="llm_course.models:TextClassifier.load")
     given = parser.parse_args()
-    load = loader_named(given.loader)
     if given.way == "litserve":
-        serve_by_litserve(load, given)
+        serve_by_litserve(given)
     else:
         torch.set_num_threads(given.torch_threads)
-        serve_plainly(load(given.folder), given)
+        serve_plainly(loader_named(given.loader)(given.folder), given)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ __all__ = ['prometheus_client', 'log', 'SECONDS', 'SIZES', 'Measures']
 import logging
 from collections.abc import Callable
 
-from ..core import needs
+from ..checks import needs
 
 prometheus_client, *_ = [needs(name, extra="serve") for name in ("prometheus_client", "fastapi", "uvicorn")]
 log = logging.getLogger("llm_course.serving")

@@ -25,8 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import llm_course
-from ..checks import checked_count, checked_number
-from ..core import needs
+from ..checks import checked_count, checked_number, needs
 from .answering import InProcesses, InThread
 from .app import HOSTS, Service, make_app
 from .folder import LOADER
