@@ -20,6 +20,7 @@ milliseconds, and how many requests got no answer (refused, lost, or too late)."
 
 import argparse
 import json
+import math
 import os
 import shutil
 import socket
@@ -210,7 +211,7 @@ def summary(rows: dict) -> dict:
         pairs = list(zip(runs["ours"], own, strict=False))
         if arm != "ours" and pairs:
             most = loads[-1]
-            against[arm] = {name: statistics.median(a[most][name] / b[most][name] for a, b in pairs)
+            against[arm] = {name: statistics.median(a[most][name] / (b[most][name] or math.nan) for a, b in pairs)
                             for name in ("rate", "p99")}
     return {"table": table, "ours against": against}
 

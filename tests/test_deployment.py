@@ -1,5 +1,6 @@
 """A service from outside: what strangers send, who hangs up, what is killed, and that every request is answered or told."""
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, tiny_classifier
+from conftest import ROOT, settings, tiny_classifier
 
 pytest.importorskip("fastapi")
 
@@ -30,7 +31,7 @@ from llm_course.serving.clients import Client, ask_in_a_loop
 from llm_course.serving.clock import run_on_a_virtual_clock
 from llm_course.serving.folder import load_to_serve
 from llm_course.serving.limits import Limits
-from llm_course.serving.running import Served
+from llm_course.serving.running import Served, options_of_serve
 
 KEY = "a-key-that-nobody-guesses"
 LABELS = ["negative", "positive"]
@@ -221,6 +222,18 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path):
             assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+def test_the_container_gives_the_command_what_it_reads():
+    "Its extra is one of the package's, and its command is understood"
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    parser = argparse.ArgumentParser()
+    options_of_serve(parser)
+    given = parser.parse_args(command[2:])
+    assert command[:2] == ["llm-course", "serve"] and given.keys and any(given.folder in line for line in lines if "COPY" in line)
+    assert any("[serve]" in line for line in lines) and "serve_requirements" in settings()
+    assert [line for line in lines if line.startswith("USER ")] not in ([], ["USER root"])
+
+
 def test_serve_refuses_before_it_listens():
     with pytest.raises(ValueError, match="there are no keys"):
         serve("folder", host="0.0.0.0")
@@ -389,9 +402,11 @@ def test_the_interface_is_what_its_description_says():
 def check_interface(url: str):
     "Ask what the description allows and what it forbids"
     schemathesis = pytest.importorskip("schemathesis")
-    from hypothesis import HealthCheck, Phase, given, settings
-    quick = settings(max_examples=25, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-                     suppress_health_check=list(HealthCheck))
+    from hypothesis import HealthCheck, Phase, given
+    from hypothesis import settings as hypothesis_settings
+    quick = hypothesis_settings(
+        max_examples=25, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck))
     replies = []  # path, mode, status
 
     def ask(operation, mode):
@@ -498,7 +513,7 @@ def test_a_stuck_worker_is_ended(packed):
 
 NOTEBOOK = """
 import sys, time
-from llm_course.serving.running import Served
+from llm_course.serving.running import Served, options_of_serve
 service = Served(sys.argv[1]).__enter__()
 print(service.process.pid, flush=True)
 time.sleep(600)
