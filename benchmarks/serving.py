@@ -8,7 +8,7 @@ Every way serves the same classifier, the bundled encoder fine-tuned on movie re
 The load is a closed loop by wrk (apt-get install wrk): each client has one connection and one request of one review under
 way, and sends the next at once. The reviews are those of the test part, in turn. wrk takes a share of the same cores.
 
-- tuning: each way with four to six settings (threads; batch and window; workers), at 64 clients. The one with the most
+- tuning: each way with five or six settings (threads; batch and window; workers), at 64 clients. The one with the most
   answers a second is taken. All ways get about the same number of settings.
 - load: each way with its best setting, with 1 to 64 clients, three times, the ways in turn.
 
@@ -63,9 +63,10 @@ SETTINGS = {
              f"{CORES} workers, window 10 ms": ("--workers", str(CORES), "--limit", "window=0.01")},
     "plain": {f"{threads} threads, torch {torch}": ("--threads", str(threads), "--torch-threads", str(torch))
               for threads, torch in ((1, CORES), (2, 1), (CORES, 1), (4, 1), (40, 1), (40, CORES))},
-    "litserve": {f"batch {batch}, {window * 1000:g} ms": ("--batch", str(batch), "--window", str(window),
-                                                          "--torch-threads", str(CORES))
-                 for batch in (16, 32) for window in (0.002, 0.01)},
+    "litserve": {f"batch {batch}, {window * 1000:g} ms, {workers} workers":
+                 ("--batch", str(batch), "--window", str(window), "--workers", str(workers),
+                  "--torch-threads", str(max(1, CORES // workers)))
+                 for batch, window in ((16, 0.002), (16, 0.01), (32, 0.01)) for workers in (1, CORES)},
 }
 
 

@@ -69,8 +69,8 @@ class Batched(litserve.LitAPI):
 
 
 def serve_by_litserve(given: argparse.Namespace):
-    "One process with the model, batches of at most so many texts"
-    server = litserve.LitServer(Batched(given), accelerator="cpu", timeout=120)
+    "Processes with the model, batches of at most so many texts"
+    server = litserve.LitServer(Batched(given), accelerator="cpu", workers_per_device=given.workers, timeout=120)
     server.run(host="127.0.0.1", port=given.port, generate_client_file=False, log_level="error", access_log=False)
 
 
@@ -82,6 +82,7 @@ def main():
     parser.add_argument("port", type=int)
     parser.add_argument("--threads", type=int, default=40)
     parser.add_argument("--torch-threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--window", type=float, default=0.01)
     parser.add_argument("--loader", default="llm_course.models:TextClassifier.load")
