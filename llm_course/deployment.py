@@ -89,7 +89,8 @@ def model_card(
                             **{each: str(getattr(report, each)) for each in names}}
     if attack is not None:
         found["Under attack"] = {"attack": attack.attack, "texts": str(len(attack.results))} | {
-            what: str(attack.interval(f"accuracy_{what}")) for what in ("before", "under_attack")}
+            f"accuracy {what}": str(attack.interval(f"accuracy_{what.replace(' ', '_')}"))
+            for what in ("before", "under attack")}
     found |= {"Slices": _table(slices), "Limits": {str(place): text for place, text in enumerate(limits, 1)}}
     found["Cost"] = {**found.get("Cost", {"training": NOT_MEASURED}), **(cost or {"answering": NOT_MEASURED})}
     found["Limits"] = found["Limits"] or {"limits": NOT_STATED}
