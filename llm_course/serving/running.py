@@ -266,7 +266,7 @@ class Served:
         self,
         what: object,  # a folder, or a classifier with predict_proba and labels
         *options: str,  # of the command `serve`, for a folder
-        seconds: float = 120.0,  # until it answers
+        seconds: float = 300.0,  # until it answers
         limits: Limits | None = None,  # for a classifier
         keys: Sequence[str] = (),  # for a classifier
     ):
