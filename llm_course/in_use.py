@@ -213,6 +213,9 @@ def neyman_allocation(
 ) -> np.ndarray:  # (H,), labels of each stratum; their sum is the budget
     "How many labels to buy in each stratum"
     sizes, expected = np.asarray(sizes), checked_scores("accuracies", accuracies)
+    checked_lengths(sizes=sizes, accuracies=expected)
+    if expected.min() < 0 or expected.max() > 1:
+        raise ValueError(f"accuracies must be shares from 0 to 1, got {expected.tolist()}")
     least = np.minimum(2, sizes)
     if not least.sum() <= checked_count("budget", budget) <= sizes.sum():
         raise ValueError(f"budget must be from {least.sum()} (two of each stratum) to {sizes.sum()} (all "
@@ -251,9 +254,12 @@ def stratified_accuracy(
     "The accuracy on the whole window; the interval counts one more right and one more wrong a stratum"
     parts, right = confidence_strata(confidence, strata), checked_classes("right", np.asarray(right, int), 2)
     checked_lengths(right=right, rows=rows)
+    rows = checked_classes("rows", rows, len(parts))
+    if len(set(rows.tolist())) < len(rows):
+        raise ValueError(f"Each row counts once, and {max(rows, key=list(rows).count)} stands twice in rows")
     value = variance = 0.0
     for part in range(strata):
-        mine, share = right[parts[np.asarray(rows)] == part], (parts == part).mean()
+        mine, share = right[parts[rows] == part], (parts == part).mean()
         if len(mine) < 1:
             raise ValueError(f"No text of stratum {part} has a label. Take the rows of texts_to_label.")
         careful = (mine.sum() + 1) / (len(mine) + 2)
@@ -296,6 +302,8 @@ def disagreements(
     if not {first, second} <= named or first == second:
         raise ValueError(f"Two different versions of {', '.join(map(str, named))} are needed, got {first!r} "
                          f"and {second!r}")
+    if len(twice := items[items.duplicated(["key", "version"])]):
+        raise ValueError(f"{twice['key'].iloc[0]!r} has two answers of {twice['version'].iloc[0]!r}. Keep one.")
     both = items.pivot(index="key", columns="version", values="answer")[[first, second]].dropna()
     if both.empty:
         raise ValueError(f"No text was answered by both {first!r} and {second!r}. Let one run in shadow.")
