@@ -303,7 +303,8 @@ def disagreements(
         raise ValueError(f"Two different versions of {', '.join(map(str, named))} are needed, got {first!r} "
                          f"and {second!r}")
     if len(twice := items[items.duplicated(["key", "version"])]):
-        raise ValueError(f"{twice['key'].iloc[0]!r} has two answers of {twice['version'].iloc[0]!r}. Keep one.")
+        raise ValueError(f"{twice['key'].iloc[0]!r} has two answers of {twice['version'].iloc[0]!r}. Keep "
+                         "one of them.")
     both = items.pivot(index="key", columns="version", values="answer")[[first, second]].dropna()
     if both.empty:
         raise ValueError(f"No text was answered by both {first!r} and {second!r}. Let one run in shadow.")

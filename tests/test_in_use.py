@@ -273,7 +273,7 @@ def test_a_file_that_stays_locked_is_said_and_a_short_lock_is_waited_for(tmp_pat
     kept = Feedback(tmp_path / "feedback.db", LABELS, timeout=0.1)
     other = sqlite3.connect(kept.path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(TimeoutError, match="was locked by another program for 0.1 seconds"):
+    with pytest.raises(TimeoutError, match="was locked by another program for 0\\.1 seconds"):
         put(kept, "a")
     assert kept.items().empty  # reading goes on
     patient = Feedback.__new__(Feedback)
