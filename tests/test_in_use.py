@@ -2,8 +2,8 @@
 
 import json
 import math
-import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -114,9 +114,8 @@ def test_windows_of_one_answer_and_one_length_divide_by_nothing():
     (lambda: Window(np.ones((2, 3)), [1, 2], np.full((2, 2), 0.5), ("one", "two", "three"), "made"), "3 labels and 2"),
 ])
 def test_what_cannot_be_compared_is_refused(make, said):
-    with pytest.raises(ValueError, match="") as error:
+    with pytest.raises(ValueError, match=re.escape(said)):
         make()
-    assert said in str(error.value)
 
 
 def test_reading_texts_changes_nothing_and_knows_who_read():
@@ -173,9 +172,8 @@ def test_a_reference_that_is_all_right_or_all_wrong(targets, expected):
     (lambda: accuracy_drop(1, 2, 1, 2, threshold=2), "threshold must be a number from 0 to 1"),
 ])
 def test_bad_numbers_are_refused(call, said):
-    with pytest.raises(ValueError, match="") as error:
+    with pytest.raises(ValueError, match=re.escape(said)):
         call()
-    assert said in str(error.value)
 
 
 def test_the_allocation_is_the_best_of_all():
@@ -251,22 +249,22 @@ def test_killed_writers_that_begin_again_keep_each_item_once(tmp_path):
         assert found.set_index("key")["label"][[f"key {number}" for number in acknowledged]].notna().all()
 
 
-def write_all(path: str, first: int):
-    kept = Feedback(path, LABELS, timeout=60)
-    for number in range(40):
-        put(kept, f"key {number}", time=1000.0 + number / 10)
-        put(kept, f"own {first} {number}", time=1000.0 + number / 10)
+TOGETHER = """
+import sys
+from llm_course.feedback import Feedback
+kept = Feedback(sys.argv[1], ["negative", "positive"], timeout=60)
+for number in range(30):
+    for key in (f"key {number}", f"own {sys.argv[2]} {number}"):
+        kept.add(key, f"text of {key}", "positive", 0.9, version="first", time=1000 + number / 10)
+"""
 
 
 def test_writers_at_the_same_time_lose_nothing_and_add_nothing_twice(tmp_path):
-    path, context = str(tmp_path / "feedback.db"), multiprocessing.get_context("spawn")
-    workers = [context.Process(target=write_all, args=(path, first)) for first in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    path = str(tmp_path / "feedback.db")
+    writers = [subprocess.Popen([sys.executable, "-c", TOGETHER, path, str(number)], env=RULES) for number in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
     found = Feedback(path, LABELS).items()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0] and len(found) == 40 + 3 * 40 and found["key"].is_unique
+    assert len(found) == 30 + 3 * 30 and found["key"].is_unique
 
 
 def test_a_file_that_stays_locked_is_said_and_a_short_lock_is_waited_for(tmp_path):
@@ -316,9 +314,10 @@ def test_a_database_of_another_program_is_left_alone(tmp_path):
     database.execute("CREATE TABLE answers (key TEXT)")
     database.commit()
     database.close()
+    before = (tmp_path / "theirs.db").read_bytes()
     with pytest.raises(ValueError, match="of another program"):
         Feedback(tmp_path / "theirs.db", LABELS)
-    assert APPLICATION  # theirs has none
+    assert (tmp_path / "theirs.db").read_bytes() == before and APPLICATION.to_bytes(4, "big") not in before
 
 
 @pytest.mark.parametrize(("call", "said"), [
@@ -344,9 +343,8 @@ def test_feedback_that_contradicts_itself_is_refused_and_nothing_changes(tmp_pat
     put(kept, "a")
     kept.label("a", "positive")
     before = kept.items()
-    with pytest.raises(ValueError, match="") as error:
+    with pytest.raises(ValueError, match=re.escape(said)):
         call(kept)
-    assert said in str(error.value)
     pd.testing.assert_frame_equal(kept.items(), before)
 
 
@@ -390,7 +388,7 @@ def test_a_classifier_comes_back_as_it_was(tmp_path):
     versions.add("first", classifier)
     versions.promote("first")
     again = TextClassifier.load(Versions(tmp_path).folder_of())
-    assert (again.logits(["A film"]) == classifier.logits(["A film"])).all()
+    assert np.allclose(again.logits(["A film"]), classifier.logits(["A film"]), atol=1e-5)
     with pytest.raises(ValueError, match="in this order"):
         versions.add("second", tiny_classifier(labels=["positive", "negative"]))
 
@@ -486,9 +484,8 @@ def test_routes_are_the_same_in_another_process_and_spread_evenly(tmp_path):
 ])
 def test_changes_that_cannot_be_are_refused(tmp_path, call, said):
     versions = three_versions(tmp_path)
-    with pytest.raises(ValueError, match="") as error:
+    with pytest.raises(ValueError, match=re.escape(said)):
         call(versions)
-    assert said in str(error.value)
 
 
 # Two versions
@@ -515,8 +512,8 @@ def test_labels_where_both_agree_change_nothing():
     (items(["n"], ["p"], ["p"]).drop(columns="answer"), ("a", "b"), "answer is not there"),
     (items(["n", "p"], ["n", "p"], ["p", "p"]).iloc[[0, 3]], ("a", "b"), "Let one run in shadow"),
     (pd.concat([items(["n"], ["p"], ["p"]), items(["n"], ["p"], ["n"])]), ("a", "b"), "'0' has two answers of 'a'"),
+    (items(["n"], ["p"], ["p"]).assign(label=["p", "n"]), ("a", "b"), "'0' has two different labels"),
 ])
 def test_versions_that_cannot_be_compared(table, names, said):
-    with pytest.raises(ValueError, match="") as error:
+    with pytest.raises(ValueError, match=re.escape(said)):
         compare_versions(table, *names)
-    assert said in str(error.value)
