@@ -130,6 +130,8 @@ class _Settings(_OurFile):
         self.labels, self.secret = [_named("a label", name) for name in labels], bytes(secret)
         self.timeout = checked_number("timeout", timeout)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._session() as database:
+            self._check_form(database)  # before anything of it is changed
         self._use_log()
         with self._writing() as database:
             self._begin(database)

@@ -320,7 +320,10 @@ def compare_versions(
 ) -> Comparison:  # difference: accuracy of the second less that of the first
     "The paired comparison of two versions; labels are needed only where they differ"
     both = disagreements(items, first, second)
-    labels = items.dropna(subset="label").drop_duplicates("key").set_index("key")["label"]
+    known = items.dropna(subset="label").drop_duplicates(["key", "label"])
+    if known["key"].duplicated().any():
+        raise ValueError(f"{known['key'][known['key'].duplicated()].iloc[0]!r} has two different labels")
+    labels = known.set_index("key")["label"]
     unknown = both.index[both["differ"] & ~both.index.isin(labels.index)]
     if len(unknown):
         raise ValueError(f"{len(unknown)} of {both['differ'].sum()} texts on which the versions differ have "

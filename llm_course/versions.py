@@ -140,7 +140,11 @@ class _Named(_Registry):
         name: str | None = None,  # of a version; the current one if None
     ) -> Path:
         "Where a version can be read; ValueError where there is none"
-        return self._there(self._read(), self.state.current if name is None else name)
+        registry = self._read()
+        history = registry["history"]
+        if name is None and history:
+            name = history[-1]["current"]
+        return self._there(registry, name)
 
     def _there(self, registry: dict, name: str | None) -> Path:
         "The folder of a version; ValueError where it is unknown or gone"
@@ -206,6 +210,7 @@ class Versions(_Named):
         state = self.state
         if state.current is None:
             raise ValueError("No version answers yet. Promote one first.")
-        if state.trial is None or hashed_share(key, state.trial) >= state.share:
+        place = hashed_share(key, state.trial or "")  # a key that is none is refused in any case
+        if state.trial is None or place >= state.share:
             return (state.current,)
         return (state.current, state.trial) if state.shadow else (state.trial,)
