@@ -25,6 +25,7 @@ _TABLES = (
     "CREATE TABLE answers (sequence INTEGER PRIMARY KEY, key TEXT NOT NULL, version TEXT NOT NULL, "
     "time REAL NOT NULL, digest TEXT NOT NULL, text TEXT, answer TEXT NOT NULL, confidence REAL NOT NULL, "
     "UNIQUE (key, version))",
+    "CREATE INDEX answers_by_time ON answers (time)",
     "CREATE TABLE labels (key TEXT PRIMARY KEY, label TEXT NOT NULL)",
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA application_id = {APPLICATION}",
@@ -46,12 +47,16 @@ class _File:
 
     path: Path
     timeout: float
+    opened = False  # whether the file was there once
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         "An open file; what SQLite says becomes what to do"
+        if self.opened and not self.path.exists():
+            raise FileNotFoundError(f"{self.path} is gone. Bring it back, or make another Feedback.")
+        wait = min(self.timeout, 2e6)  # SQLite counts milliseconds, in 32 bits
         try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=self.timeout,
+            with contextlib.closing(sqlite3.connect(self.path, timeout=wait,
                                                     isolation_level=None)) as database:
                 database.execute("PRAGMA synchronous = FULL")
                 yield database
@@ -61,8 +66,9 @@ class _File:
                 raise TimeoutError(f"{self.path} was locked by another program for {self.timeout:g} seconds. "
                                    "Try again, with a larger timeout, or end that program.") from error
             if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-                raise ValueError(f"{self.path} is no database or a damaged one ({error}). Move it away, or "
-                                 "bring back a copy that is whole.") from error
+                raise ValueError(f"{self.path} is no database or a damaged one ({error}). Move it away, "
+                                 "with its -wal and -shm files, before you bring back a copy that is "
+                                 "whole.") from error
             raise OSError(f"{self.path} cannot be read or written ({error}). Free some space, or choose "
                           "another place.") from error
 
@@ -99,7 +105,7 @@ class _OurFile(_File):
         "ValueError where the file is damaged, or of another program or form"
         application, form, tables = (database.execute(question).fetchone()[0] for question in (
             "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"))
-        if not tables and not application:
+        if not tables and not application and not form:
             return False
         if application != APPLICATION:
             raise ValueError(f"{self.path} is a database of another program. Choose another file.")
@@ -108,7 +114,8 @@ class _OurFile(_File):
                              " Use the version that wrote it, or another file.")
         said = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if said != "ok":
-            raise ValueError(f"{self.path} is damaged ({said}). Bring back a copy that is whole.")
+            raise ValueError(f"{self.path} is damaged ({said}). Move it away, with its -wal and -shm files, "
+                             "before you bring back a copy that is whole.")
         return True
 
 # %% ../nbs/support/feedback.ipynb #31046e22
@@ -124,17 +131,24 @@ class _Settings(_OurFile):
         secret: bytes = b"",  # of the digests; without one, short texts can be guessed
         timeout: float = 5.0,  # seconds to wait for another writer
     ):
-        if isinstance(labels, str) or len(set(labels)) != len(list(labels)) or len(labels) < 2:
+        if isinstance(labels, (str, set, frozenset, dict)) or not 2 <= len(labels) == len(set(labels)):
             raise ValueError(f"labels must be a list of two different names or more, got {labels!r}")
-        self.path, self.keep_text = Path(path).expanduser().resolve(), bool(keep_text)
-        self.labels, self.secret = [_named("a label", name) for name in labels], bytes(secret)
+        if not isinstance(secret, bytes) or not isinstance(keep_text, bool):  # bytes(42) is 42 zeros
+            raise TypeError("secret must be bytes, such as b'...', and keep_text True or False, got a secret "
+                            f"of the type {type(secret).__name__} and keep_text={keep_text!r}")
+        if secret and not any(secret):
+            raise ValueError("A secret of zeros is the same as none. Draw one by secrets.token_bytes(32).")
+        self.path, self.keep_text = Path(path).expanduser().resolve(), keep_text
+        self.labels, self.secret = [_named("a label", name) for name in labels], secret
         self.timeout = checked_number("timeout", timeout)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._session() as database:
-            self._check_form(database)  # before anything of it is changed
+        with self._session() as database:  # before anything is changed
+            database.execute("BEGIN")  # another program may make the tables between two questions
+            self._check_form(database)
         self._use_log()
         with self._writing() as database:
             self._begin(database)
+        self.opened = True
 
     def _begin(self, database: sqlite3.Connection):
         "Make the tables, or check that they are ours and for the same settings"
@@ -166,12 +180,15 @@ class _Answers(_Settings):
         confidence: float,  # probability of the answer, 0 to 1
         *,
         version: str,  # that answered
-        time: float | None = None,  # seconds since 1970; now if None
+        time: float | None = None,  # seconds since 1970, not after now; now if None
     ) -> bool:  # False where it was there already
         "Keep an answer, once; ValueError for a key with another text or answer, and where the clock ran back"
         key, version, text = _named("key", key), _named("version", version), checked_text(text)
         checked_choice("answer", answer, self.labels)
-        time = checked_number("time", clock.time() if time is None else time)
+        now = clock.time()
+        if (time := checked_number("time", now if time is None else time)) > now + SLACK:
+            raise ValueError(f"time {time:.0f} lies in the future; it must be in seconds since 1970, and now "
+                             f"is {now:.0f}. Is it in milliseconds?")
         row = (key, version, time, self._digest(text), text if self.keep_text else None, answer,
                checked_fraction("confidence", confidence))
         with self._writing() as database:
@@ -216,8 +233,9 @@ class Feedback(_Answers):
     ) -> bool:  # False where it was there already
         "Keep what is right, once; ValueError for an unknown key, or where another label is kept"
         checked_choice("label", label, self.labels)
+        key = _named("key", key)
         with self._writing() as database:
-            if not database.execute("SELECT 1 FROM answers WHERE key = ?", (_named("key", key),)).fetchone():
+            if not database.execute("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
                 raise ValueError(f"There is no answer with the key {key!r} in {self.path}. Add it first.")
             found = database.execute("SELECT label FROM labels WHERE key = ?", (key,)).fetchone()
             if found and found[0] != label and not replace:
@@ -229,10 +247,11 @@ class Feedback(_Answers):
     def items(
         self,
         since: float = 0.0,  # seconds since 1970, the first that counts
-        until: float = 1e12,  # the last
+        until: float | None = None,  # the last; no limit if None
     ) -> pd.DataFrame:  # key, version, time, answer, confidence, label (or None), digest, text (or None)
         "What is kept, in the order in which it came"
-        since, until = checked_number("since", since), checked_number("until", until)
+        since = checked_number("since", since)
+        until = 1e300 if until is None else checked_number("until", until)
         if since > until:
             raise ValueError(f"since must not lie after until, got {since:g} and {until:g}")
         with self._session() as database:

@@ -35,6 +35,7 @@ def gaussian_kernel(
     bandwidth: float,  # h, above 0
 ) -> np.ndarray:  # (n, m), above 0, at most 1
     "How alike each x is to each y"
+    x, y = (np.asarray(as_array(values), float) for values in (x, y))
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
     return np.exp(-squares.clip(0) / (2 * checked_number("bandwidth", bandwidth, strict=True) ** 2))
 
@@ -43,6 +44,9 @@ def median_distance(
     x: np.ndarray,  # (n, D), two rows at least
 ) -> float:
     "The median distance of two points, the usual bandwidth"
+    x = np.asarray(as_array(x), float)
+    if len(x) < 2:
+        raise ValueError(f"A distance needs two rows at least, got {len(x)}")
     squares = (x**2).sum(1)[:, None] + (x**2).sum(1) - 2 * x @ x.T
     return float(np.sqrt(np.median(squares[np.triu_indices(len(x), 1)].clip(0))))
 
@@ -80,6 +84,8 @@ def permutation_p_value(
     drawn: np.ndarray,  # (P,), those of random splits
 ) -> float:  # 1 / (P + 1) to 1
     "How often a split is at least as extreme as the one that was seen, itself included"
+    if not np.isfinite([seen, *as_array(drawn)]).all():
+        raise ValueError(f"seen and drawn must be finite numbers, got {seen!r} and {len(drawn)} drawn")
     return float((1 + (as_array(drawn) >= seen - 1e-12).sum()) / (1 + len(drawn)))
 
 # %% ../nbs/lessons/45_in_use.ipynb #b9a8e8a3
@@ -156,7 +162,8 @@ class DriftDetector:
         "Test every signal of a window; ValueError where it was made by others, or is too small to ever ring"
         self._check_fit(window)
         count, size = len(self.reference), len(window)
-        if size not in self._splits:
+        if size not in self._splits:  # those of one size are kept
+            self._splits.clear()
             self._splits[size] = random_splits(count, size, self.permutations, self.seed)
         across = gaussian_kernel(self.reference.embeddings, window.embeddings, self.bandwidth)
         inside = gaussian_kernel(window.embeddings, window.embeddings, self.bandwidth)
@@ -189,9 +196,11 @@ def estimated_accuracy(
     right, sure, bars = known.argmax(1) == targets, window.max(1), np.sort(known.max(1))
     errors = int((~right).sum())
     bar = bars[errors] if errors < len(bars) else np.inf  # as many of the reference are below as are wrong
+    above, at = (bars > bar).mean(), (bars == bar).mean()  # of equal ones at the bar as many pass as must there
+    passing = (sure > bar).mean() + (sure == bar).mean() * (right.mean() - above) / max(at, 1 / len(bars))
     moved = right.mean() + sure.mean() - known.max(1).mean()
     return {"mean confidence": float(sure.mean()), "difference of confidences": float(np.clip(moved, 0, 1)),
-            "thresholded confidence": float((sure >= bar).mean())}
+            "thresholded confidence": float(np.clip(passing, 0, 1))}
 
 # %% ../nbs/lessons/45_in_use.ipynb #4d674278
 def confidence_strata(
@@ -202,6 +211,9 @@ def confidence_strata(
     values = checked_scores("confidence", confidence)
     if checked_count("strata", strata) > len(values):
         raise ValueError(f"{strata} strata need as many texts at least, got {len(values)}")
+    if as_array(confidence).ndim != 1 or values.min() < 0 or values.max() > 1 + 1e-6:
+        raise ValueError("confidence must be one number from 0 to 1 for each text, such as "
+                         "predict_proba(texts).max(1)")
     ranks = values.argsort(kind="stable").argsort(kind="stable")
     return ranks * strata // len(values)
 
@@ -212,7 +224,8 @@ def neyman_allocation(
     budget: int,  # labels, at least 2 for each stratum, at most all texts
 ) -> np.ndarray:  # (H,), labels of each stratum; their sum is the budget
     "How many labels to buy in each stratum"
-    sizes, expected = np.asarray(sizes), checked_scores("accuracies", accuracies)
+    sizes = np.array([checked_count("a size", size, 0) for size in sizes])
+    expected = checked_scores("accuracies", accuracies)
     checked_lengths(sizes=sizes, accuracies=expected)
     if expected.min() < 0 or expected.max() > 1:
         raise ValueError(f"accuracies must be shares from 0 to 1, got {expected.tolist()}")
@@ -237,7 +250,7 @@ def texts_to_label(
     "Which texts to have labelled, more of those whose answers are in doubt"
     parts, generator = confidence_strata(confidence, strata), np.random.default_rng(checked_seed(seed))
     groups = [np.flatnonzero(parts == part) for part in range(strata)]
-    means = [np.asarray(confidence)[group].mean() for group in groups]
+    means = [checked_scores("confidence", confidence)[group].mean() for group in groups]
     counts = neyman_allocation([len(group) for group in groups], means, budget)
     return np.sort(np.concatenate([generator.choice(group, count, replace=False)
                                    for group, count in zip(groups, counts, strict=True)]))
@@ -252,7 +265,7 @@ def stratified_accuracy(
     confidence_level: float = 0.95,  # of the interval, 0 to 1
 ) -> Estimate:
     "The accuracy on the whole window; the interval counts one more right and one more wrong a stratum"
-    parts, right = confidence_strata(confidence, strata), checked_classes("right", np.asarray(right, int), 2)
+    parts, right = confidence_strata(confidence, strata), checked_classes("right", right, 2)
     checked_lengths(right=right, rows=rows)
     rows = checked_classes("rows", rows, len(parts))
     if len(set(rows.tolist())) < len(rows):
@@ -320,10 +333,15 @@ def compare_versions(
 ) -> Comparison:  # difference: accuracy of the second less that of the first
     "The paired comparison of two versions; labels are needed only where they differ"
     both = disagreements(items, first, second)
+    if "label" not in items.columns:
+        raise ValueError("items must have the column label; label is not there")
     known = items.dropna(subset="label").drop_duplicates(["key", "label"])
     if known["key"].duplicated().any():
         raise ValueError(f"{known['key'][known['key'].duplicated()].iloc[0]!r} has two different labels")
     labels = known.set_index("key")["label"]
+    if len(labels) and not {*labels} & {*items["answer"]}:
+        raise ValueError(f"None of the labels, {labels.tolist()[0]!r} among them, is an answer that was given. Write "
+                         "labels as the classifier does.")
     unknown = both.index[both["differ"] & ~both.index.isin(labels.index)]
     if len(unknown):
         raise ValueError(f"{len(unknown)} of {both['differ'].sum()} texts on which the versions differ have "

@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +19,8 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from .checks import checked_fraction
-from .folders import sync_path, write_whole
+from .checks import checked_fraction, checked_number
+from .folders import WRITING, sync_folder, sync_path, write_whole
 
 # %% ../nbs/support/versions.ipynb #a8a07753
 def hashed_share(
@@ -63,7 +65,7 @@ class _Registry:
         *,
         timeout: float = 10.0,  # seconds to wait for another program that changes it
     ):
-        self.folder, self.timeout = Path(folder).expanduser().resolve(), timeout
+        self.folder, self.timeout = Path(folder).expanduser().resolve(), checked_number("timeout", timeout)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._read()
 
@@ -71,13 +73,16 @@ class _Registry:
         "The registry; ValueError where it is damaged or of another form"
         path = self.folder / "registry.json"
         if not path.exists():
+            if any(part.is_dir() and not part.name.startswith(".") for part in self.folder.iterdir()):
+                raise ValueError(f"{self.folder} holds folders and no registry.json. Where it was lost, bring "
+                                 "it back; else choose an empty folder.")
             return {"form": FORM, "labels": None, "names": [], "history": []}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             form = found["form"]
-            states = [State(**state) for state in found["history"]] if form == FORM else []
-            if form == FORM and not {state.current for state in states} <= {*found["names"]}:
-                raise KeyError("a state names a version that is not listed")
+            if form == FORM:
+                self._check_states([State(**state) for state in found["history"]], found["names"])
+                found["labels"]  # must be there
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}). Bring back a copy that is whole.") from error
         if form != FORM:
@@ -85,12 +90,22 @@ class _Registry:
                              "Use the version that wrote it, or another folder.")
         return found
 
+    @staticmethod
+    def _check_states(states: list[State], names: list[str]):
+        "KeyError or ValueError where a state cannot be"
+        for state in states:
+            if not {state.current, state.trial or state.current} <= {*names}:
+                raise KeyError("a state names a version that is not listed")
+            checked_fraction("share", state.share)
+
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict]:
         "The registry, written whole when the block ends; where the block fails, nothing changes"
         try:
             with FileLock(self.folder / ".lock", timeout=self.timeout):
                 registry = self._read()
+                for left in self.folder.glob(".llm_course-*"):  # of a program that was killed as it wrote
+                    left.unlink()
                 yield registry
                 content = json.dumps(registry, indent=1, ensure_ascii=False)
                 write_whole(self.folder / "registry.json", content.encode())
@@ -120,20 +135,38 @@ class _Named(_Registry):
         version: Saved,  # such as a TextClassifier
     ) -> Path:  # its folder
         "Write a version; it answers nobody yet. ValueError where its labels are not those of the others"
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"name must be letters, digits, dots, hyphens and underscores, got {name!r}")
-        labels = list(version.labels)
-        with self._changing() as registry:
-            if name in registry["names"]:
-                raise ValueError(f"There is a version {name!r} already, and a version never changes. Choose "
-                                 "another name.")
-            if registry["labels"] not in (None, labels):
-                raise ValueError(f"Version {name!r} has the labels {labels}, the others have "
-                                 f"{registry['labels']}, in this order. Keep it in another registry.")
-            version.save(self.folder / name)
-            registry["labels"] = labels
-            registry["names"].append(name)
+        labels = getattr(version, "labels", None)
+        with self._changing() as registry:  # a new registry is written before the first folder
+            self._check_new(registry, name, labels)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=WRITING) as place:
+            new = Path(place) / name
+            version.save(new)  # slow, so nobody waits for it
+            if not new.is_dir() or not any(new.iterdir()):
+                raise ValueError(f"The version {name!r} wrote no files to {new}. Its save must do so.")
+            sync_folder(new)
+            with self._changing() as registry:
+                self._check_new(registry, name, labels)
+                shutil.rmtree(self.folder / name, ignore_errors=True)  # of an `add` that was killed here
+                new.rename(self.folder / name)
+                registry["labels"] = list(labels)
+                registry["names"].append(name)
         return self.folder / name
+
+    @staticmethod
+    def _check_new(registry: dict, name: str, labels: list[str]):
+        "ValueError for a name or labels that a new version cannot have"
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.casefold() == "registry.json":
+            raise ValueError("name must be letters, digits, dots, hyphens and underscores, and not "
+                             f"registry.json, got {name!r}")
+        if name.casefold() in map(str.casefold, registry["names"]):  # some file systems know no case
+            raise ValueError(f"There is a version {name!r} already, and a version never changes. Choose "
+                             "another name.")
+        names = labels if isinstance(labels, (list, tuple)) else []
+        if not names or not all(isinstance(label, str) for label in names):
+            raise ValueError(f"Version {name!r} must have labels, a list of names, got {labels!r}")
+        if registry["labels"] not in (None, list(labels)):
+            raise ValueError(f"Version {name!r} has the labels {list(labels)}, the others have "
+                             f"{registry['labels']}, in this order. Keep it in another registry.")
 
     def folder_of(
         self,
@@ -142,14 +175,12 @@ class _Named(_Registry):
         "Where a version can be read; ValueError where there is none"
         registry = self._read()
         history = registry["history"]
-        if name is None and history:
-            name = history[-1]["current"]
-        return self._there(registry, name)
-
-    def _there(self, registry: dict, name: str | None) -> Path:
-        "The folder of a version; ValueError where it is unknown or gone"
-        if name is None:
+        if name is None and not history:
             raise ValueError("No version answers yet. Promote one first.")
+        return self._there(registry, history[-1]["current"] if name is None else name)
+
+    def _there(self, registry: dict, name: str) -> Path:
+        "The folder of a version; ValueError where it is unknown or gone"
         if name not in registry["names"]:
             known = ", ".join(registry["names"]) or "none"
             raise ValueError(f"There is no version {name!r}; there are {known}")
@@ -166,10 +197,16 @@ class Versions(_Named):
         self,
         name: str,  # of a version that was added
     ):
-        "Let this version answer all; a trial ends. One replaced file"
+        "Let this version answer all; a trial ends. Sent twice, it is one change. One replaced file"
         with self._changing() as registry:
             self._there(registry, name)
-            registry["history"].append(asdict(State(current=name)))
+            self._change(registry, State(current=name))
+
+    @staticmethod
+    def _change(registry: dict, state: State):
+        "A new state, unless it is the one that holds: what is sent twice must be undone by one call"
+        if registry["history"][-1:] != [asdict(state)]:
+            registry["history"].append(asdict(state))
 
     def start_trial(
         self,
@@ -187,19 +224,24 @@ class Versions(_Named):
             if current is None or current == name:
                 raise ValueError(f"A trial needs a current version that is another one than {name!r}, "
                                  f"got {current!r}. Promote one first.")
-            state = State(current, name, float(share), bool(shadow))
-            registry["history"].append(asdict(state))
+            self._change(registry, State(current, name, float(share), bool(shadow)))
 
-    def roll_back(self) -> State:  # who answers now
+    def roll_back(
+        self,
+        undone: State | None = None,  # refused where another holds, so that it can be sent twice; any if None
+    ) -> State:  # who answers now
         "Undo the last promotion or trial; ValueError where there is nothing to go back to. One replaced file"
         with self._changing() as registry:
+            if undone is not None and registry["history"][-1:] != [asdict(undone)]:
+                raise ValueError(f"{undone} does not hold, so it is not undone. Perhaps it was already.")
             if len(registry["history"]) < 2:
                 raise ValueError("There is nothing to go back to: in this registry "
                                  f"{len(registry['history'])} changes were made, and the first has none "
                                  "before it. Promote another version instead.")
             registry["history"].pop()
             state = State(**registry["history"][-1])
-            self._there(registry, state.current)
+            for name in {state.current, state.trial or state.current}:
+                self._there(registry, name)
         return state
 
     def route(

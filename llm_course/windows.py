@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .checks import as_array, checked_lengths, checked_probabilities, checked_scores, checked_texts
 from .identity import digest, fingerprint
@@ -18,7 +19,7 @@ from .models import SentenceEncoder, TextClassifier, sentence_encoder
 # %% ../nbs/support/windows.ipynb #eef2f5be
 @dataclass(frozen=True, eq=False)
 class Window:
-    "What is watched of n texts that arrived together"
+    "What is watched of n texts that arrived together; it keeps copies, as arrays that nobody can change"
 
     embeddings: np.ndarray  # (n, D)
     lengths: np.ndarray  # (n,), words
@@ -29,13 +30,21 @@ class Window:
     def __post_init__(self):
         vectors, sizes = as_array(self.embeddings), checked_scores("lengths", self.lengths)
         shares = checked_probabilities(self.probabilities)
-        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        if as_array(self.lengths).ndim != 1 or isinstance(self.labels, str):
+            raise ValueError("lengths must be one number for each text, and labels a tuple of names, got the "
+                             f"shape {as_array(self.lengths).shape} and {self.labels!r}")
+        if vectors.ndim != 2 or vectors.dtype.kind not in "biuf" or not np.isfinite(vectors).all():
             raise ValueError("embeddings must be finite numbers of the shape (texts, numbers), got the shape "
                              f"{vectors.shape}. Where one is NaN, look at the text that it was made of.")
         checked_lengths(embeddings=vectors, lengths=sizes, probabilities=shares)
         if shares.shape[1] != len(self.labels):
             raise ValueError(f"There are {len(self.labels)} labels and {shares.shape[1]} probabilities of "
                              "each text; there must be as many")
+        for name, values in (("embeddings", vectors), ("lengths", sizes), ("probabilities", shares)):
+            kept = np.array(values, float)  # small integers would overflow when they are squared
+            kept.setflags(write=False)
+            object.__setattr__(self, name, kept)
+        object.__setattr__(self, "labels", tuple(self.labels))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,6 +65,21 @@ class Window:
                       self.made_by)
 
 # %% ../nbs/support/windows.ipynb #73be367a
+def _makers(classifier: TextClassifier, encoder: SentenceEncoder) -> str:
+    "A digest of all that decides what they make of a text"
+    inner = getattr(classifier, "classifier", classifier)  # of one that reads long texts in pieces
+    if getattr(inner, "model", None) is None:
+        raise ValueError(f"{type(inner).__name__} has no model whose weights could tell it from another "
+                         "classifier. Make the Window yourself, with a made_by of its own.")
+    if "<lambda>" in getattr(getattr(classifier, "reading", None), "__qualname__", ""):
+        raise ValueError("A reading that is a lambda has no name to tell it from another. Define it by def.")
+    weights = (values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+               for values in encoder.model.state_dict().values())
+    words = sorted(encoder.tokenizer.get_vocab().items())
+    reading = [encoder.max_length, type(encoder.tokenizer).__name__, words]
+    return digest(*weights, repr(reading).encode()) + fingerprint(classifier)
+
+
 def window_of(
     texts: Sequence[str],  # n texts, one at least
     classifier: TextClassifier,
@@ -65,10 +89,15 @@ def window_of(
     texts, encoder = checked_texts(texts), encoder or sentence_encoder()
     if not texts:
         raise ValueError("The window is empty. Wait until some texts have arrived.")
-    weights = (values.detach().cpu().numpy().tobytes() for values in encoder.model.state_dict().values())
-    return Window(encoder.encode(texts).double().numpy(), np.array([len(text.split()) for text in texts]),
+    made_by, training = _makers(classifier, encoder), encoder.model.training
+    encoder.model.eval()  # without dropout; the classifier does so by itself
+    try:
+        vectors = encoder.encode(texts).double().numpy()
+    finally:
+        encoder.model.train(training)
+    return Window(vectors, np.array([len(text.split()) for text in texts]),
                   classifier.predict_proba(texts, batch_size=64).double().cpu().numpy(),
-                  tuple(classifier.labels), digest(*weights) + fingerprint(classifier))
+                  tuple(classifier.labels), made_by)
 
 
 def joined(

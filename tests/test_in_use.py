@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, tiny_classifier
 from scipy.stats import permutation_test
 from sklearn.metrics.pairwise import rbf_kernel
@@ -26,7 +28,7 @@ from llm_course.in_use import (
     median_distance, neyman_allocation, permutation_p_value, random_splits, split_weights, squared_discrepancies,
     stratified_accuracy, texts_to_label,
 )
-from llm_course.models import TextClassifier
+from llm_course.models import TextClassifier, sentence_encoder
 from llm_course.versions import State, Versions, hashed_share
 from llm_course.windows import Window, joined, window_of
 
@@ -112,10 +114,51 @@ def test_windows_of_one_answer_and_one_length_divide_by_nothing():
     (lambda: Window(np.ones((2, 3)), [1, np.nan], np.full((2, 2), 0.5), LABELS, "made"), "lengths must be numbers; at 1"),
     (lambda: Window(np.ones((2, 3)), [1, 2], [[0.5, np.nan], [0.5, 0.5]], LABELS, "made"), "row 0 is"),
     (lambda: Window(np.ones((2, 3)), [1, 2], np.full((2, 2), 0.5), ("one", "two", "three"), "made"), "3 labels and 2"),
+    (lambda: Window(np.ones((2, 3)), np.ones((2, 2)), np.full((2, 2), 0.5), LABELS, "made"), "lengths must be one number"),
+    (lambda: Window([["a"], ["b"]], [1, 2], np.full((2, 2), 0.5), LABELS, "made"), "embeddings must be finite numbers"),
+    (lambda: permutation_p_value(math.nan, np.ones(9)), "must be finite numbers"),
+    (lambda: median_distance(np.ones((1, 2))), "two rows at least"),
 ])
 def test_what_cannot_be_compared_is_refused(make, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         make()
+
+
+def test_small_integers_do_not_overflow_and_a_window_is_a_copy():
+    def of_bytes(size: int, seed: int, shift: float, kind: type) -> Window:
+        vectors = (np.random.default_rng(seed).normal(shift, 1, (size, 5)) * 30).clip(-127, 127).astype(np.int8)
+        return Window(vectors.astype(kind), [3] * size, [[0.2, 0.8]] * size, list(LABELS), "made")
+
+    found = [DriftDetector(of_bytes(100, 0, 0, kind)).check(of_bytes(30, 1, 1.5, kind))["embeddings"] for kind in (np.int8, float)]
+    assert found[0] == found[1] and found[0].alarm
+    vectors = np.ones((2, 3))
+    kept = Window(vectors, (1, 2), torch.tensor([[0.1, 0.9], [0.6, 0.4]]), list(LABELS), "made")
+    vectors[0, 0] = 9
+    assert kept.embeddings.max() == 1 and kept.answers.tolist() == [1, 0] and kept.rows([0]).lengths.tolist() == [1]
+    assert len(joined(kept, Window(vectors, (1, 2), [[0.5, 0.5]] * 2, LABELS, "made"))) == 4  # a list or a tuple of labels
+    with pytest.raises(ValueError, match="read-only"):
+        kept.embeddings[0, 0] = 5
+
+
+def test_readers_of_other_settings_are_told_apart():
+    classifier, encoder = tiny_classifier(seed=3), sentence_encoder()
+    first, length = window_of(["A fine film"], classifier, encoder), encoder.max_length
+    try:
+        encoder.max_length = 3
+        assert window_of(["A fine film"], classifier, encoder).made_by != first.made_by
+        encoder.max_length = length
+        encoder.model.train()
+        again = window_of(["A fine film"], classifier, encoder)
+        assert encoder.model.training and np.allclose(again.embeddings, first.embeddings)  # without dropout
+    finally:
+        encoder.max_length = length
+        encoder.model.eval()
+    weightless = SimpleNamespace(labels=list(LABELS), predict_proba=classifier.predict_proba)
+    with pytest.raises(ValueError, match="has no model whose weights"):
+        window_of(["A fine film"], weightless, encoder)
+    pieces = SimpleNamespace(labels=list(LABELS), classifier=classifier, reading=lambda ids, room: [ids[:room]])
+    with pytest.raises(ValueError, match="a lambda has no name"):
+        window_of(["A fine film"], pieces, encoder)
 
 
 def test_reading_texts_changes_nothing_and_knows_who_read():
@@ -147,6 +190,16 @@ def test_on_the_reference_itself_two_estimates_are_the_accuracy():
     assert math.isclose(found["thresholded confidence"], targets.mean())
 
 
+@pytest.mark.parametrize("digits", [0, 1, 2])
+def test_equal_confidences_pass_the_bar_in_part(digits):
+    generator = np.random.default_rng(0)
+    known = two(*generator.uniform(0.5, 1, 400).round(digits))
+    targets = (generator.random(400) < 0.8).astype(int)
+    assert math.isclose(estimated_accuracy(known, known, targets)["thresholded confidence"], (known.argmax(1) == targets).mean())
+    saturated = estimated_accuracy(two(*[1.0] * 100), two(*[1.0] * 100), [0, 1] * 50)
+    assert saturated["thresholded confidence"] == 0.5
+
+
 @pytest.mark.parametrize(("targets", "expected"), [([1, 1, 1], 1.0), ([0, 0, 0], 0.0)])
 def test_a_reference_that_is_all_right_or_all_wrong(targets, expected):
     found = estimated_accuracy(two(0.6, 0.9), two(0.6, 0.7, 0.8), targets)
@@ -162,6 +215,13 @@ def test_a_reference_that_is_all_right_or_all_wrong(targets, expected):
     (lambda: confidence_strata([0.5], 0), "strata must be"),
     (lambda: neyman_allocation([5, 5], [0.5, 1.5], 6), "accuracies must be shares"),
     (lambda: neyman_allocation([5, 5], [0.5], 6), "must be as many of each"),
+    (lambda: neyman_allocation([-5, 20], [0.5, 0.5], 8), "a size must be a whole number of at least 0"),
+    (lambda: neyman_allocation([10.5, 10.5], [0.5, 0.5], 8), "a size must be a whole number"),
+    (lambda: neyman_allocation(["5", "20"], [0.5, 0.5], 8), "a size must be a whole number"),
+    (lambda: texts_to_label(two(*[0.9] * 50), 20), "one number from 0 to 1 for each text"),
+    (lambda: confidence_strata([-5, 90], 2), "one number from 0 to 1 for each text"),
+    (lambda: stratified_accuracy([0.9, 1], [0, 1], [0.5, 0.6], strata=1), "at 0 stands"),
+    (lambda: stratified_accuracy(["yes", "no"], [0, 1], [0.5, 0.6], strata=1), "at 0 stands"),
     (lambda: neyman_allocation([5, 5], [0.5, 0.5], 11), "to 10 (all texts), got 11"),
     (lambda: texts_to_label([0.6] * 10, 40), "got 40"),
     (lambda: stratified_accuracy([True], [0, 1], [0.5, 0.6], strata=1), "must be as many of each"),
@@ -337,6 +397,9 @@ def test_a_database_of_another_program_is_left_alone(tmp_path):
     (lambda kept: Feedback(kept.path, LABELS, secret=b"another"), "another secret"),
     (lambda kept: Feedback(kept.path, "ab"), "labels must be a list"),
     (lambda kept: Feedback(kept.path, LABELS, timeout=-1), "timeout must be"),
+    (lambda kept: Feedback(kept.path, {*LABELS}), "labels must be a list"),
+    (lambda kept: Feedback(kept.path, LABELS, secret=b"\0" * 5), "is the same as none"),
+    (lambda kept: put(kept, "b", time=1.7e12), "Is it in milliseconds?"),
 ])
 def test_feedback_that_contradicts_itself_is_refused_and_nothing_changes(tmp_path, call, said):
     kept = Feedback(tmp_path / "feedback.db", LABELS)
@@ -353,6 +416,41 @@ def test_clocks_may_differ_a_little_and_a_retry_is_never_too_late(tmp_path):
     put(kept, "a", time=1000.0)
     assert put(kept, "b", time=1000.0 - feedback_module.SLACK) and not put(kept, "a", time=1.0)
     assert kept.items(since=990)["key"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize("options", [{"secret": 42}, {"secret": "abc"}, {"secret": None}, {"keep_text": "no"}])
+def test_settings_of_another_type_are_refused_before_a_file_is_made(tmp_path, options):
+    with pytest.raises(TypeError, match="secret must be bytes"):
+        Feedback(tmp_path / "feedback.db", LABELS, **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_another_program_may_make_the_tables_while_this_one_looks(tmp_path, monkeypatch):
+    path, real, opened = tmp_path / "feedback.db", sqlite3.connect, []
+    other = threading.Thread(target=lambda: opened.append(Feedback(path, LABELS, timeout=30)))
+
+    class Slow(sqlite3.Connection):
+        def execute(self, question: str, *values: object) -> sqlite3.Cursor:
+            if question == "PRAGMA user_version" and other.ident is None:
+                other.start()
+                other.join(0.5)
+            return super().execute(question, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *values, **options: real(*values, factory=Slow, **options))
+    Feedback(path, LABELS, timeout=30)
+    other.join()
+    assert len(opened) == 1
+
+
+def test_a_file_that_is_gone_is_said_and_none_is_left_in_its_place(tmp_path):
+    kept = Feedback(tmp_path / "feedback.db", LABELS, timeout=1e9)  # longer than SQLite can count
+    put(kept, "\ud800 half a sign")
+    assert kept.label("\ud800 half a sign", "positive") and kept.items()["label"].tolist() == ["positive"]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        put(kept, "b")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_in_the_place_of_the_file_is_said(tmp_path):
@@ -406,6 +504,55 @@ def test_each_change_is_undone_by_one_call(tmp_path):
     with pytest.raises(ValueError, match="nothing to go back to"):
         versions.roll_back()
     assert versions.state == State("first")
+
+
+def test_what_is_sent_twice_is_undone_by_one_call(tmp_path):
+    versions = three_versions(tmp_path)
+    for change in (lambda: versions.promote("second"), lambda: versions.start_trial("third", share=0.2)):
+        before = versions.state
+        change(), change()
+        held = versions.state
+        assert versions.roll_back(held) == before
+        with pytest.raises(ValueError, match="Perhaps it was already"):
+            versions.roll_back(held)
+        change()
+
+
+def test_a_version_whose_save_fails_or_writes_nothing_leaves_nothing(tmp_path):
+    class Broken(Line):
+        def save(self, folder: Path):
+            super().save(folder)
+            raise OSError("No space left on device")
+
+    versions = three_versions(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        versions.add("fourth", Broken("half"))
+    with pytest.raises(ValueError, match="wrote no files"):
+        versions.add("fourth", SimpleNamespace(labels=list(LABELS), save=lambda folder: None))
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"first", "second", "third"} == {*versions.names}
+    (tmp_path / "fourth").mkdir()
+    (tmp_path / "fourth/left").write_text("of an add that was killed before the name was written")
+    assert [path.name for path in versions.add("fourth", Line("x")).iterdir()] == ["line"]
+
+
+def test_nobody_waits_while_a_version_is_written(tmp_path):
+    versions = three_versions(tmp_path)
+    versions.promote("second")
+
+    class Slow(Line):
+        def save(self, folder: Path):
+            super().save(folder)
+            assert Versions(tmp_path, timeout=0).roll_back() == State("first")
+
+    versions.add("fourth", Slow("x"))
+    assert versions.state == State("first") and versions.names[-1] == "fourth"
+
+
+def test_files_of_killed_writers_are_cleared_away(tmp_path):
+    versions = three_versions(tmp_path)
+    (tmp_path / ".llm_course-0123").write_text("half")
+    versions.promote("second")
+    assert not [*tmp_path.glob(".llm_course-*")]
 
 
 CHANGER = """
@@ -474,6 +621,22 @@ def test_routes_are_the_same_in_another_process_and_spread_evenly(tmp_path):
     (lambda versions: versions.add("second", Line("x")), "a version never changes"),
     (lambda versions: versions.add("fourth", Line("x", ("negative", "neutral", "positive"))), "the others have"),
     (lambda versions: versions.add("../fourth", Line("x")), "name must be letters"),
+    (lambda versions: versions.add("Registry.json", Line("x")), "and not registry.json"),
+    (lambda versions: versions.add("Second", Line("x")), "a version never changes"),
+    (lambda versions: versions.add("fourth", Line("x", (np.int64(0), np.int64(1)))), "must have labels, a list of names"),
+    (lambda versions: versions.add("fourth", Line("x", "ab")), "must have labels, a list of names"),
+    (lambda versions: versions.add("fourth", SimpleNamespace(save=print)), "must have labels, a list of names"),
+    (lambda versions: versions.promote(None), "There is no version None"),
+    (lambda versions: Versions(versions.folder, timeout=math.nan), "timeout must be a number"),
+    (lambda versions: (versions.start_trial("second", share=1.0), versions.promote("third"),
+                       (versions.folder / "second/line").unlink(), versions.roll_back()), "are gone from"),
+    (lambda versions: ((versions.folder / "registry.json").unlink(), versions.add("first", Line("x"))), "no registry.json"),
+    (lambda versions: ((versions.folder / "registry.json").write_text(
+        '{"form": 1, "labels": [], "names": ["a"], "history": [{"current": "a", "trial": "ghost"}]}'), versions.state), "is damaged"),
+    (lambda versions: ((versions.folder / "registry.json").write_text(
+        '{"form": 1, "labels": [], "names": ["a"], "history": [{"current": "a", "share": "0.5"}]}'), versions.state), "is damaged"),
+    (lambda versions: ((versions.folder / "registry.json").write_text(
+        '{"form": 1, "names": [], "history": []}'), versions.state), "is damaged"),
     (lambda versions: versions.route(""), "key must be a text"),
     (lambda versions: versions.roll_back(), "nothing to go back to"),
     (lambda versions: ((versions.folder / "second/line").unlink(), versions.promote("second")), "are gone from"),
@@ -510,6 +673,9 @@ def test_labels_where_both_agree_change_nothing():
     (items(["n"], ["p"], ["p"]), ("a", "a"), "Two different versions"),
     (items(["n"], ["p"], ["p"]), ("a", "c"), "got 'a' and 'c'"),
     (items(["n"], ["p"], ["p"]).drop(columns="answer"), ("a", "b"), "answer is not there"),
+    (items(["n"], ["p"], ["p"]).drop(columns="label"), ("a", "b"), "label is not there"),
+    (items(["n", "p"], ["p", "p"], ["P", "P"]), ("a", "b"), "None of the labels, 'P' among them, is an answer"),
+    (items(["n"], ["p"], [1]), ("a", "b"), "None of the labels, 1 among them, is an answer"),
     (items(["n", "p"], ["n", "p"], ["p", "p"]).iloc[[0, 3]], ("a", "b"), "Let one run in shadow"),
     (pd.concat([items(["n"], ["p"], ["p"]), items(["n"], ["p"], ["n"])]), ("a", "b"), "'0' has two answers of 'a'"),
     (items(["n"], ["p"], ["p"]).assign(label=["p", "n"]), ("a", "b"), "'0' has two different labels"),
