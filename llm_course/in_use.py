@@ -196,7 +196,7 @@ def estimated_accuracy(
     right, sure, bars = known.argmax(1) == targets, window.max(1), np.sort(known.max(1))
     errors = int((~right).sum())
     bar = bars[errors] if errors < len(bars) else np.inf  # as many of the reference are below as are wrong
-    above, at = (bars > bar).mean(), (bars == bar).mean()  # of equal ones at the bar as many pass as must there
+    above, at = (bars > bar).mean(), (bars == bar).mean()  # where all are at it, a part must pass
     passing = (sure > bar).mean() + (sure == bar).mean() * (right.mean() - above) / max(at, 1 / len(bars))
     moved = right.mean() + sure.mean() - known.max(1).mean()
     return {"mean confidence": float(sure.mean()), "difference of confidences": float(np.clip(moved, 0, 1)),
@@ -331,7 +331,9 @@ def compare_versions(
     *,
     seed: int = 0,  # of the bootstrap
 ) -> Comparison:  # difference: accuracy of the second less that of the first
-    "The paired comparison of two versions; labels are needed only where they differ"
+    """The paired comparison of two versions; labels are needed only where they differ
+
+    Its `only_first` counts texts that only the second version got right: that one is held against the first."""
     both = disagreements(items, first, second)
     if "label" not in items.columns:
         raise ValueError("items must have the column label; label is not there")
@@ -340,8 +342,8 @@ def compare_versions(
         raise ValueError(f"{known['key'][known['key'].duplicated()].iloc[0]!r} has two different labels")
     labels = known.set_index("key")["label"]
     if len(labels) and not {*labels} & {*items["answer"]}:
-        raise ValueError(f"None of the labels, {labels.tolist()[0]!r} among them, is an answer that was given. Write "
-                         "labels as the classifier does.")
+        raise ValueError(f"None of the labels, {labels.tolist()[0]!r} among them, is an answer that was given. "
+                         "Write labels as the classifier does.")
     unknown = both.index[both["differ"] & ~both.index.isin(labels.index)]
     if len(unknown):
         raise ValueError(f"{len(unknown)} of {both['differ'].sum()} texts on which the versions differ have "

@@ -6,35 +6,16 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/in_use.ipynb #6a54befd
-import math
+import builtins
+from unittest import mock
 
 import numpy as np
 
-from .base import QUIZZES, Question, Wrong, ask, exercise, expect, number_of, plain, reach
+from .base import QUIZZES, Question, Wrong, ask, exercise, number_of, plain, reach
 from .base import shown
 
 # %% ../../nbs/answers/in_use.ipynb #2987b82b
 LESSON = 45
-
-# %% ../../nbs/answers/in_use.ipynb #5da5605b
-@exercise(
-    "how far apart",
-    LESSON,
-    "The page writes the squared distance as three sums. Each is a mean over all pairs.",
-    "The pairs of a point with itself belong to the first and the last mean; the middle one counts twice.",
-)
-def _how_far_apart(answer):
-    def mean(xs, ys, h):
-        return sum(math.exp(-(x - y) ** 2 / (2 * h * h)) for x in xs for y in ys) / (len(xs) * len(ys))
-
-    for reference, window, h, why in (
-        ([-1.0, 1.0], [0.0, 0.0], 1.0, "Both means are 0, yet the samples differ: it is the page's example."),
-        ([0.0, 2.0], [0.0, 2.0], 1.0, "The same points are at no distance."),
-        ([0.0, 1.0, 5.0], [1.0, 2.0], 1.0, "The samples may be of different sizes."),
-        ([0.0, 3.0], [1.0], 3.0, "The kernel divides by twice the square of the bandwidth."),
-    ):
-        expected = mean(window, window, h) - 2 * mean(window, reference, h) + mean(reference, reference, h)
-        expect(answer, [reference, window, h], expected, why)
 
 # %% ../../nbs/answers/in_use.ipynb #0c5d3e23
 def _chosen(answer: object, keys: list[str], trial: str, share: float) -> list[bool]:
@@ -44,6 +25,12 @@ def _chosen(answer: object, keys: list[str], trial: str, share: float) -> list[b
     if strange is not None:
         raise Wrong(f"I expected True or False, and got {shown(strange)}.")
     return found
+
+
+def _of_another_process(value: object, real=hash) -> int:
+    "What `hash` says of a text, or of several, where Python was started with another seed"
+    texts = value if isinstance(value, tuple) else (value,)
+    return real(("another", value)) if all(isinstance(text, (str, bytes)) for text in texts) else real(value)
 
 
 @exercise(
@@ -58,6 +45,10 @@ def _who_is_on_trial(answer):
     first, again = (_chosen(answer, keys, "second", 0.3) for _ in range(2))
     if first != again:
         raise Wrong("The same key got two different answers. A user would see both versions.")
+    with mock.patch.object(builtins, "hash", _of_another_process):
+        elsewhere = _chosen(answer, keys, "second", 0.3)
+    if first != elsewhere:
+        raise Wrong("Python's own hash of a text is another one in each process. Take one of hashlib.")
     if not 0.22 <= np.mean(first) <= 0.38:
         raise Wrong(f"Of 600 keys {np.mean(first):.0%} are on trial at a share of 30%. Spread them evenly.")
     more, none = _chosen(answer, keys, "second", 0.6), _chosen(answer, keys, "second", 0.0)
@@ -98,7 +89,7 @@ def _rung(answer: object, month: list[float]) -> int:
     LESSON,
     "Several days that are each a little suspicious are together very suspicious. Add something up.",
     "Without drift -log(p) is 1 in the mean. Add up what is above, say, 1.5; the sum never falls below 0.",
-    "Ring when the sum passes a bar, and try bars from 4 to 7.",
+    "Ring when the sum passes a bar, and try bars from 5 to 7.",
 )
 def _when_to_ring(answer):
     quiet = [_rung(answer, month) for month in _drawn_months(450, False)]
