@@ -140,6 +140,8 @@ class DriftDetector:
         permutations: int = 999,
         seed: int = 0,
     ):
+        if not isinstance(reference, Window):
+            raise TypeError(f"reference must be a Window, as window_of makes, got {type(reference).__name__}")
         self.reference, self.seed = reference, checked_seed(seed)
         self.permutations = checked_count("permutations", permutations)
         self.threshold = checked_number("false_alarms", false_alarms, strict=True, most=1) / checked_count(
@@ -173,6 +175,8 @@ class DriftDetector:
 
     def _check_fit(self, window: Window):
         "ValueError for a window of another encoder or classifier, or one that could never ring"
+        if not isinstance(window, Window):
+            raise TypeError(f"window must be a Window, as window_of makes, got {type(window).__name__}")
         if (window.made_by, window.labels) != (self.reference.made_by, self.reference.labels):
             raise ValueError("The window and the reference were made by different encoders or classifiers. "
                              "Read the reference texts again, with those that are in use now.")

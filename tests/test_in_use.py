@@ -161,6 +161,12 @@ def test_readers_of_other_settings_are_told_apart():
         window_of(["A fine film"], pieces, encoder)
 
 
+@pytest.mark.parametrize("call", [lambda: DriftDetector(["a", "b"]), lambda: DriftDetector(window(50)).check(["a", "b"])])
+def test_texts_in_the_place_of_a_window_are_refused(call):
+    with pytest.raises(TypeError, match="must be a Window, as window_of makes, got list"):
+        call()
+
+
 def test_reading_texts_changes_nothing_and_knows_who_read():
     classifier = tiny_classifier(seed=3)
     classifier.model.train()
