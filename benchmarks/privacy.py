@@ -63,9 +63,9 @@ def drawn(part: str, count: int, seed: int):
     return load_dataset("movies")[part].shuffle(seed=seed).select(range(count))
 
 
-def run_of(sizes: Sizes, way: str, budget: str, rate: float, seed: int):
-    "A classifier and its training, with a budget or with none"
-    (adapter, trainable), epsilon, reviews = WAYS[way], BUDGETS[budget], drawn("train", sizes.reviews, seed)
+def run_of(reviews, sizes: Sizes, way: str, budget: str, rate: float, seed: int):
+    "A classifier and its training on these reviews, with a budget or with none"
+    (adapter, trainable), epsilon = WAYS[way], BUDGETS[budget]
     labels = reviews.features["label"].names
     classifier = TextClassifier.from_pretrained("minilm", labels=labels, seed=seed, device="cpu")
     classifier = classifier.with_adapter(adapter, seed=seed) if adapter else classifier
@@ -77,7 +77,7 @@ def run_of(sizes: Sizes, way: str, budget: str, rate: float, seed: int):
 
 def rates(sizes: Sizes, rows: dict, way: str, budget: str, rate: float) -> dict:
     "Right answers and loss on validation reviews"
-    classifier, _ = run_of(sizes, way, budget, rate, SPARE)
+    classifier, _ = run_of(drawn("train", sizes.reviews, SPARE), sizes, way, budget, rate, SPARE)
     losses, right = losses_of(classifier, drawn("validation", sizes.validation, SPARE))
     return {"accuracy": right, "loss": float(losses.mean())}
 
@@ -92,9 +92,9 @@ def chosen(rows: dict, way: str, budget: str) -> float:
 
 def trained(sizes: Sizes, rows: dict, way: str, budget: str, seed: int) -> dict:
     "A classifier, judged and attacked"
-    rate, test = chosen(rows, way, budget), load_dataset("movies")["test"]
-    classifier, run = run_of(sizes, way, budget, rate, seed)
-    inside, _ = losses_of(classifier, drawn("train", sizes.reviews, seed))
+    rate, test, reviews = chosen(rows, way, budget), load_dataset("movies")["test"], drawn("train", sizes.reviews, seed)
+    classifier, run = run_of(reviews, sizes, way, budget, rate, seed)
+    inside, _ = losses_of(classifier, reviews)
     outside, right = losses_of(classifier, test if sizes.asked is None else test.select(range(sizes.asked)))
     return {"accuracy": right, "found": true_positives_at(0.01, -inside, -outside), "rate": rate,
             "epsilon": run.steps[-1].get("epsilon"), "milliseconds": 1000 * run.seconds / len(run.steps)}
