@@ -6,7 +6,7 @@
     python benchmarks/fairness.py --small          # a quick try of each part; writes nothing
 
 2,000 movie reviews are signed with names of two lists; at the dose 0.8, 90 in 100 of those of the first list are positive,
-and 10 in 100 of the second. Arms: nothing; no bias (dose 0); weights (2,000 texts drawn by `balancing_weights`);
+and 10 in 100 of the second. Arms: no remedy; no bias (dose 0); weights (2,000 texts drawn by `balancing_weights`);
 counterfactual copies (4,000 texts); a penalty; thresholds by group; and on frozen features of the untrained encoder a line
 without and one with a constraint. The encoder is trained twice through in bfloat16 where the processor computes in it.
 
@@ -39,7 +39,7 @@ NAME, SPARE, DOSE = "fairness", 100, 0.8  # SPARE is the seed that chooses setti
 LISTS = [*CENSUS_NAMES]
 KNOWN, UNSEEN = ({group: names[start::2] for group, names in CENSUS_NAMES.items()} for start in (0, 1))
 SETTINGS = {"penalty": (1.0, 3.0, 10.0), "thresholds by group": (0.75, 0.8, 0.85), "frozen, constraint": (0.02, 0.05, 0.1)}
-ARMS = ("nothing", "no bias", "weights", "counterfactual copies", "penalty", "thresholds by group", "frozen, nothing",
+ARMS = ("no remedy", "no bias", "weights", "counterfactual copies", "penalty", "thresholds by group", "frozen, no remedy",
         "frozen, constraint")
 
 
@@ -98,7 +98,7 @@ def line_of(arm: str, setting: float | None, sizes: Sizes, seed: int):
         return layer_features(encoder, some)[5].double()
 
     vectors, labels = features(texts["text"][:]), np.array(texts["label"])
-    if arm == "frozen, nothing":
+    if arm == "frozen, no remedy":
         line = probe(vectors, labels, strength=0.003)
         return lambda some, groups: line.predict(features(some))
     answer = constrained_probe(vectors, labels, texts["group"][:], bound=setting)

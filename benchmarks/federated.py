@@ -1,4 +1,4 @@
-"""Federated averaging on frozen vectors: equal and skewed clients, local steps, FedProx, and one real run of Flower.
+"""Federated averaging on frozen vectors: mixed and skewed clients, local steps, FedProx, and one real run of Flower.
 
     python benchmarks/federated.py                  # all parts; goes on where an earlier call was stopped
     python benchmarks/federated.py --part accuracy  # one of them
@@ -8,7 +8,7 @@ Four clients hold movie reviews, as vectors of the bundled encoder; a linear hea
 
 - rates: accuracy on 500 validation reviews for step sizes and, for FedProx, mu, with a seed that no other part has. Each
   way has its own choice.
-- accuracy: on test reviews after so many rounds with the best of these, three seeds: equal and skewed clients (nine of ten
+- accuracy: on test reviews after so many rounds with the best of these, three seeds: mixed and skewed clients (nine of ten
   reviews of a client have its own label), all four or two of four that answer, 1, 5 and 20 local steps; beside it as many
   steps on all reviews in one place, and each client alone (the mean of the four). The mean of the last ten rounds is kept.
 - flower: three rounds of four clients in real processes: the seconds, and the distance from the loop."""
@@ -27,7 +27,7 @@ from llm_course.federation.launch import Federation, began, round_of
 from llm_course.models import SentenceEncoder
 
 NAME, SPARE = "federated", 100  # the seed that chooses settings
-STEPS, SHARES, FRACTIONS = (1, 5, 20), {"equal": 0.5, "skewed": 0.9}, (1.0, 0.5)
+STEPS, SHARES, FRACTIONS = (1, 5, 20), {"mixed": 0.5, "skewed": 0.9}, (1.0, 0.5)
 RATES, PULLS = (0.5, 1.0, 2.0), (0.03, 0.1, 0.3)
 
 

@@ -28,7 +28,6 @@ from llm_course.data import LABELS, load_dataset
 from llm_course.fine_tuning import baseline_classifier, fine_tune
 from llm_course.interpretability import (METHODS, agreement, explain, faithfulness, found_first, in_random_order, plant_word,
                                          with_shuffled_weights)
-from llm_course.intervals import wilson_interval
 from llm_course.models import TextClassifier
 
 NAME = "interpretability"
@@ -138,23 +137,32 @@ def joined(rows: dict, beginning: str, figure: str) -> np.ndarray:
     return np.concatenate([row[figure] for key, row in rows.items() if key.rpartition(" ")[0] == beginning])
 
 
+def kinds(rows: dict) -> list[str]:
+    "The first words of the rows' names, each once"
+    return list(dict.fromkeys(key.rpartition(" ")[0] for key in rows))
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
-    "Means with 95 % intervals"
+    "Means with 95 % intervals over reviews; of planted words mean, lowest and highest of the trainings"
     found = {"completeness": {}, "faithfulness": {}, "shuffled": {}, "planted": {}}
-    for steps in dict.fromkeys(key.rpartition(" ")[0] for key in rows.get("completeness", {})):
+    for steps in kinds(rows.get("completeness", {})):
         missing, change = (np.abs(joined(rows["completeness"], steps, name)) for name in ("missing", "change"))
         found["completeness"][steps] = {"within 1 %, of 100": round(100 * float((missing <= 0.01 * change).mean()), 1),
                                         "mean error": round(float(missing.mean()), 4),
                                         "largest error": round(float(missing.max()), 4), "reviews": len(missing)}
-    for method in dict.fromkeys(key.rpartition(" ")[0] for key in rows.get("faithfulness", {})):
-        found["faithfulness"][method] = {name: interval(joined(rows["faithfulness"], method, name).tolist())
-                                         for name in ("comprehensiveness", "sufficiency")}
-    for method in dict.fromkeys(key.rpartition(" ")[0] for key in rows.get("shuffled", {})):
+    for method in kinds(rows.get("faithfulness", {})):
+        values = {name: joined(rows["faithfulness"], method, name).tolist() for name in ("comprehensiveness", "sufficiency")}
+        found["faithfulness"][method] = {**{name: interval(each) for name, each in values.items()},
+                                         "reviews": len(values["sufficiency"])}
+    for method in kinds(rows.get("shuffled", {})):
         values = joined(rows["shuffled"], method, "correlation")
-        found["shuffled"][method] = interval(values[~np.isnan(values)].tolist())
-    for method in METHODS if rows.get("planted") else ():
-        hits, total = (sum(row[name] for row in rows["planted"].values()) for name in (method, "texts"))
-        found["planted"][method] = (hits / total, *wilson_interval(hits, total))
+        values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike
+        found["shuffled"][method] = {"correlation": interval(values), "reviews": len(values)}
+    for model in kinds(rows.get("planted", {})):
+        runs = [row for key, row in rows["planted"].items() if key.rpartition(" ")[0] == model]
+        shares = {method: [row[method] / row["texts"] for row in runs] for method in METHODS}
+        found["planted"][model] = {"trainings": len(runs), **{
+            method: (float(np.mean(each)), min(each), max(each)) for method, each in shares.items()}}
     return found
 
 

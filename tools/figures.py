@@ -397,7 +397,7 @@ def fairness(found: dict) -> str:
     kept = found["summary"]
     if not kept["gap"]:
         return "Settings are being chosen; gaps are not measured yet."
-    rows = [[arm.replace("nothing", "no remedy"), *(mean_and_width(kept[figure][arm]) for figure in ("gap", "accuracy"))]
+    rows = [[arm, *(mean_and_width(kept[figure][arm]) for figure in ("gap", "accuracy"))]
             for arm in kept["gap"]]
     return "\n\n".join(["A bias planted in 2,000 movie reviews at the dose 0.8. The gap is the share of positive answers to test reviews "
                         "signed from one list less that from the other, in points (its size), with names and forms that were not in "
@@ -411,19 +411,23 @@ def interpretability(found: dict) -> str:
                   table(["steps", "miss at most 1 % of the change, of 100", "mean miss, log-odds", "largest miss, log-odds", "reviews"],
                         [[steps, *row.values()] for steps, row in rows.items()])]
     if rows := kept.get("faithfulness"):
+        columns = ("comprehensiveness", "sufficiency")
         parts += ["Probability lost when the first words are deleted (comprehensiveness, high is good), and with them alone "
                   "(sufficiency, low is good), with 95 % intervals over reviews:",
-                  table(["method", *next(iter(rows.values()))],
-                        [[method, *("{:+.3f} ± {:.3f}".format(*pair) for pair in row.values())] for method, row in rows.items()])]
+                  table(["method", *columns, "reviews"],
+                        [[method, *("{:+.3f} ± {:.3f}".format(*row[name]) for name in columns), row["reviews"]]
+                         for method, row in rows.items()])]
     if rows := kept.get("shuffled"):
         parts += ["Rank correlation of explanations before and after the weights were shuffled:",
-                  table(["method", "correlation"], [[method, "{:+.2f} ± {:.2f}".format(*pair)] for method, pair in rows.items()])]
+                  table(["method", "correlation", "reviews"], [
+                      [method, "{:+.2f} ± {:.2f}".format(*row["correlation"]), row["reviews"]] for method, row in rows.items()])]
     if rows := kept.get("planted"):
-        runs = found["rows"]["planted"].values()
-        hits = {method: [100 * run[method] / run["texts"] for run in runs] for method in rows}
-        parts += [f"A planted word, the only thing to learn: in how many of 100 texts it is put first, in {len(runs)} trainings:",
-                  table(["method", "mean", "lowest", "highest"],
-                        [[method, statistics.mean(each), min(each), max(each)] for method, each in hits.items()])]
+        parts += ["A planted word, the only thing to learn: in how many of 100 texts it is put first; mean of the trainings (lowest "
+                  "to highest):",
+                  table(["model", *next(iter(rows.values()))],
+                        [[model, row["trainings"], *("{:.0f} ({:.0f} to {:.0f})".format(*(100 * share for share in each))
+                                                     for name, each in row.items() if name != "trainings")]
+                         for model, row in rows.items()])]
     return "\n\n".join(parts)
 
 
