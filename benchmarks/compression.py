@@ -1,0 +1,239 @@
+"""What compression saves and what it costs: accuracy, time, bytes, memory, slices, calibration and an attack, on movie reviews.
+
+    python benchmarks/compression.py                  # all parts; goes on where an earlier call was stopped
+    python benchmarks/compression.py --part students  # one of them
+    python benchmarks/compression.py --rows "int8"    # only rows whose names begin so
+    python benchmarks/compression.py --small          # a quick try of each part; writes nothing
+
+Models: the bundled encoder of six layers, fine-tuned on all 8,034 reviews (the teacher); the same with the smaller half of the
+weights zero; and students of its first and last layer, trained on the same reviews with labels alone, with the teacher (read
+twice), and with the teacher and 1,500 labels, where the other reviews join in without a label. Each runs in torch, in
+ONNX Runtime in float32, and in int8.
+
+- teachers, students: trained once for each of three seeds and kept in the cache. A seed draws the head, the order, dropout
+  and which labels are known. In bfloat16 where the processor computes in it; judged in float32.
+- answers: on 1,000 test reviews accuracy, calibration error, accuracy on the shortest and the longest quarter, on the texts
+  that the teacher was least sure of, and the share of the teacher's answers that changed. For four of the models the
+  share of 40 reviews that stay right under SynonymAttack.
+- cost: milliseconds of one text and in batches of 32, in turn in each of seven rounds, medians; megabytes on the disk; and how
+  far loading and answering lifts the memory of a process of its own, the median of three. Of the models of seed 0.
+
+Each row is written as it ends. Two processes work (or --processes), with one thread each; the cost is measured by one.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from common import in_own_process, interval, make_parts, parser_of_parts, peak_memory, quick_precision
+
+from llm_course.adversarial_examples import SynonymAttack
+from llm_course.compression import (
+    Distillation,
+    OnnxClassifier,
+    UnlabelledTexts,
+    export,
+    keep_layers,
+    zero_smallest,
+)
+from llm_course.core import cache_folder
+from llm_course.data import load_dataset
+from llm_course.evaluation import evaluate, expected_calibration_error
+from llm_course.fine_tuning import fine_tune
+from llm_course.models import TextClassifier
+from llm_course.onnx_classifier import race
+
+NAME, SPARE = "compression", 100  # the seed that draws what is judged
+TEACHER, KEPT = "six layers", (0, 5)
+STUDENTS = ("two layers, labels", "two layers, teacher", "two layers, 1,500 labels and teacher")
+MODELS = (TEACHER, "six layers, half zeros", *STUDENTS)
+RUNTIMES = ("torch", "ONNX float32", "int8")
+ATTACKED = (f"torch, {TEACHER}", f"int8, {TEACHER}", f"torch, {STUDENTS[0]}", f"torch, {STUDENTS[1]}")
+
+
+class Sizes(NamedTuple):
+    "How much is trained and asked"
+
+    train: int | None  # None: all there are
+    known: int  # labels of the student that knows few
+    epochs: int  # of a student
+    judged: int
+    attacked: int
+    seeds: int
+    rounds: int
+    timed: int  # texts of a round
+
+
+FULL = Sizes(None, 1500, 2, 1000, 40, 3, 7, 64)
+SMALL = Sizes(64, 16, 1, 32, 2, 2, 2, 4)
+
+
+def part_of(name: str, most: int | None, seed: int = SPARE):
+    "Some reviews of a part, in an order of its own"
+    reviews = load_dataset("movies")[name].shuffle(seed=seed)
+    return reviews.select(range(min(most or len(reviews), len(reviews))))
+
+
+def place_of(sizes: Sizes, model: str, seed: int) -> Path:
+    "Where a classifier waits for the other parts"
+    size = "small" if sizes is SMALL else "full"
+    return cache_folder("baselines") / f"compression-{size}-{model}-{seed}".replace(" ", "-").replace(",", "")
+
+
+def teachers(sizes: Sizes, rows: dict, seed: int) -> dict:
+    "Train a teacher"
+    train = part_of("train", sizes.train, seed)
+    classifier = TextClassifier.from_pretrained("minilm", labels=train.features["label"].names, seed=seed)
+    run = fine_tune(classifier, train, batch_size=16, epochs=1, learning_rate=1e-4, seed=seed, progress=False,
+                    mixed_precision=quick_precision())
+    classifier.save(place_of(sizes, TEACHER, seed))
+    return {"seconds": run.seconds, "steps": len(run.steps)}
+
+
+def teacher_of(sizes: Sizes, seed: int) -> TextClassifier:
+    "The teacher of a seed, trained again where it is missing"
+    if not (place_of(sizes, TEACHER, seed) / "classifier.json").is_file():
+        teachers(sizes, {}, seed)
+    return TextClassifier.load(place_of(sizes, TEACHER, seed))
+
+
+def students(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
+    "Train a student of two layers"
+    teacher, train = teacher_of(sizes, seed), part_of("train", sizes.train, seed)
+    student, options = keep_layers(teacher, KEPT), {}
+    if way != STUDENTS[0]:
+        judge = exported(sizes, TEACHER, "int8", seed)
+        more = None
+        if way == STUDENTS[2]:
+            more = UnlabelledTexts(student, train["text"][sizes.known :], 32)
+            train = train.select(range(sizes.known))
+        options = {"objective": Distillation(judge, share=0.9, unlabelled=more)}
+    run = fine_tune(student, train, batch_size=16, epochs=sizes.epochs, learning_rate=3e-4, seed=seed, progress=False,
+                    mixed_precision=quick_precision(), **options)
+    student.save(place_of(sizes, way, seed))
+    return {"seconds": run.seconds, "steps": len(run.steps)}
+
+
+def in_torch(sizes: Sizes, model: str, seed: int) -> TextClassifier:
+    "A model that waits, or is made of one"
+    if model == MODELS[1]:
+        return zero_smallest(teacher_of(sizes, seed), 0.5)
+    if model != TEACHER and not (place_of(sizes, model, seed) / "classifier.json").is_file():
+        students(sizes, {}, model, seed)
+    return teacher_of(sizes, seed) if model == TEACHER else TextClassifier.load(place_of(sizes, model, seed))
+
+
+def exported(sizes: Sizes, model: str, runtime: str, seed: int) -> OnnxClassifier:
+    "The model in ONNX Runtime, exported where it is missing"
+    precision = "int8" if runtime == "int8" else "float32"
+    place = place_of(sizes, f"{model} {precision}", seed)
+    if not (place / "onnx_classifier.json").is_file():
+        export(in_torch(sizes, model, seed), place, precision)
+    return OnnxClassifier.load(place)
+
+
+def model_in(sizes: Sizes, runtime: str, model: str, seed: int) -> TextClassifier:
+    "One of the contestants"
+    return in_torch(sizes, model, seed) if runtime == "torch" else exported(sizes, model, runtime, seed)
+
+
+def answers(sizes: Sizes, rows: dict, runtime: str, model: str, seed: int) -> dict:
+    "Accuracy, and what an accuracy hides"
+    classifier, reviews = model_in(sizes, runtime, model, seed), part_of("test", sizes.judged)
+    report, first = evaluate(classifier, reviews), evaluate(teacher_of(sizes, seed), reviews)
+    lengths = np.array([len(text.split()) for text in reviews["text"]])
+    low, high = np.quantile(lengths, (0.25, 0.75))
+    margin = np.sort(first.probabilities, axis=1)
+    unsure = margin[:, -1] - margin[:, -2] <= np.quantile(margin[:, -1] - margin[:, -2], 0.25)
+    row = {"accuracy": float(report.correct.mean()), "changed": float((report.predictions != first.predictions).mean()),
+           "calibration": expected_calibration_error(report.probabilities, report.targets),
+           "shortest quarter": float(report.correct[lengths <= low].mean()),
+           "longest quarter": float(report.correct[lengths >= high].mean()),
+           "teacher unsure": float(report.correct[unsure].mean())}
+    if f"{runtime}, {model}" in ATTACKED:
+        attacked = SynonymAttack(seed=0).attack(classifier, part_of("test", sizes.attacked))
+        row["under attack"] = attacked.accuracy_under_attack
+    return row
+
+
+def memory(runtime: str, model: str, small: bool) -> dict:
+    "How far loading a model and answering 32 texts lifts the memory of this process, in MB"
+    sizes, texts = SMALL if small else FULL, part_of("test", 32)["text"]
+    place = place_of(sizes, model if runtime == "torch" else f"{model} {'int8' if runtime == 'int8' else 'float32'}", 0)
+    kind = TextClassifier if runtime == "torch" else OnnxClassifier
+    kept = []
+    return {"megabytes": peak_memory(lambda: kept.append(kind.load(place).logits(texts)))}
+
+
+def cost(sizes: Sizes, rows: dict) -> dict:
+    "Times in turn, bytes, and memory of all contestants"
+    contestants = {f"{runtime}, {model}": (runtime, model) for runtime in RUNTIMES for model in MODELS}
+    made = {name: model_in(sizes, *each, 0) for name, each in contestants.items()}
+    found = race(made, part_of("test", sizes.timed)["text"], sizes.rounds).T.to_dict()
+    small = ["--small"] * (sizes is SMALL)
+    for name, (runtime, model) in contestants.items():
+        if runtime == "torch" and model == MODELS[1]:
+            made[name].save(place_of(sizes, model, 0))
+        lifted = [in_own_process(__file__, "--memory", runtime, model, *small)["megabytes"]
+                  for _ in range(1 if small else 3)]
+        found[name]["memory"] = statistics.median(lifted)
+    return found
+
+
+WORK = {"teachers": teachers, "students": students, "answers": answers, "cost": cost}
+
+
+def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
+    "The rows of each part, and what makes them"
+    seeds = range(sizes.seeds)
+    return {
+        "teachers": {str(seed): (seed,) for seed in seeds},
+        "students": {f"{way} {seed}": (way, seed) for seed in seeds for way in STUDENTS},
+        "answers": {f"{runtime}, {model} {seed}": (runtime, model, seed)
+                    for seed in seeds for runtime in RUNTIMES for model in MODELS},
+        "cost": {"all": ()},
+    }
+
+
+def grouped(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
+    "Mean and 95 % interval over seeds, which end the names of rows"
+    groups = {}
+    for key, row in rows.items():
+        if figure in row:
+            groups.setdefault(key.rpartition(" ")[0], []).append(row[figure])
+    return {key: interval(values) for key, values in groups.items()}
+
+
+def summary(rows: dict[str, dict[str, dict]]) -> dict:
+    "Means and intervals over seeds; gaps to the teacher, seed by seed; the cost"
+    reached = rows.get("answers", {})
+    gaps = {key: {"gap": row["accuracy"] - reached[f"torch, {TEACHER} {key.rpartition(' ')[2]}"]["accuracy"]}
+            for key, row in reached.items() if f"torch, {TEACHER} {key.rpartition(' ')[2]}" in reached}
+    titles = {"changed": "answers that changed", "calibration": "calibration error, points",
+              "shortest quarter": "right, shortest quarter", "longest quarter": "right, longest quarter",
+              "teacher unsure": "right, teacher unsure", "under attack": "right under attack"}
+    return {"accuracy": grouped(reached, "accuracy"), "gap": grouped(gaps, "gap"),
+            "hidden": {title: grouped(reached, figure) for figure, title in titles.items()} if reached else {},
+            "cost": rows.get("cost", {}).get("all", {})}
+
+
+def main():
+    "Make the rows that are missing"
+    parser = parser_of_parts(__doc__, [*WORK])
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.memory:
+        torch.set_num_threads(1)
+        print(json.dumps(memory(*given.memory, given.small)))
+        sys.exit()
+    sizes = SMALL if given.small else FULL
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"cost"})
+
+
+if __name__ == "__main__":
+    main()
