@@ -7,15 +7,17 @@ __all__ = ['checked_count', 'checked_seed', 'checked_number', 'checked_fraction'
            'checked_texts', 'checked_text', 'checked_columns', 'rows_of', 'as_array', 'checked_classes',
            'checked_scores', 'checked_probabilities', 'checked_logits', 'checked_lengths', 'checked_examples',
            'checked_weights', 'checked_head', 'checked_answers', 'checked_confusion', 'checked_text_counts',
-           'checked_confidence', 'checked_curve', 'checked_slices']
+           'checked_confidence', 'checked_curve', 'checked_slices', 'needs']
 
 # %% ../nbs/support/checks.ipynb #1cc0dfcd
+import importlib
 import math
 import numbers
 import operator
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from types import ModuleType
 
 import numpy as np
 
@@ -463,3 +465,18 @@ def checked_slices(
         raise ValueError("groups must be one slice for each text, each a name, a number or a tuple, got "
                          f"the shape {values.shape} and {values[:1].tolist()}")
     return values
+
+# %% ../nbs/support/checks.ipynb #cc101a8c
+def needs(
+    name: str,  # the library as it is imported, such as "peft" or "captum.attr"
+    *,
+    extra: str,  # the extra of llm_course that installs it, such as "lessons"
+) -> ModuleType:
+    "A library that the package does without; where it is missing, the error says how to get it"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # it is here, and lacks something else
+            raise
+        said = f"{error.name} is not installed, and this part of the course needs it. Install it with: "
+        raise ImportError(f'{said}pip install "llm_course[{extra}]"', name=error.name) from error

@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['Value', 'set_seed', 'seed_of', 'choice', 'best_device', 'scale', 'by_scale', 'keep_freed_memory', 'cache_folder',
-           'assets_folder', 'needs']
+           'assets_folder']
 
 # %% ../nbs/support/core.ipynb #19fcd987
 import contextlib
 import ctypes
-import importlib
 import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +25,7 @@ from .checks import checked_count as checked_count
 from .checks import checked_fraction as checked_fraction
 from .checks import checked_number as checked_number
 from .checks import checked_seed as checked_seed
+from .checks import needs as needs
 from .folders import CANNOT_SYNC as CANNOT_SYNC
 from .folders import sync_folder as sync_folder
 from .folders import sync_path as sync_path
@@ -123,18 +122,3 @@ def cache_folder(
 def assets_folder() -> Path:
     "The folder of the data that the package carries"
     return Path(__file__).parent / "assets"
-
-# %% ../nbs/support/core.ipynb #cc101a8c
-def needs(
-    name: str,  # the library as it is imported, such as "peft" or "captum.attr"
-    *,
-    extra: str,  # the extra of llm_course that installs it, such as "lessons"
-) -> ModuleType:
-    "A library that the package does without; where it is missing, the error says how to get it"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):  # it is here, and lacks something else
-            raise
-        said = f"{error.name} is not installed, and this part of the course needs it. Install it with: "
-        raise ImportError(f'{said}pip install "llm_course[{extra}]"', name=error.name) from error

@@ -1,0 +1,651 @@
+"""A service from outside: what strangers send, who hangs up, what is killed, and that every request is answered or told."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT, settings, tiny_classifier
+
+pytest.importorskip("fastapi")
+
+from llm_course.deployment import batch_cost, little, model_card, pack, serve, simulate_batches
+from llm_course.evaluation import evaluate
+from llm_course.serving.answering import InProcesses
+from llm_course.serving.batching import Queue, oldest_and_nearest, serve_queue
+from llm_course.serving.clients import Client, ask_in_a_loop
+from llm_course.serving.clock import run_on_a_virtual_clock
+from llm_course.serving.folder import load_to_serve
+from llm_course.serving.limits import Limits
+from llm_course.serving.running import Served, options_of_serve
+
+KEY = "a-key-that-nobody-guesses"
+LABELS = ["negative", "positive"]
+TEXTS = [f"Film {number} had a {'fine' if number % 2 else 'weak'} plot" for number in range(40)]
+
+
+class Stub:
+    "Answers by the length of a text; may be slow or fail"
+
+    labels = LABELS
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds, self.seen = seconds, []
+
+    def predict_proba(self, texts):
+        self.seen += texts
+        time.sleep(self.seconds)
+        if any("break" in text for text in texts):
+            raise RuntimeError(f"{texts} broke it")
+        shares = [len(text) % 10 / 10 for text in texts]
+        return np.array([[share, 1 - share] for share in shares])
+
+
+@pytest.fixture(scope="module")
+def stub():
+    "A service of a stub in this process"
+    with Served(Stub(), limits=Limits(texts=5, characters=100, body=2000, reading=1.0)) as service:
+        yield service
+
+
+@pytest.fixture
+def packed(tmp_path) -> Path:
+    "A folder with a manifest"
+    classifier = tiny_classifier()
+    return pack(classifier, tmp_path / "packed", model_card(classifier))
+
+
+def raw(url: str, sent: bytes, seconds: float = 20.0, whole: bool = False) -> bytes:
+    "What comes back for these bytes until the connection ends, or the first part"
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), seconds) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+        found = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while part := connection.recv(65536):
+                found += part
+                if not whole and b"\r\n\r\n" in found:
+                    break
+        return found
+
+
+def request_of(body: bytes, kind: str = "application/json", **headers: str) -> bytes:
+    "A request as bytes"
+    lines = ["POST /v1/classify HTTP/1.1", "Host: localhost", f"Content-Type: {kind}",
+             f"Content-Length: {len(body)}", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def status_of(reply: bytes) -> int:
+    "The status of a reply"
+    return int(reply.split(b" ", 2)[1]) if reply.startswith(b"HTTP/1.1 ") else 0
+
+
+def metric(url: str, name: str, key: str = "") -> float:
+    "The sum of a figure"
+    page = Client(url, key).ask("/metrics")[1]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+
+
+# --- the ideas
+
+@pytest.mark.parametrize("seed", range(5))
+def test_littles_law_holds_for_any_order(seed):
+    drawn = np.random.default_rng(seed)
+    came = drawn.exponential(1, 200).cumsum()
+    found = little(came, came + drawn.pareto(1.5, 200))
+    assert np.isclose(found["inside"], found["rate"] * found["seconds"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_queue_of_the_service_is_the_one_that_was_simulated(seed):
+    drawn, cost = random.Random(seed), batch_cost([1, 2], [0.01, 0.013])
+    come = sorted(drawn.uniform(0, 2) for _ in range(150))
+    window, most = drawn.uniform(0, 0.05), drawn.randint(1, 20)
+
+    async def asked():
+        queue, loop = Queue(window=window, most=most, capacity=1000), asyncio.get_running_loop()
+
+        async def compute(texts):
+            await asyncio.sleep(cost.seconds(len(texts)))
+            return [[1.0]] * len(texts)
+
+        async def one(at):
+            await asyncio.sleep(at)
+            await queue.ask(["text"], 1e6)
+            return loop.time()
+
+        serving = asyncio.create_task(serve_queue(queue, compute))
+        ends = await asyncio.gather(*map(one, come))
+        serving.cancel()
+        return ends
+
+    ends = run_on_a_virtual_clock(asked())
+    assert np.allclose(ends, simulate_batches(come, cost, window=window, most=most), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_text_waits_for_ever(seed):
+    drawn, waiting, waited = random.Random(seed), [], []
+    for turn in range(300):
+        waiting += [(drawn.choice((5, 10, 100, 900)), turn) for _ in range(8)]
+        places = set(oldest_and_nearest([length for length, _ in waiting], 8))
+        assert 0 in places and len(places) == 8
+        waited += [turn - since for place, (_, since) in enumerate(waiting) if place in places]
+        waiting = [one for place, one in enumerate(waiting) if place not in places]
+    assert max(waited) <= 8 and not waiting
+
+
+def test_a_card_tells_what_was_measured_and_invents_nothing(tmp_path):
+    classifier = tiny_classifier()
+    report = evaluate(classifier, {"text": TEXTS, "label": [number % 2 for number in range(40)]})
+    page = model_card(classifier, report=report).to_markdown()
+    assert str(report.accuracy) in page and "**test texts**: 40" in page
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    for title in ("Training", "Slices", "Under attack"):
+        assert sections[title].strip() == "Not measured."
+    assert "not stated" in sections["Data"] and "not stated" in sections["Limits"]
+    folder = pack(classifier, tmp_path / "a", model_card(classifier, report=report, name="Ours"))
+    assert (folder / "README.md").read_text(encoding="utf-8").count("# Ours") == 1
+    about = load_to_serve(folder)[1]
+    assert about["card"]["Results"]["accuracy"] == str(report.accuracy) and about["checked"]
+
+
+# --- folders
+
+def test_a_folder_is_read_with_every_doubt(packed):
+    classifier, about = load_to_serve(packed)
+    assert about["labels"] == classifier.labels == LABELS and len(about["version"]) == 12
+    weights = packed / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"model.safetensors is not what was packed. Copy the folder again"):
+        load_to_serve(packed)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors is not there"):
+        load_to_serve(packed)
+    (packed / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="holds no weights"):
+        load_to_serve(packed)
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match="is cut off or damaged"):
+        load_to_serve(packed)
+
+
+def test_a_classifier_that_was_saved_again_does_not_fit_its_old_card(packed):
+    tiny_classifier(seed=1).save(packed)
+    with pytest.raises(ValueError, match=r"is not what was packed.*pack it again if you changed it"):
+        load_to_serve(packed)
+
+
+def test_weights_that_are_no_numbers_are_not_served(tmp_path):
+    classifier = tiny_classifier()
+    classifier.model.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="no probabilities"), pytest.warns(UserWarning, match="no numbers"):
+        load_to_serve(classifier.save(tmp_path / "broken"))
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess:
+    "The command, which shall end by itself"
+    return subprocess.run([sys.executable, "-m", "llm_course", "serve", *arguments], capture_output=True, text=True,
+                          cwd=ROOT, timeout=500)
+
+
+@pytest.mark.timeout(1500)
+def test_what_cannot_be_served_is_said_in_a_line(tmp_path):
+    (tmp_path / "keys").write_text("short")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, said in (
+            ((str(tmp_path), "--port", "0"), "holds no saved classifier"),
+            ((str(tmp_path / "none"), "--port", "0"), "is no folder"),
+            (("x", "--port", port), f"Port {port} of 127.0.0.1 cannot be used"),
+            (("x", "--host", "0.0.0.0"), "can be reached from other machines, and there are no keys"),
+            (("x", "--keys", str(tmp_path / "keys")), "must be a string of 16"),
+            (("x", "--loader", "print", "--port", "0"), "is no folder"),
+        ):
+            done = run_cli(*arguments)
+            assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_container_gives_the_command_what_it_reads():
+    "Its extra is one of the package's, and its command is understood"
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    parser = argparse.ArgumentParser()
+    options_of_serve(parser)
+    given = parser.parse_args(command[2:])
+    assert command[:2] == ["llm-course", "serve"] and given.keys and any(given.folder in line for line in lines if "COPY" in line)
+    assert any("[serve]" in line for line in lines) and "serve_requirements" in settings()
+    assert [line for line in lines if line.startswith("USER ")] not in ([], ["USER root"])
+
+
+def test_serve_refuses_before_it_listens():
+    with pytest.raises(ValueError, match="there are no keys"):
+        serve("folder", host="0.0.0.0")
+    with pytest.raises(TypeError, match="needs predict_proba and labels; dict has not"):
+        serve({}, port=0)
+
+
+def test_the_module_imports_without_the_libraries_of_the_service():
+    code = ("import sys\nfor name in ('fastapi', 'uvicorn', 'prometheus_client', 'starlette', 'pydantic'):\n"
+            "    sys.modules[name] = None\n"
+            "from llm_course import deployment\n"
+            "try:\n    deployment.serve('folder')\n"
+            "except ImportError as error:\n    print(error)\n"
+            "from llm_course.command_line import main\nprint(main(['serve', 'folder']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert 'pip install "llm_course[serve]"' in done.stdout and done.stdout.rstrip().endswith("1")
+    assert 'pip install "llm_course[serve]"' in done.stderr
+
+
+# --- what strangers send
+
+DEEP = b'{"texts": ' + b"[" * 900 + b"]" * 900 + b"}"
+HOSTILE = [
+    (b'{"text": "fine"}', {}, 200), (rb'{"text": "half a pair \ud83d"}', {}, 200), (b'{"text": ""}', {}, 200),
+    (b'{"text": "\\u0000\\u202e"}', {}, 200), (b'{"texts": ["a", "a", "a", "a", "a"]}', {}, 200),
+    (b"", {}, 422), (b"{", {}, 422), (b"null", {}, 422), (b'"text"', {}, 422), (b"[]", {}, 422), (b"{}", {}, 422),
+    (DEEP, {}, 422), (b'{"text": NaN}', {}, 422), (b'{"text": 1e999}', {}, 422), (b'{"text": -Infinity}', {}, 422),
+    (b'{"text": "\xff\xfe"}', {}, 422), (b'{"text": "a", "texts": ["b"]}', {}, 422), (b'{"txt": "a"}', {}, 422),
+    (b'{"text": "a", "model": "/etc/passwd"}', {}, 422), (b'{"texts": []}', {}, 422), (b'{"texts": {}}', {}, 422),
+    (b'{"texts": "abc"}', {}, 422), (b'{"texts": [["a"]]}', {}, 422), (b'{"texts": [null]}', {}, 422),
+    (b'{"texts": ["a", "a", "a", "a", "a", "a"]}', {}, 422), (b'{"text": "' + b"a" * 101 + b'"}', {}, 422),
+    (b'{"text": ' + b"9" * 1900 + b"}", {}, 422), (b'{"text": "' + b"a" * 5000 + b'"}', {}, 413),
+    (b'{"text": "a"}', {"kind": "text/plain"}, 415), (b"text=a", {"kind": "application/x-www-form-urlencoded"}, 415),
+    (b'{"text": "a"}', {"kind": ""}, 415), (b'{"text": "a"}', {"Content_Encoding": "gzip"}, 415),
+    (b'{"text": "please break"}', {}, 503),
+]
+
+
+@pytest.mark.parametrize(("body", "headers", "status"), HOSTILE, ids=[str(number) for number in range(len(HOSTILE))])
+def test_hostile_bodies_are_told_what_is_wrong(stub, body, headers, status):
+    reply = raw(stub.url, request_of(body, Connection="close", **headers), whole=True)
+    assert status_of(reply) == status, reply
+    content = json.loads(reply.partition(b"\r\n\r\n")[2])
+    assert ("answers" in content) if status == 200 else set(content) == {"detail"}
+    assert b"passwd" not in reply and metric(stub.url, 'llm_course_requests_total{path="/v1/classify",status="500"}') == 0
+
+
+@pytest.mark.parametrize("sent", [
+    b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/classify HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 9\r\n\r\n12345",
+    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n" * 5000,
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(20_000)) + b"\r\n",
+])
+def test_what_is_no_http_does_no_harm(stub, sent):
+    raw(stub.url, sent, seconds=2.0)
+    assert Client(stub.url).ask("/healthz") == (200, {"status": "running"})
+
+
+def test_fifty_megabytes_are_refused_and_not_kept(stub):
+    process, part = psutil.Process(), b"a" * 1_000_000
+    before = process.memory_info().rss
+    body = b'{"text": "' + part * 50 + b'"}'
+    kept = len(body)
+    lengths = request_of(body, Connection="close")
+    chunked = (b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+               b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"f4240\r\n" + part + b"\r\n" for _ in range(50)) + b"0\r\n\r\n")
+    sent = len(lengths) + len(chunked)
+    for request in (lengths, chunked) * 2:
+        assert status_of(raw(stub.url, request, whole=True)) in (413, 408)  # 408: this machine is busy
+    assert process.memory_info().rss - before < kept + sent + 60_000_000  # ours, and not four times theirs
+
+
+def test_a_body_that_drips_in_is_cut_off(stub):
+    head = request_of(b"a" * 500)[:-500]
+    reply = raw(stub.url, head + b'{"te', seconds=30)
+    assert status_of(reply) == 408 and b"connection: close" in reply.lower()
+
+
+def test_who_hangs_up_is_forgotten():
+    slow = Stub(1.0)
+    with Served(slow, limits=Limits(batch=1, window=0.0)) as service:
+        first = threading.Thread(target=Client(service.url).ask, args=("/v1/classify", {"text": "first"}))
+        first.start()
+        while "first" not in slow.seen:
+            time.sleep(0.01)
+        host, port = service.url.removeprefix("http://").split(":")
+        for number in range(5):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(request_of(b'{"text": "gone %d"}' % number))
+                time.sleep(0.01)
+        first.join()
+        assert Client(service.url).ask("/v1/classify", {"text": "last"})[0] == 200
+        assert metric(service.url, "llm_course_hung_up_total") >= 4
+    assert sum("gone" in text for text in slow.seen) <= 1
+
+
+def test_a_full_queue_says_when_to_come_again():
+    with Served(Stub(0.2), limits=Limits(batch=1, texts=4, capacity=4, window=0.0)) as service:
+        replies = []
+
+        def ask():
+            replies.append(raw(service.url, request_of(b'{"text": "a"}', Connection="close"), whole=True))
+
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    statuses = [status_of(reply) for reply in replies]
+    assert set(statuses) == {200, 429} and statuses.count(200) >= 4
+    full = [reply.lower() for reply, status in zip(replies, statuses, strict=True) if status == 429]
+    waits = [int(reply.partition(b"retry-after: ")[2].split(b"\r\n")[0]) for reply in full]
+    assert all(1 <= wait <= 60 for wait in waits)
+
+
+def test_a_deadline_is_kept():
+    with Served(Stub(1.0), limits=Limits(batch=1, deadline=0.3, window=0.0)) as service:
+        status, reply = Client(service.url).ask("/v1/classify", {"text": "a"})
+        assert status == 503 and "no answer within 0.3 s" in reply["detail"]
+
+
+def test_one_bad_text_does_not_fail_its_neighbours():
+    with Served(Stub(0.05), limits=Limits(window=0.5)) as service:
+        found = ask_in_a_loop(service.url, ["fine", "break", "good", "well"], clients=4, each=1)
+    assert found.sort_values("text")["status"].tolist() == [200, 503, 200, 200]
+
+
+def test_keys_open_what_is_closed():
+    with Served(Stub(), keys=[KEY]) as service:
+        for path, body in (("/v1/classify", {"text": "a"}), ("/v1/model", None), ("/metrics", None)):
+            for wrong in ("", KEY[:-1], KEY + "x", "ü" * 9):
+                head = f"Bearer {wrong}".encode().decode("latin-1")
+                assert Client(service.url, "").ask(path, body)[0] == 401
+                client = Client(service.url)
+                client.headers["Authorization"] = head
+                assert client.ask(path, body)[0] == 401, wrong
+            assert Client(service.url, KEY).ask(path, body)[0] == 200
+        assert Client(service.url).ask("/healthz")[0] == Client(service.url).ask("/readyz")[0] == 200
+
+
+def test_another_site_cannot_ask_through_a_browser(stub):
+    reply = raw(stub.url, b"GET /v1/model HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+    assert status_of(reply) == 400
+    preflight = (b"OPTIONS /v1/classify HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n"
+                 b"Access-Control-Request-Method: POST\r\nConnection: close\r\n\r\n")
+    assert b"access-control-allow" not in raw(stub.url, preflight).lower()
+
+
+def test_no_text_is_in_the_logs(stub, caplog):
+    caplog.set_level(logging.DEBUG)
+    for body in (b'{"text": "my secret"}', b'{"text": "my secret, break"}', b'{"texts": ["my secret", 5]}', b'{my secret'):
+        raw(stub.url, request_of(body, Connection="close"), whole=True)
+    raw(stub.url, b"GET /v1/model?text=my+secret HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", whole=True)
+    raw(stub.url, b"GET /my+secret HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", whole=True)
+    time.sleep(0.2)
+    assert "/v1/classify 200" in caplog.text and "secret" not in caplog.text
+    assert "secret" not in Client(stub.url).ask("/metrics")[1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_interface_is_what_its_description_says():
+    with Served(Stub(), limits=Limits(texts=5, characters=100)) as service:  # a body that fits its description is read
+        check_interface(service.url)
+
+
+def check_interface(url: str):
+    "Ask what the description allows and what it forbids"
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given
+    from hypothesis import settings as hypothesis_settings
+    quick = hypothesis_settings(
+        max_examples=25, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck))
+    replies = []  # path, mode, status
+
+    def ask(operation, mode):
+        @quick
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def asked(case):
+            replies.append((case.path, mode.value, case.call_and_validate().status_code))
+
+        asked()
+
+    for operation in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations():
+        ask(operation.ok(), schemathesis.GenerationMode.POSITIVE)
+        if operation.ok().body:
+            ask(operation.ok(), schemathesis.GenerationMode.NEGATIVE)
+    assert {path for path, _, _ in replies} == {"/v1/classify", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert {status for path, mode, status in replies if mode == "positive"} == {200}
+    refused = [status for _, mode, status in replies if mode == "negative"]
+    assert len(refused) >= 10 and set(refused) <= {413, 415, 422} and 422 in refused
+
+
+def test_the_page_works_in_a_browser(stub):
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("LLM_COURSE_REQUIRE_BROWSER"):
+        pytest.skip("no Chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page, asked, said = browser.new_page(), [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(stub.url)
+        page.fill("#texts", "a fine film\n<b onmouseover=alert(1)>bold</b>")
+        page.click("button")
+        page.wait_for_selector("table")
+        rows = page.locator("tr").all_inner_texts()
+        assert len(rows) == 3 and "a fine film" in rows[1] and "<b onmouseover=alert(1)>bold</b>" in rows[2]
+        page.fill("#texts", "a\n" * 6)
+        page.click("button")
+        page.wait_for_function("document.querySelector('#said').textContent.includes('at most 5 texts')")
+        page.goto(f"{stub.url}/docs")
+        assert "POST /v1/classify" in page.inner_text("main")
+        browser.close()
+    assert all(url.startswith((stub.url, "data:")) for url in asked)
+    assert not [line for line in said if "422" not in line], said
+
+
+# --- processes
+
+def children(service: Served) -> list[psutil.Process]:
+    "The workers"
+    return psutil.Process(service.process.pid).children()
+
+
+def answers_again(url: str, seconds: float = 300.0) -> bool:
+    "Whether a service becomes ready"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if Client(url, seconds=300).ask("/readyz")[0] == 200:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_killed_worker_is_told_replaced_and_exchanged(packed):
+    with Served(packed, "--verbose") as service:
+        found = []
+        asking = threading.Thread(target=lambda: found.append(ask_in_a_loop(service.url, TEXTS, clients=8, each=60)))
+        asking.start()
+        while metric(service.url, "llm_course_texts_total") < 100:
+            time.sleep(0.01)
+        children(service)[0].kill()
+        asking.join()
+        assert set(found[0]["outcome"]) == {"answered", "told"} and set(found[0]["status"]) == {200, 503}
+        assert answers_again(service.url) and metric(service.url, "llm_course_worker_restarts") == 1
+        first = Client(service.url).ask("/v1/model")[1]["version"]
+        other = tiny_classifier(seed=5)
+        pack(other, packed, model_card(other))
+        service.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 300
+        while Client(service.url).ask("/v1/model")[1]["version"] == first and time.monotonic() < end:
+            time.sleep(0.1)
+        reply = Client(service.url).ask("/v1/classify", {"text": TEXTS[0]})[1]["answers"][0]
+        assert np.allclose(list(reply["probabilities"].values()), other.predict_proba(TEXTS[:1])[0].tolist(), atol=1e-4)
+        renamed = tiny_classifier(labels=("bad", "good"))
+        pack(renamed, packed, model_card(renamed))
+        service.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 300
+        while "The old version stays" not in service.said() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert "labels ['bad', 'good'] now, and clients were told ['negative', 'positive']" in service.said()
+        assert Client(service.url).ask("/v1/classify", {"text": TEXTS[0]})[1]["labels"] == LABELS
+        assert "Film" not in service.said()
+    assert service.status == 0
+
+
+def test_a_stuck_worker_is_ended(packed):
+    with Served(packed, "--limit", "patience=5", "--limit", "deadline=60") as service:
+        worker = children(service)[0]
+        worker.suspend()
+        assert Client(service.url).ask("/v1/classify", {"text": "a"})[0] == 503
+        assert answers_again(service.url) and not worker.is_running()
+        assert Client(service.url).ask("/v1/classify", {"text": "a"})[0] == 200
+
+
+NOTEBOOK = """
+import sys, time
+from llm_course.serving.running import Served, options_of_serve
+service = Served(sys.argv[1]).__enter__()
+print(service.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_is_left_of_a_notebook_that_was_killed(packed):
+    notebook = subprocess.Popen([sys.executable, "-c", NOTEBOOK, str(packed)], stdout=subprocess.PIPE, cwd=ROOT)
+    parent = psutil.Process(int(notebook.stdout.readline()))
+    everybody = [parent, *parent.children(recursive=True)]
+    assert len(everybody) == 2
+    notebook.kill()
+    notebook.wait()
+    assert not psutil.wait_procs(everybody, timeout=60)[1]
+
+
+def test_a_worker_ends_with_its_parent(packed):
+    with Served(packed) as service:
+        worker = children(service)[0]
+        service.process.kill()
+        assert not psutil.wait_procs([worker], timeout=60)[1]
+
+
+def test_what_was_accepted_is_answered_at_the_end(packed):
+    with Served(packed) as service:
+        expected = tiny_classifier().predict(TEXTS[:8])
+        found = []
+        threads = [threading.Thread(target=lambda: found.append(
+            Client(service.url).ask("/v1/classify", {"texts": TEXTS[:8]}))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while metric(service.url, "llm_course_texts_total") == 0 and len(found) < 4:
+            time.sleep(0.002)
+        service.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert service.process.wait(60) == 0
+    assert len(found) == 4 and {status for status, _ in found} <= {200, 503}
+    assert all([answer["label"] for answer in reply["answers"]] == expected for status, reply in found if status == 200)
+
+
+def test_workers_that_cannot_start_are_said(tmp_path):
+    async def started():
+        answers = InProcesses(tmp_path, count=2)
+        await answers.start(Queue(), lambda texts, seconds: None)
+
+    with pytest.raises(ValueError, match="holds no saved classifier"):
+        asyncio.run(started())
+
+
+# --- none lost, none wrong
+
+def storm(url: str, expected: dict[str, str], until: int, counts: dict[str, int], lock: threading.Lock, seed: int):
+    "A client that asks, hangs up now and then, and counts what became of its requests"
+    client, drawn = Client(url, seconds=300), random.Random(seed)
+    while True:
+        with lock:
+            if counts["sent"] >= until:
+                break
+            counts["sent"] += 1
+        text = drawn.choice(list(expected))
+        if drawn.random() < 0.02:
+            with socket.create_connection((client.place.hostname, client.place.port)) as connection:
+                connection.sendall(request_of(json.dumps({"text": text}).encode()))
+            outcome = "hung up"
+        else:
+            try:
+                status, reply = client.ask("/v1/classify", {"text": text})
+                right = status == 200 and reply["answers"][0]["label"] == expected[text]
+                outcome = "right" if right else "wrong" if status == 200 else "told" if status in (0, 429, 503) else "other"
+            except ConnectionError:
+                outcome = "lost"
+        with lock:
+            counts[outcome] = counts.get(outcome, 0) + 1
+        if outcome == "told":
+            time.sleep(0.05)
+    client.close()
+
+
+def started_on(number: int, folder: Path) -> subprocess.Popen:
+    "A service on an inherited socket"
+    return subprocess.Popen([sys.executable, "-m", "llm_course", "serve", str(folder), "--fd", str(number)],
+                            pass_fds=[number], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def none_lost(folder: Path, requests: int, clients: int) -> dict[str, int]:
+    "Clients ask and hang up while a worker is killed, a version exchanged, and the service restarted"
+    classifier = load_to_serve(folder)[0]
+    expected = dict(zip(TEXTS, classifier.predict(TEXTS), strict=True))
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        listener.set_inheritable(True)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process = started_on(listener.fileno(), folder)
+        assert answers_again(url)
+        counts, lock = {"sent": 0}, threading.Lock()
+        threads = [threading.Thread(target=storm, args=(url, expected, requests, counts, lock, seed))
+                   for seed in range(clients)]
+        for thread in threads:
+            thread.start()
+        for share, event in ((0.2, "kill"), (0.4, "exchange"), (0.6, "restart"), (0.8, "kill")):
+            while counts["sent"] < share * requests:
+                time.sleep(0.01)
+            if event == "kill":
+                psutil.Process(process.pid).children()[0].kill()
+                assert answers_again(url)
+            elif event == "exchange":
+                process.send_signal(signal.SIGHUP)
+            else:
+                process.terminate()
+                assert process.wait(120) == 0
+                process = started_on(listener.fileno(), folder)
+                assert answers_again(url)
+        for thread in threads:
+            thread.join()
+        process.terminate()
+        assert process.wait(120) == 0
+    return counts
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets are inherited by their number")
+def test_each_request_is_answered_rightly_or_told_that_it_was_not(packed):
+    counts = none_lost(packed, 3000, 16)
+    assert not counts.keys() & {"lost", "wrong", "other"}, counts
+    assert counts["right"] > 1000 and counts["told"] > 0 and counts["hung up"] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(os.name != "posix", reason="sockets are inherited by their number")
+def test_none_of_a_hundred_thousand_is_lost_or_wrong(packed):
+    counts = none_lost(packed, 100_000, 32)
+    assert not counts.keys() & {"lost", "wrong", "other"}, counts
+    assert sum(count for name, count in counts.items() if name != "sent") == counts["sent"] == 100_000
+    assert counts["right"] > 50_000 and counts["told"] > 0 and counts["hung up"] > 1000
