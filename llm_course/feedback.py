@@ -158,12 +158,26 @@ class _Settings(_OurFile):
                 database.execute(line)
             database.executemany("INSERT INTO settings VALUES (?, ?)", mine.items())
             return
-        theirs = dict(database.execute("SELECT name, value FROM settings"))
+        self._check_settings(database)
+
+    def _check_settings(self, database: sqlite3.Connection):
+        "ValueError where the file was made with others, or put there while this program had another one open"
+        there = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'settings'").fetchone()
+        theirs = dict(database.execute("SELECT name, value FROM settings")) if there else {}
+        mine = {"labels": json.dumps(self.labels), "secret": self._digest("")}
         if theirs.get("labels") != mine["labels"]:
             raise ValueError(f"{self.path} keeps answers with the labels {theirs.get('labels')}, not "
                              f"{mine['labels']}. Keep answers of other labels in another file.")
         if theirs.get("secret") != mine["secret"]:
             raise ValueError(f"{self.path} was made with another secret. Its digests would not fit yours.")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        "A transaction on the file that was opened"
+        with super()._writing() as database:
+            if self.opened:
+                self._check_settings(database)
+            yield database
 
     def _digest(self, text: str) -> str:
         return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()
@@ -197,7 +211,8 @@ class _Answers(_Settings):
             last = database.execute("SELECT max(time) FROM answers").fetchone()[0]
             if last is not None and time < last - SLACK:
                 raise ValueError(f"Time runs backwards: {key!r} is of {time:.0f}, and an answer of "
-                                 f"{last:.0f} is kept already. Set the clock, or add answers in their order.")
+                                 f"{last:.0f} is kept already. Set the clock, or add answers in their order. "
+                                 "Where the clock of the kept one ran ahead, call set_back first.")
             database.execute("INSERT INTO answers (key, version, time, digest, text, answer, confidence) "
                              "VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         return True
@@ -244,6 +259,15 @@ class Feedback(_Answers):
             database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (key, label))
         return found is None or found[0] != label
 
+    def set_back(
+        self,
+        to: float | None = None,  # seconds since 1970; now if None
+    ) -> int:  # how many answers were changed
+        "Give answers that a clock which ran ahead dates after `to` this time, so that others are taken again"
+        to = clock.time() if to is None else checked_number("to", to)
+        with self._writing() as database:
+            return database.execute("UPDATE answers SET time = ? WHERE time > ?", (to, to)).rowcount
+
     def items(
         self,
         since: float = 0.0,  # seconds since 1970, the first that counts
@@ -255,6 +279,8 @@ class Feedback(_Answers):
         if since > until:
             raise ValueError(f"since must not lie after until, got {since:g} and {until:g}")
         with self._session() as database:
+            database.execute("BEGIN")
+            self._check_settings(database)
             rows = database.execute(_ITEMS, (since, until))
             columns = [column[0] for column in rows.description]
             return pd.DataFrame(rows.fetchall(), columns=columns, dtype=object).astype(

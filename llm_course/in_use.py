@@ -177,7 +177,9 @@ class DriftDetector:
         "ValueError for a window of another encoder or classifier, or one that could never ring"
         if not isinstance(window, Window):
             raise TypeError(f"window must be a Window, as window_of makes, got {type(window).__name__}")
-        if (window.made_by, window.labels) != (self.reference.made_by, self.reference.labels):
+        theirs, ours = ((each.made_by, each.labels, each.embeddings.shape[1])
+                        for each in (window, self.reference))
+        if theirs != ours:
             raise ValueError("The window and the reference were made by different encoders or classifiers. "
                              "Read the reference texts again, with those that are in use now.")
         if 2 / math.comb(len(self.reference) + len(window), len(window)) > self.threshold:
@@ -311,6 +313,8 @@ def disagreements(
     second: str,  # name of another
 ) -> pd.DataFrame:  # a row for each key that both answered: first, second, differ
     "The answers of two versions to the same texts"
+    if not isinstance(items, pd.DataFrame):
+        raise TypeError(f"items must be a DataFrame, as from Feedback.items, got {type(items).__name__}")
     missing = {"key", "version", "answer"} - {*items.columns}
     if missing:
         raise ValueError(f"items must have the columns key, version and answer; {', '.join(missing)} is not "
@@ -326,6 +330,17 @@ def disagreements(
     if both.empty:
         raise ValueError(f"No text was answered by both {first!r} and {second!r}. Let one run in shadow.")
     return pd.DataFrame({"first": both[first], "second": both[second], "differ": both[first] != both[second]})
+
+
+def _check_words(labels: list, answers: set):
+    "ValueError where labels are written in another way than answers: they would all count as wrong"
+    folded = {str(answer).strip().casefold() for answer in answers}
+    words = all(isinstance(answer, str) for answer in answers)
+    for label in labels:
+        if label not in answers and (str(label).strip().casefold() in folded or not answers & {*labels}
+                                     or isinstance(label, str) != words):
+            raise ValueError(f"The label {label!r} is none of the answers that were given, "
+                             f"{', '.join(sorted(map(repr, answers)))}. Write labels as the classifier does.")
 
 
 def compare_versions(
@@ -345,9 +360,7 @@ def compare_versions(
     if known["key"].duplicated().any():
         raise ValueError(f"{known['key'][known['key'].duplicated()].iloc[0]!r} has two different labels")
     labels = known.set_index("key")["label"]
-    if len(labels) and not {*labels} & {*items["answer"]}:
-        raise ValueError(f"None of the labels, {labels.tolist()[0]!r} among them, is an answer that was given. "
-                         "Write labels as the classifier does.")
+    _check_words(labels.tolist(), {*items["answer"]})
     unknown = both.index[both["differ"] & ~both.index.isin(labels.index)]
     if len(unknown):
         raise ValueError(f"{len(unknown)} of {both['differ'].sum()} texts on which the versions differ have "

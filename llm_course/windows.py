@@ -6,6 +6,7 @@
 __all__ = ['Window', 'window_of', 'joined']
 
 # %% ../nbs/support/windows.ipynb #a081bc5f
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from .checks import as_array, checked_lengths, checked_probabilities, checked_scores, checked_texts
-from .identity import digest, fingerprint
+from .identity import described, digest, fingerprint
 from .models import SentenceEncoder, TextClassifier, sentence_encoder
 
 # %% ../nbs/support/windows.ipynb #eef2f5be
@@ -65,6 +66,13 @@ class Window:
                       self.made_by)
 
 # %% ../nbs/support/windows.ipynb #73be367a
+def _settings(reader: object) -> str:
+    "Its kind, and the numbers, words and tensors that it holds, such as a temperature"
+    held = {name: described(value) for name, value in getattr(reader, "__dict__", {}).items()
+            if isinstance(value, (str, numbers.Real, torch.Tensor))}
+    return repr([type(reader).__qualname__, sorted(held.items())])
+
+
 def _makers(classifier: TextClassifier, encoder: SentenceEncoder) -> str:
     "A digest of all that decides what they make of a text"
     inner = getattr(classifier, "classifier", classifier)  # of one that reads long texts in pieces
@@ -76,7 +84,7 @@ def _makers(classifier: TextClassifier, encoder: SentenceEncoder) -> str:
     weights = (values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
                for values in encoder.model.state_dict().values())
     words = sorted(encoder.tokenizer.get_vocab().items())
-    reading = [encoder.max_length, type(encoder.tokenizer).__name__, words]
+    reading = [type(encoder.tokenizer).__name__, words, *map(_settings, (encoder, classifier, inner))]
     return digest(*weights, repr(reading).encode()) + fingerprint(classifier)
 
 
@@ -104,7 +112,7 @@ def joined(
     *windows: Window,  # of the same encoder and classifier
 ) -> Window:
     "One window of several, in their order"
-    if len({(window.made_by, window.labels) for window in windows}) != 1:
+    if len({(window.made_by, window.labels, window.embeddings.shape[1]) for window in windows}) != 1:
         raise ValueError("The windows were made by different encoders or classifiers. Read their texts "
                          "again, with the same ones.")
     parts = zip(*((each.embeddings, each.lengths, each.probabilities) for each in windows), strict=True)

@@ -45,6 +45,12 @@ def window(size: int, shift: float = 0.0, seed: int = 0, made_by: str = "made", 
     return Window(generator.normal(shift, 1, (size, 5)), generator.integers(1, 40, size), shares, labels, made_by)
 
 
+def narrow(size: int) -> Window:
+    "Vectors of another width"
+    wide = window(size)
+    return Window(wide.embeddings[:, :4], wide.lengths, wide.probabilities, LABELS, "made")
+
+
 # The tests of two samples
 
 def test_the_discrepancy_is_that_of_scikit_learns_kernel():
@@ -99,6 +105,8 @@ def test_windows_of_one_answer_and_one_length_divide_by_nothing():
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: DriftDetector(window(50)).check(window(9, made_by="another")), "different encoders or classifiers"),
     (lambda: DriftDetector(window(50)).check(window(9, labels=("a", "b"))), "different encoders or classifiers"),
+    (lambda: DriftDetector(window(50)).check(narrow(9)), "different encoders or classifiers"),
+    (lambda: joined(window(3), narrow(3)), "different encoders or classifiers"),
     (lambda: DriftDetector(window(50)).check(window(1)), "A window of 1 texts beside 50 can never ring"),
     (lambda: DriftDetector(window(50), permutations=99), "Take 559 permutations or more"),
     (lambda: DriftDetector(window(50), false_alarms=math.nan), "false_alarms must be a number above 0"),
@@ -153,6 +161,11 @@ def test_readers_of_other_settings_are_told_apart():
     finally:
         encoder.max_length = length
         encoder.model.eval()
+    warm = SimpleNamespace(labels=list(LABELS), model=classifier.model, temperature=2.0, predict_proba=classifier.predict_proba)
+    made_by = window_of(["A fine film"], warm, encoder).made_by
+    assert made_by == window_of(["No"], warm, encoder).made_by
+    warm.temperature = torch.tensor(3.0)
+    assert window_of(["A fine film"], warm, encoder).made_by != made_by
     weightless = SimpleNamespace(labels=list(LABELS), predict_proba=classifier.predict_proba)
     with pytest.raises(ValueError, match="has no model whose weights"):
         window_of(["A fine film"], weightless, encoder)
@@ -448,6 +461,35 @@ def test_another_program_may_make_the_tables_while_this_one_looks(tmp_path, monk
     assert len(opened) == 1
 
 
+def test_a_clock_that_ran_ahead_is_set_back(tmp_path, monkeypatch):
+    kept, now = Feedback(tmp_path / "feedback.db", LABELS), feedback_module.clock.time()
+    monkeypatch.setattr(feedback_module.clock, "time", lambda: now + 86400)
+    put(kept, "ahead", time=None)
+    monkeypatch.setattr(feedback_module.clock, "time", lambda: now)
+    with pytest.raises(ValueError, match="ran ahead, call set_back first"):
+        put(kept, "a", time=None)
+    assert kept.set_back() == 1 and kept.set_back() == 0 and put(kept, "a", time=None)
+    assert kept.items()["time"].tolist() == [now, now]
+
+
+@pytest.mark.parametrize("other", [
+    lambda path: put(Feedback(path, ("ham", "spam")), "b", answer="spam"),
+    lambda path: sqlite3.connect(path).close(),  # an empty file
+])
+def test_a_file_that_was_put_in_the_place_of_the_opened_one_is_refused(tmp_path, other):
+    kept = Feedback(tmp_path / "feedback.db", LABELS)
+    put(kept, "a")
+    for path in tmp_path.iterdir():
+        path.unlink()
+    other(kept.path)
+    kept.path.touch()
+    before = kept.path.read_bytes()
+    for call in (lambda: put(kept, "c"), lambda: kept.label("b", "positive"), kept.items, kept.set_back):
+        with pytest.raises(ValueError, match="keeps answers with the labels"):
+            call()
+    assert kept.path.read_bytes() == before
+
+
 def test_a_file_that_is_gone_is_said_and_none_is_left_in_its_place(tmp_path):
     kept = Feedback(tmp_path / "feedback.db", LABELS, timeout=1e9)  # longer than SQLite can count
     put(kept, "\ud800 half a sign")
@@ -680,8 +722,10 @@ def test_labels_where_both_agree_change_nothing():
     (items(["n"], ["p"], ["p"]), ("a", "c"), "got 'a' and 'c'"),
     (items(["n"], ["p"], ["p"]).drop(columns="answer"), ("a", "b"), "answer is not there"),
     (items(["n"], ["p"], ["p"]).drop(columns="label"), ("a", "b"), "label is not there"),
-    (items(["n", "p"], ["p", "p"], ["P", "P"]), ("a", "b"), "None of the labels, 'P' among them, is an answer"),
-    (items(["n"], ["p"], [1]), ("a", "b"), "None of the labels, 1 among them, is an answer"),
+    (items(["n", "p"], ["p", "p"], ["P", "P"]), ("a", "b"), "The label 'P' is none of the answers that were given, 'n', 'p'"),
+    (items(["n", "p"], ["p", "n"], ["P", "n"]), ("a", "b"), "The label 'P' is none"),
+    (items(["n", "p"], ["p", "n"], [1, "n"]), ("a", "b"), "The label 1 is none"),
+    (items(["n"], ["p"], [1]), ("a", "b"), "The label 1 is none"),
     (items(["n", "p"], ["n", "p"], ["p", "p"]).iloc[[0, 3]], ("a", "b"), "Let one run in shadow"),
     (pd.concat([items(["n"], ["p"], ["p"]), items(["n"], ["p"], ["n"])]), ("a", "b"), "'0' has two answers of 'a'"),
     (items(["n"], ["p"], ["p"]).assign(label=["p", "n"]), ("a", "b"), "'0' has two different labels"),
@@ -689,3 +733,10 @@ def test_labels_where_both_agree_change_nothing():
 def test_versions_that_cannot_be_compared(table, names, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         compare_versions(table, *names)
+
+
+def test_a_label_that_no_version_gave_counts_against_both_and_a_list_is_no_table():
+    table = items(["a", "b", "a"], ["b", "b", "b"], ["c", "b", "b"])
+    assert (compare_versions(table, "a", "b").only_first, compare_versions(table, "a", "b").only_second) == (1, 0)
+    with pytest.raises(TypeError, match="items must be a DataFrame, as from Feedback.items, got list"):
+        compare_versions(table.to_dict("records"), "a", "b")
