@@ -331,7 +331,7 @@ def disagreements(
         raise ValueError(f"No text was answered by both {first!r} and {second!r}. Let one run in shadow.")
     return pd.DataFrame({"first": both[first], "second": both[second], "differ": both[first] != both[second]})
 
-
+# %% ../nbs/lessons/45_in_use.ipynb #98b4b7cf
 def _check_words(labels: list, answers: set):
     "ValueError where labels are written in another way than answers: they would all count as wrong"
     folded = {str(answer).strip().casefold() for answer in answers}
@@ -352,7 +352,7 @@ def compare_versions(
 ) -> Comparison:  # difference: accuracy of the second less that of the first
     """The paired comparison of two versions; labels are needed only where they differ
 
-    Its `only_first` counts texts that only the second version got right: that one is held against the first."""
+    Its `only_first` counts texts that only the second version got right: it is held against the first."""
     both = disagreements(items, first, second)
     if "label" not in items.columns:
         raise ValueError("items must have the column label; label is not there")
