@@ -9,7 +9,6 @@ figures are; where it compares, the words are chosen by the figures.
 """
 
 import json
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
