@@ -93,7 +93,7 @@ def estimates(reference: Window, labels: np.ndarray, week: Window, truth: np.nda
     rows = texts_to_label(week.confidence, budget, seed=seed)
     found |= {f"{budget} labels at random": right[some].mean(),
               f"{budget} labels by strata": stratified_accuracy(right[rows], rows, week.confidence).value}
-    return {name: float(value - right.mean()) for name, value in found.items()}
+    return {name: round(float(value - right.mean()), 5) for name, value in found.items()}
 
 
 def month(sizes: Sizes, rows: dict, kind: str, seed: int) -> dict:
