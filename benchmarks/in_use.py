@@ -5,7 +5,7 @@
     python benchmarks/in_use.py --small         # a quick try; writes nothing
 
 A month has 28 days of 30 texts. The classifier is the baseline of the lessons, trained on 3,000 movie reviews; the texts are
-movie reviews that it was not trained on, about 7,600, and 3,362 tweets. A seed draws a reference of 400 reviews, and texts for
+movie reviews that it was not trained on, about 7,000, and 3,362 tweets. A seed draws a reference of 400 reviews, and texts for
 each day without replacement. Kinds of months: nothing changes; from day 11 on the share of tweets grows by 0.01, 0.02, 0.05
 or 0.1 a day, to at most 0.9; all at once, 0.9 from day 11 on; the labels of 0.03 more of the texts a day are turned around.
 Of the first kind there are four times as many months, for false alarms are rare. Months are drawn from the same texts, so
@@ -93,7 +93,7 @@ def estimates(reference: Window, labels: np.ndarray, week: Window, truth: np.nda
     rows = texts_to_label(week.confidence, budget, seed=seed)
     found |= {f"{budget} labels at random": right[some].mean(),
               f"{budget} labels by strata": stratified_accuracy(right[rows], rows, week.confidence).value}
-    return {name: float(value - right.mean()) for name, value in found.items()}
+    return {name: round(float(value - right.mean()), 5) for name, value in found.items()}
 
 
 def month(sizes: Sizes, rows: dict, kind: str, seed: int) -> dict:

@@ -74,8 +74,8 @@ class _Registry:
         path = self.folder / "registry.json"
         if not path.exists():
             if any(part.is_dir() and not part.name.startswith(".") for part in self.folder.iterdir()):
-                raise ValueError(f"{self.folder} holds folders and no registry.json. Where it was lost, bring "
-                                 "it back; else choose an empty folder.")
+                raise ValueError(f"{self.folder} holds folders and no registry.json. Where it was lost, "
+                                 "bring it back; else choose an empty folder.")
             return {"form": FORM, "labels": None, "names": [], "history": []}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
