@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -443,3 +444,6 @@ def test_the_benchmark_sums_up_its_rows(monkeypatch):
     assert set(found["accuracy"]) == {f"{a}, {b}" for a in benchmark.RUNTIMES for b in benchmark.MODELS}
     assert set(benchmark.ATTACKED) <= set(found["accuracy"]) and not benchmark.summary({})["accuracy"]
     assert len(benchmark.jobs(benchmark.FULL)["answers"]) == 45
+    small = pickle.loads(pickle.dumps(benchmark.SMALL))  # as another process gets it
+    assert benchmark.place_of(small, "a", 0) == benchmark.place_of(benchmark.SMALL, "a", 0)
+    assert benchmark.place_of(small, "a", 0) != benchmark.place_of(benchmark.FULL, "a", 0)
