@@ -143,7 +143,7 @@ def session_of(
 
 
 class OnnxClassifier(TextClassifier):
-    """A classifier that ONNX Runtime runs, on the CPU: it answers as the `TextClassifier` did that it was made of
+    """A classifier that ONNX Runtime runs, on the CPU: it answers as the `TextClassifier` that it was made of
 
     `export` makes one, `OnnxClassifier.load(folder)` reads it. It cannot be trained, and has no gradients."""
 
@@ -258,7 +258,7 @@ def checked_folder(
     "The settings of an exported classifier; FileNotFoundError or ValueError where it is not whole"
     if not (folder / MARK).is_file():
         other = (folder / "classifier.json").is_file()
-        todo = "TextClassifier.load reads it, and export(…) makes one of it" if other else "export(…) writes one"
+        todo = "TextClassifier.load reads it, export(…) makes one of it" if other else "export(…) writes one"
         raise FileNotFoundError(f"{folder} holds no exported classifier (no {MARK}); {todo}.")
     if (folder / UNFINISHED).exists():
         raise ValueError(f"Writing to {folder} was interrupted half way. Export the classifier again.")

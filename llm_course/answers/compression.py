@@ -12,7 +12,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .base import QUIZZES, Question, Wrong, ask, exercise, expect, number_of, plain, reach, shown
+from llm_course.answers.base import (
+    QUIZZES,
+    Question,
+    Wrong,
+    ask,
+    exercise,
+    expect,
+    number_of,
+    plain,
+    reach,
+    shown,
+)
 
 # %% ../../nbs/answers/compression.ipynb #1052a913
 LESSON = 40
@@ -45,7 +56,7 @@ def _a_zero_point_of_zero(answer):
 )
 def _when_does_a_sparse_matrix_pay(answer):
     for arguments, expected, why in (
-        ((100, 100, 4, 4), 5051, "Beside 8 bytes for each weight that is left, there are 101 places of rows."),
+        ((100, 100, 4, 4), 5051, "Beside 8 bytes for each weight that is left, rows take 101 places."),
         ((384, 384, 1, 4), 118_273, "In 8 bits a value takes 1 byte and its column 4."),
         ((1, 4, 4, 4), 4, "With one weight left both may be equal; fewer means fewer."),
         ((4, 1, 1, 8), -1, "The places of the rows alone take more than the dense matrix."),
@@ -118,7 +129,7 @@ QUIZZES[LESSON] = (
     Question(
         "Numbers from -1 to 3 are rounded to 8 bits. By how much can a number in between move?",
         (
-            ("About 1/255: half of the distance of two neighbours", "The distance is 4/255, and half of it 2/255."),
+            ("About 1/255: half of the distance of two neighbours", "The distance is 4/255, half is 2/255."),
             ("About 2/255: half of the distance of two neighbours", "Yes: the scale is 4/255."),
             ("About 4/255: the whole distance of two neighbours", "Rounding moves by half a step at most."),
         ),
@@ -128,13 +139,13 @@ QUIZZES[LESSON] = (
         "Of 384 inputs of a layer one becomes 100 times as large. What happens in dynamic int8?",
         (
             ("The product with that input becomes coarse.", "All inputs share one scale."),
-            ("Nothing: rounding keeps shares of a number.", "It keeps steps, which are as wide for small ones."),
+            ("Nothing: rounding keeps shares of a number.", "It keeps steps, as wide for small ones."),
             ("All inputs are rounded with wider steps.", "Yes: the range makes the scale, for all of them."),
         ),
         2,
     ),
     Question(
-        "Nine of ten weights are zero, in a file of the same format. What has become better on a usual processor?",
+        "Nine of ten weights are zero, in a file of the same format. What is better on a usual processor?",
         (
             ("Nothing yet: zeros are stored and multiplied.", "Yes: format and hardware have to skip them."),
             ("The time: products with zero cost nothing.", "A multiplication takes as long with a zero."),
