@@ -56,7 +56,7 @@ def _a_zero_point_of_zero(answer):
 )
 def _when_does_a_sparse_matrix_pay(answer):
     for arguments, expected, why in (
-        ((100, 100, 4, 4), 5051, "Beside 8 bytes for each weight that is left, rows take 101 places."),
+        ((100, 100, 4, 4), 5051, "Beside 8 bytes for each weight left there are 101 places of rows."),
         ((384, 384, 1, 4), 118_273, "In 8 bits a value takes 1 byte and its column 4."),
         ((1, 4, 4, 4), 4, "With one weight left both may be equal; fewer means fewer."),
         ((4, 1, 1, 8), -1, "The places of the rows alone take more than the dense matrix."),
