@@ -126,7 +126,7 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
         "rates": {name_of(setting): setting for setting in sorted(tried)},
         "accuracy": {f"{kind}, {fraction:g} answer, {steps} steps, {way} {seed}": (kind, fraction, steps, way, seed)
                      for (kind, fraction, steps), some in ways.items() for way in some for seed in range(sizes.seeds)},
-        "flower": {"run": (2, 1) if sizes is SMALL else (4, 3)},
+        "flower": {"run": (2, 1) if sizes == SMALL else (4, 3)},
     }
 
 

@@ -197,7 +197,7 @@ class Part(NamedTuple):
 PARTS = {
     "optimisers": Part(optimiser_run, optimisers_wanted),
     "labels": Part(labels_run, lambda sizes: [{"reviews": size, "epochs": most} for size, most in sizes.labels]),
-    "epochs": Part(epochs_run, lambda sizes: [{"arm": arm} for arm in list(ARMS)[:2 if sizes is SMALL else None]]),
+    "epochs": Part(epochs_run, lambda sizes: [{"arm": arm} for arm in list(ARMS)[:2 if sizes == SMALL else None]]),
     "grid": Part(grid_run, grid_wanted),
     "trainer": Part(trainer_run, lambda sizes: [{"contestant": name} for name in CONTESTANTS],
                     lambda sizes: sizes.trainer_seeds),

@@ -107,7 +107,7 @@ def best_rate(rows: dict, size: str, way: str) -> float:
 
 def place_of(sizes: Sizes, size: str, way: str, seed: int) -> Path:
     "Where a classifier waits for the attack"
-    return cache_folder("baselines") / f"few-{'small' if sizes is SMALL else 'full'}-{size}-{way}-{seed}".replace(" ", "-")
+    return cache_folder("baselines") / f"few-{'small' if sizes == SMALL else 'full'}-{size}-{way}-{seed}".replace(" ", "-")
 
 
 def accuracy(sizes: Sizes, rows: dict, size: str, way: str, seed: int) -> dict:
@@ -157,10 +157,10 @@ def cost(sizes: Sizes, rows: dict, way: str) -> dict:
     "Milliseconds of a step, the memory, each the median of some rounds"
     found = []
     for _ in range(sizes.rounds):
-        run = steps_of(way, 4 if sizes is SMALL else 16)
+        run = steps_of(way, 4 if sizes == SMALL else 16)
         found.append(1000 * statistics.median(b["seconds"] - a["seconds"]
                                               for a, b in zip(run.steps, run.steps[1:], strict=False)))
-    small = ["--small"] * (sizes is SMALL)
+    small = ["--small"] * (sizes == SMALL)
     lifted = [in_own_process(__file__, "--memory", way, *small)["megabytes"] for _ in range(1 if small else 3)]
     return {"milliseconds": statistics.median(found), "rounds": found, "megabytes": statistics.median(lifted)}
 
