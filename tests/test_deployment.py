@@ -23,7 +23,7 @@ from conftest import ROOT, settings, tiny_classifier
 
 pytest.importorskip("fastapi")
 
-from llm_course.deployment import batch_cost, little, model_card, pack, serve, simulate_batches
+from llm_course.deployment import BatchCost, batch_cost, little, model_card, pack, serve, simulate_batches
 from llm_course.evaluation import evaluate
 from llm_course.serving.answering import InProcesses
 from llm_course.serving.batching import Queue, oldest_and_nearest, serve_queue
@@ -649,3 +649,47 @@ def test_none_of_a_hundred_thousand_is_lost_or_wrong(packed):
     assert not counts.keys() & {"lost", "wrong", "other"}, counts
     assert sum(count for name, count in counts.items() if name != "sent") == counts["sent"] == 100_000
     assert counts["right"] > 50_000 and counts["told"] > 0 and counts["hung up"] > 1000
+
+
+# --- the functions of the lesson
+
+def test_an_empty_card_says_of_each_section_that_it_was_not_measured():
+    page = model_card(tiny_classifier()).to_markdown()
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
+        "Model", "Data", "Training", "Results", "Slices", "Under attack", "Cost", "Limits"]
+    assert page.count("Not measured.") == 4 and "**answering**: not measured" in page
+    assert "**training texts**: not stated" in page and "**limits**: not stated" in page
+
+
+@pytest.mark.parametrize("wrong", [([], []), ([1], [0]), ([0, 1], [2]), ([3], [3])])
+def test_littles_law_wants_requests_that_come_and_go(wrong):
+    with pytest.raises(ValueError, match="later departure|no rate"):
+        little(*wrong)
+
+
+def test_a_line_goes_through_the_times_of_batches():
+    line = batch_cost([1, 4, 16], [0.010, 0.013, 0.025])
+    assert np.allclose([line.fixed, line.each, line.rate(16)], [0.009, 0.001, 640])
+    with pytest.raises(ValueError, match="two sizes or more"):
+        batch_cost([4, 4], [1.0, 1.0])
+
+
+def test_batches_leave_when_the_model_is_free_and_the_window_over_or_the_batch_full():
+    line, come = BatchCost(0.009, 0.001), [0, 0.002, 0.004, 0.1]
+    for arrivals, settings, expected in (
+        (come, {}, [0.010, 0.021, 0.021, 0.110]), (come, {"window": 0.005}, [0.017] * 3 + [0.115]),
+        (come[:3], {"window": 1, "most": 3}, [0.016] * 3), ([0, 0, 0], {"most": 1}, [0.010, 0.020, 0.030]),
+        ([], {}, []), ([0.0, 1.0], {"window": 0.005}, [0.015, 1.015]),
+    ):
+        assert np.allclose(simulate_batches(arrivals, line, **settings), expected)
+    for wrong in ({"arrivals": [1, 0]}, {"arrivals": [0], "window": -1}, {"arrivals": [0], "most": 0}):
+        with pytest.raises(ValueError, match="rising order|window|most"):
+            simulate_batches(cost=line, **wrong)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"host": "0.0.0.0"}, "can be reached from other machines, and there are no keys"),
+    ({"keys": ["short"]}, "must be a string of 16"), ({"port": 99_999}, "port must be from 0")])
+def test_serve_says_what_is_wrong_with_its_arguments(packed, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        serve(packed, **wrong)
