@@ -820,7 +820,7 @@ def test_an_empty_card_says_of_each_section_that_it_was_not_measured():
 
 @pytest.mark.parametrize("wrong", [([], []), ([1], [0]), ([0, 1], [2]), ([3], [3])])
 def test_littles_law_wants_requests_that_come_and_go(wrong):
-    with pytest.raises(ValueError, match="later departure|no rate"):
+    with pytest.raises(ValueError, match=r"later departure|no rate"):
         little(*wrong)
 
 
@@ -833,14 +833,14 @@ def test_a_line_goes_through_the_times_of_batches():
 
 def test_batches_leave_when_the_model_is_free_and_the_window_over_or_the_batch_full():
     line, come = BatchCost(0.009, 0.001), [0, 0.002, 0.004, 0.1]
-    for arrivals, settings, expected in (
+    for arrivals, given, expected in (
         (come, {}, [0.010, 0.021, 0.021, 0.110]), (come, {"window": 0.005}, [0.017] * 3 + [0.115]),
         (come[:3], {"window": 1, "most": 3}, [0.016] * 3), ([0, 0, 0], {"most": 1}, [0.010, 0.020, 0.030]),
         ([], {}, []), ([0.0, 1.0], {"window": 0.005}, [0.015, 1.015]),
     ):
-        assert np.allclose(simulate_batches(arrivals, line, **settings), expected)
+        assert np.allclose(simulate_batches(arrivals, line, **given), expected)
     for wrong in ({"arrivals": [1, 0]}, {"arrivals": [0], "window": -1}, {"arrivals": [0], "most": 0}):
-        with pytest.raises(ValueError, match="rising order|window|most"):
+        with pytest.raises(ValueError, match=r"rising order|window|most"):
             simulate_batches(cost=line, **wrong)
 
 
