@@ -193,7 +193,8 @@ async def classify(request: Request) -> Response:
     labels, found = about["labels"], []
     for row, cut in told:
         best = max(range(len(row)), key=row.__getitem__)
-        found.append({"label": labels[best], "probabilities": dict(zip(labels, row, strict=True)), "cut": cut})
+        found.append({"label": labels[best], "cut": cut,
+                      "probabilities": dict(zip(labels, row, strict=True))})
     return JSONResponse({"version": about["version"], "labels": labels, "answers": found})
 
 

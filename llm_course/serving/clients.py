@@ -99,7 +99,7 @@ def ask_in_a_loop(
     each: int = 10,  # requests of a client, of one text
     attempts: int = 1,  # of a request, at least 1; above 1: who is told comes again, after `Retry-After`
     key: str = "",
-) -> pd.DataFrame:  # a row a request: client, text, outcome, status, label, attempt, began and ended in seconds
+) -> pd.DataFrame:  # a row a request: client, text, outcome, status, label, attempt, began, ended (seconds)
     "What becomes of the requests of many clients, each of which waits for its answer"
     checked_count("clients", clients), checked_count("each", each), checked_count("attempts", attempts)
     rows: list[dict] = []

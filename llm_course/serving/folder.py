@@ -81,8 +81,8 @@ def read_manifest(
         said = "; ".join(f"{name} {kinds[name not in there]}" for name in wrong[:5])
         raise ValueError(f"{folder}: {said}. Copy the folder again, or pack it again if you changed it.")
     if added := sorted(there.keys() - files):  # a library might read it in the place of one that was packed
-        raise ValueError(f"{folder}: {', '.join(added[:5])} was not packed. Take it out of the folder, or pack "
-                         "the classifier again if it belongs there.")
+        raise ValueError(f"{folder}: {', '.join(added[:5])} was not packed. Take it out of the folder, or "
+                         "pack the classifier again if it belongs there.")
     return manifest
 
 
