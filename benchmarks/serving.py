@@ -7,6 +7,7 @@
 Every way serves the same classifier, the bundled encoder fine-tuned on movie reviews, in float32, on this machine's cores.
 The load is a closed loop by wrk (apt-get install wrk): each client has one connection and one request of one review under
 way, and sends the next at once. The reviews are those of the test part, in turn. wrk takes a share of the same cores.
+LitServe is installed by `pip install litserve`.
 
 - tuning: each way with six settings (threads; batch and window; workers), at 64 clients. The one with the most answers a
   second is taken.
@@ -17,7 +18,7 @@ service and behind the plain handler; where they cannot, a line says so. In a cl
 99th percentile is lower than it would be for requests that come at random. The plain handler and LitServe run on uvloop
 where that is installed; our service runs on asyncio's own loop.
 
-About 35 minutes with the arms in int8, 22 without, on a machine that does nothing else.
+About 35 minutes with the arms in int8, 22 without, on a machine that does nothing else, once the classifier is trained.
 
 A row holds, for each number of clients: answers a second, the median and the 99th percentile of the latency in
 milliseconds, and how many requests got no answer (refused, lost, or too late)."""

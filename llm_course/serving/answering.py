@@ -156,7 +156,7 @@ class InProcesses:
         *,
         loader: str = LOADER,
         count: int = 1,  # of processes, at least 1
-        threads: int = 0,  # of each; 0: of one process the library's own choice, of more the cores, shared out
+        threads: int = 0,  # of each; 0: of one process the library's own choice, of more the cores, shared
         patience: float = 60.0,  # seconds of a batch
     ):
         checked_count("threads", threads, least=0)

@@ -199,7 +199,7 @@ async def classify(request: Request) -> Response:
 
 
 @router.get("/v1/model", dependencies=[Depends(admitted)], responses=refusals(400, 401, 503),
-            summary="What is served: name, version, labels, limits, model card")
+            summary="What is served: name, version, labels, limits, model card, warnings")
 async def model(request: Request) -> dict:
     "What is known of the model"
     service: Service = request.app.state.service
