@@ -122,7 +122,7 @@ def little(
     order = np.argsort(times)
     changes = np.repeat([1, -1], len(begin))[order]
     inside = np.cumsum(changes)[:-1]  # between two events
-    total = times.max() - times.min()
+    total = float(times.max() - times.min())
     if not total:
         raise ValueError("All came and went at the same moment: there is no rate")
     return {"inside": float(inside @ np.diff(times[order]) / total), "rate": len(begin) / total,
