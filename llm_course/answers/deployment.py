@@ -27,6 +27,7 @@ def _the_largest_batch(answer):
         (10.0, 1.0, 100.0, 40, "Each of the two batches has its fixed cost."),
         (9.0, 1.6, 100.0, 25, "A part of a text is none: round down."),
         (10.0, 2.0, 19.0, 0, "Not even an empty batch is quick enough: 0."),
+        (10.0, 1.0, 10.0, 0, "Far too slow, and still no batch is smaller than 0 texts."),
         (0.4, 0.1, 2.0, 6, "Exactly at the bound is not above it; allow for rounding."),
     ):
         expect(answer, [fixed, each, bound], expected, why)
@@ -43,11 +44,15 @@ def _what_shall_a_client_do(answer):
         (200, None, 0, "use", "It worked."),
         (503, 2.0, 0, 2.0, "The service says when to come again."),
         (429, 3.0, 2, 12.0, "Wait twice as long after each attempt."),
+        (503, 1.0, 3, 8.0, "Doubled for each attempt before: 1, 2, 4 and 8 seconds."),
         (503, None, 1, 2.0, "Without Retry-After the first wait is one second."),
         (429, 0.0, 3, 0.0, "Retry-After: 0 is 0 seconds, and not missing."),
         (503, 1.0, 4, "give up", "After the fifth attempt it gives up."),
         (422, None, 0, "give up", "The same bad request would be refused again."),
         (413, 1.0, 0, "give up", "Too large stays too large."),
+        (401, None, 0, "give up", "Without a key it is refused again; only 429 and 503 may work later."),
+        (500, None, 1, "give up", "The model failed on this text; only 429 and 503 may work later."),
+        (502, 2.0, 0, "give up", "Only 429 and 503 may work later."),
         (200, None, 4, "use", "The fifth attempt may work."),
     ):
         expect(answer, [status, after, attempt], expected, why)
@@ -63,8 +68,8 @@ def _rounds(answer, seed: int) -> tuple[float, int]:
         for _ in range(24 if number == 0 else MOST):
             length = generator.randint(*generator.choice(((5, 20), (60, 90), (5, 90))))
             queue.append((length + (60 if seed == 5 and generator.random() < 0.02 else 0), number))
-        lengths = [length for length, _ in queue]
-        places = plain(ask(answer, lengths, MOST))
+        lengths, waited = [length for length, _ in queue], [number - since for _, since in queue]
+        places = plain(ask(answer, lengths, waited, MOST))
         if not isinstance(places, (list, tuple)) or not all(
                 number_of(place) in range(len(queue)) for place in places) or len(set(places)) != len(places):
             raise Wrong(f"I expected different places from 0 to {len(queue) - 1}, got {shown(places)}.")
@@ -81,8 +86,8 @@ def _rounds(answer, seed: int) -> tuple[float, int]:
 @exercise(
     "a batcher of your own",
     LESSON,
-    "Texts of like length belong together. But which text must always go?",
-    "Take the oldest, and those whose lengths are nearest to its own.",
+    "Texts of like length belong together: sort them, and look at all neighbours of `most` texts.",
+    "Take the neighbours with the least padding; only when the oldest has waited long, those with it.",
 )
 def _a_batcher_of_your_own(answer):
     shares, waits = zip(*(_rounds(answer, seed) for seed in range(6)), strict=True)
@@ -90,7 +95,7 @@ def _a_batcher_of_your_own(answer):
         raise Wrong(f"In queue {waits.index(max(waits)) + 1} a text waited for {max(waits)} rounds; 20 are "
                     "allowed.")
     worst = min(range(6), key=shares.__getitem__)
-    reach((f"Texts in what is computed, in your worst queue, number {worst + 1}", shares[worst], 0.75,
+    reach((f"Texts in what is computed, in your worst queue, number {worst + 1}", shares[worst], 0.82,
            "Too much of your batches is padding."))
 
 # %% ../../nbs/answers/deployment.ipynb #dbb4ebba

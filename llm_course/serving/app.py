@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'router', 'ANSWERED', 'HOSTS', 'Service', 'body_of', 'read_at_most', 'answered', 'admitted', 'Answer',
-           'Answers', 'Said', 'refusals', 'classify', 'model', 'healthz', 'readyz', 'metrics', 'front', 'docs',
+           'Answers', 'Said', 'known', 'refusals', 'classify', 'model', 'healthz', 'readyz', 'metrics', 'front', 'docs',
            'Around', 'refused', 'failed', 'schema_of', 'make_app']
 
 # %% ../../nbs/serving/app.ipynb #51c93078
@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .measures import Measures  # first: it says what is missing
+from .measures import Measures, log  # first: it says what is missing
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -39,19 +39,20 @@ class Service:
     queue: Queue | None = None
 
     async def start(self):
-        "Begin to compute"
+        "Load, and begin to compute"
         limits = self.limits
         self.queue = Queue(most=limits.batch, window=limits.window, capacity=limits.capacity)
-        await self.answers.start(self.queue, self.measures.batch)
         watch, queue = self.measures.watch, self.queue
         watch("llm_course_waiting_texts", "Texts that wait", lambda: len(queue.waiting))
         watch("llm_course_computing_texts", "Texts that are being computed", lambda: queue.computing)
         watch("llm_course_ready", "Whether somebody computes", lambda: float(self.answers.ready()))
         watch("llm_course_worker_restarts", "Workers that had to be replaced", lambda: self.answers.restarts)
+        await self.answers.start(self.queue, self.measures.batch)
 
     async def close(self):
-        "Stop computing"
-        self.queue.ended = True
+        "Stop computing, or loading"
+        if self.queue is not None:
+            self.queue.ended = True
         await self.answers.close()
 
 # %% ../../nbs/serving/app.ipynb #e21ea980
@@ -94,8 +95,8 @@ async def answered(
     request: Request,
     service: Service,
     texts: list[str],
-) -> list[list[float]] | None:  # None where the client hung up
-    "The probabilities of each text; Refused where there are none"
+) -> list[tuple[list[float], bool | None]] | None:  # None where the client hung up
+    "The probabilities of each text, and whether it was cut; Refused where there are none"
     asked = asyncio.ensure_future(service.queue.ask(texts, service.limits.deadline))
     gone = asyncio.ensure_future(request.receive())
     try:
@@ -108,8 +109,9 @@ async def answered(
     except TimeoutError:
         said = f"There was no answer within {service.limits.deadline:g} s"
         raise Refused(503, said, Retry_After=str(service.queue.seconds_to_wait())) from None
-    except Failed:
-        raise Refused(503, "The model failed on this request", Retry_After="60") from None
+    except Failed as failed:
+        log.error("the model failed on a text: %s", failed)
+        raise Refused(500, "The model failed on this request; sent again, it would fail again") from None
     finally:
         asked.cancel(), gone.cancel()
         await asyncio.gather(asked, gone, return_exceptions=True)
@@ -130,6 +132,9 @@ class Answer(BaseModel):
 
     label: str
     probabilities: dict[str, float]
+    cut: bool | None = Field(description=(
+        "true: the text is longer than the model reads, and only its beginning was read; "
+        "null: this classifier does not say"))
 
 
 class Answers(BaseModel):
@@ -150,8 +155,16 @@ REFUSALS = {400: "The Host header names another machine", 401: "A key is needed"
             408: "The body did not arrive in time", 413: "The body is too large",
             415: "The body is no application/json", 422: "The body is not what is asked for",
             429: "The queue is full: try again after Retry-After",
+            500: "The model failed on a text: trying again is in vain",
             503: "No answer now: try again after Retry-After"}
 router = APIRouter()
+
+
+def known(service: Service) -> dict:
+    "What is known of the model; Refused before it is loaded"
+    if not service.answers.about:
+        raise Refused(503, "The model is being started", Retry_After="1")
+    return service.answers.about
 
 
 def refusals(*statuses: int) -> dict:
@@ -172,24 +185,25 @@ async def classify(request: Request) -> Response:
         raise Refused(503, "The service is ending", Retry_After="1")
     if not service.answers.ready():
         raise Refused(503, "The model is being started", Retry_After="1")
-    about = service.answers.about
-    rows = await answered(request, service, texts)
-    if rows is None:
+    about = known(service)
+    told = await answered(request, service, texts)
+    if told is None:
         service.measures.hung_up.inc()
         return Response(status_code=499)  # nobody reads it
     labels, found = about["labels"], []
-    for row in rows:
+    for row, cut in told:
         best = max(range(len(row)), key=row.__getitem__)
-        found.append({"label": labels[best], "probabilities": dict(zip(labels, row, strict=True))})
+        found.append({"label": labels[best], "cut": cut,
+                      "probabilities": dict(zip(labels, row, strict=True))})
     return JSONResponse({"version": about["version"], "labels": labels, "answers": found})
 
 
-@router.get("/v1/model", dependencies=[Depends(admitted)], responses=refusals(400, 401),
-            summary="What is served: name, version, labels, limits, model card")
+@router.get("/v1/model", dependencies=[Depends(admitted)], responses=refusals(400, 401, 503),
+            summary="What is served: name, version, labels, limits, model card, warnings")
 async def model(request: Request) -> dict:
     "What is known of the model"
     service: Service = request.app.state.service
-    return {**service.answers.about, "limits": vars(service.limits)}
+    return {**known(service), "limits": vars(service.limits)}
 
 
 @router.get("/healthz", summary="Whether the service runs", responses=refusals(400))
@@ -219,7 +233,7 @@ async def metrics(request: Request) -> Response:
 async def front(request: Request) -> HTMLResponse:
     "The page on which one tries the service"
     headers = {"Content-Security-Policy": policy()}
-    return HTMLResponse(front_page(request.app.state.service.answers.about), headers=headers)
+    return HTMLResponse(front_page(known(request.app.state.service)), headers=headers)
 
 
 @router.get("/docs", include_in_schema=False)
@@ -295,7 +309,7 @@ def make_app(
     *,
     hosts: Sequence[str] = HOSTS,  # names by which it may be called; ("*",): any
 ) -> FastAPI:
-    "The application of a service that was started"
+    "The application of a service, which may still be loading"
     app = FastAPI(title="A text classifier", version="1", docs_url=None, redoc_url=None,
                   description="Texts in, labels and probabilities out.", redirect_slashes=False)
     app.state.service = service

@@ -33,11 +33,11 @@ class Full(Exception):
 
 
 class Lost(Exception):
-    "The process that computed a batch is gone"
+    "The process that computed a batch is gone: sent again, it may be answered"
 
 
 class Failed(Exception):
-    "The model failed on a text"
+    "The model failed on a text, computed alone: sent again, it would fail again. Holds no text"
 
 
 class Ended(Exception):
@@ -50,7 +50,7 @@ class Waiting:
 
     text: str
     since: float  # of the event loop's clock
-    answer: asyncio.Future  # its row of probabilities
+    answer: asyncio.Future  # whatever is said of it
 
 # %% ../../nbs/serving/batching.ipynb #dd78fadf
 class Queue:
@@ -73,8 +73,11 @@ class Queue:
         self,
         texts: Sequence[str],  # of one request
         deadline: float,  # seconds
-    ) -> list[list[float]]:  # probabilities of each
-        "The answers to some texts; Full, Lost, Failed or Ended, or TimeoutError after the deadline"
+    ) -> list[object]:  # the answer to each
+        """The answers to some texts; Full, Lost, Failed or Ended, or TimeoutError after the deadline
+
+        Lost is told to the texts of the batch that was lost. Those that still wait go on waiting, for
+        whoever computes next, up to their own deadline."""
         if self.ended:
             raise Ended("The service is ending")
         if len(self.waiting) + len(texts) > self.capacity:
@@ -118,17 +121,17 @@ class Queue:
                 continue  # the window is over
 
 # %% ../../nbs/serving/batching.ipynb #056f6721
-Answer = Callable[[list[str]], Awaitable[list[list[float]]]]
+Answer = Callable[[list[str]], Awaitable[list[object]]]  # texts to as many answers
 
 
-def settle(batch: Sequence[Waiting], rows: Sequence[list[float]] | Exception):
-    "Give each text of a batch that somebody waits for its row, or the error"
+def settle(batch: Sequence[Waiting], found: Sequence[object] | Exception):
+    "Give each text of a batch that somebody waits for its answer, or the error"
     for place, one in enumerate(batch):
         if not one.answer.done():
-            if isinstance(rows, Exception):
-                one.answer.set_exception(rows)
+            if isinstance(found, Exception):
+                one.answer.set_exception(found)
             else:
-                one.answer.set_result(rows[place])
+                one.answer.set_result(found[place])
 
 
 async def answer_batch(batch: Sequence[Waiting], answer: Answer):
@@ -143,15 +146,19 @@ async def answer_batch(batch: Sequence[Waiting], answer: Answer):
         raise
     except Exception as error:
         if len(batch) == 1:
-            settle(batch, Failed(type(error).__name__))
-        else:
+            settle(batch, error if isinstance(error, Failed) else Failed(type(error).__name__))
+            return
+        try:
             for one in batch:
                 await answer_batch([one], answer)
+        except (Lost, asyncio.CancelledError):
+            settle(batch, Lost("The batch was stopped"))  # those behind it too
+            raise
 
 
 async def serve_queue(
     queue: Queue,
-    answer: Answer,  # computes the rows of a batch
+    answer: Answer,  # computes a batch
     seen: Callable[[int, float], None] = lambda texts, seconds: None,  # is told of each batch
 ):
     "Take batches and answer them, until cancelled; Lost where whoever computes is gone"

@@ -26,12 +26,14 @@ class Client:
 
     def __init__(self, url: str, key: str = "", seconds: float = 60.0):
         self.place, self.seconds, self.connection = urllib.parse.urlsplit(url), seconds, None
+        self.retry_after: float | None = None  # seconds, as the last reply said
         self.headers = {"Content-Type": "application/json"}
         if key:
             self.headers["Authorization"] = f"Bearer {key}"
 
     def ask(self, path: str, body: object = None) -> tuple[int, object]:  # the status, 0: no connection
-        "The status and the JSON of a reply; ConnectionError where one was lost"
+        "The status and the JSON of a reply; ConnectionError where it was lost"
+        self.retry_after = None
         if self.connection is None:
             opened = http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=self.seconds)
             try:
@@ -49,6 +51,8 @@ class Client:
             raise ConnectionError(f"The reply was lost ({type(error).__name__})") from None
         if reply.will_close:
             self.close()
+        said = reply.headers.get("Retry-After", "")
+        self.retry_after = float(said) if said.isdecimal() else None
         is_json = reply.headers.get_content_type() == "application/json"
         return reply.status, json.loads(content) if is_json else content.decode()
 
@@ -59,20 +63,30 @@ class Client:
             self.connection = None
 
 
-def _loop(url: str, texts: Sequence[str], number: int, each: int, key: str, rows: list[dict]):
-    client = Client(url, key)
-    for turn in range(each):
-        place = (number * each + turn) % len(texts)
-        began, status, label = time.perf_counter(), None, None
+def _ask(client: Client, text: str, attempts: int) -> dict:
+    "What becomes of a text"
+    for attempt in range(attempts):
+        status, label = None, None
         try:
-            status, reply = client.ask("/v1/classify", {"text": texts[place]})
-            label = reply["answers"][0]["label"] if status == 200 else None
-            outcome = "answered" if status == 200 else "told" if status in TOLD or not status else "refused"
+            status, reply = client.ask("/v1/classify", {"text": text})
         except ConnectionError:
             outcome = "lost"
-        rows.append({"client": number, "text": place, "outcome": outcome, "status": status, "label": label,
-                     "began": began, "ended": time.perf_counter()})
-        if outcome != "answered":
+        else:
+            outcome = {200: "answered", 0: "lost"}.get(status, "told" if status in TOLD else "refused")
+            label = reply["answers"][0]["label"] if status == 200 else None
+        if outcome != "told" or attempt == attempts - 1:
+            break
+        time.sleep((1.0 if client.retry_after is None else client.retry_after) * 2**attempt)
+    return {"outcome": outcome, "status": status, "label": label, "attempt": attempt + 1}
+
+
+def _loop(url: str, texts: Sequence[str], number: int, each: int, attempts: int, key: str, rows: list[dict]):
+    client = Client(url, key)
+    for turn in range(each):
+        place, began = (number * each + turn) % len(texts), time.perf_counter()
+        found = _ask(client, texts[place], attempts)
+        rows.append({"client": number, "text": place, **found, "began": began, "ended": time.perf_counter()})
+        if found["outcome"] != "answered":
             time.sleep(0.05)
     client.close()
 
@@ -83,12 +97,13 @@ def ask_in_a_loop(
     *,
     clients: int = 16,  # threads
     each: int = 10,  # requests of a client, of one text
+    attempts: int = 1,  # of a request, at least 1; above 1: who is told comes again, after `Retry-After`
     key: str = "",
-) -> pd.DataFrame:  # a row a request: client, text, outcome, status, label, began and ended in seconds
+) -> pd.DataFrame:  # a row a request: client, text, outcome, status, label, attempt, began, ended (seconds)
     "What becomes of the requests of many clients, each of which waits for its answer"
-    checked_count("clients", clients), checked_count("each", each)
+    checked_count("clients", clients), checked_count("each", each), checked_count("attempts", attempts)
     rows: list[dict] = []
-    threads = [threading.Thread(target=_loop, args=(url, texts, number, each, key, rows))
+    threads = [threading.Thread(target=_loop, args=(url, texts, number, each, attempts, key, rows))
                for number in range(clients)]
     for thread in threads:
         thread.start()

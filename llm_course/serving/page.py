@@ -43,7 +43,8 @@ form.addEventListener("submit", async event => {
                                     line.append(cell); }
     };
     row("th", ["text", "label", ...found.labels]);
-    found.answers.forEach((answer, place) => row("td", [texts[place], answer.label,
+    found.answers.forEach((answer, place) => row("td", [texts[place],
+      answer.label + (answer.cut ? " (only its beginning was read)" : ""),
       ...found.labels.map(label => (100 * answer.probabilities[label]).toFixed(1) + " %")]));
     said.replaceChildren(table);
   } catch (error) { said.textContent = "The service did not answer: " + error.message; }

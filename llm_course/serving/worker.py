@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO
 
-from .folder import LOADER, load_to_serve, rows_of
+from .folder import LOADER, answers_of, load_to_serve
 
 # %% ../../nbs/serving/worker.ipynb #f1bd6d36
 def packed(message: dict) -> bytes:
@@ -60,7 +60,7 @@ def main(
     channel.write(packed(about))
     while (request := receive(sys.stdin.buffer)) is not None:
         try:
-            reply = {"rows": rows_of(classifier, request["texts"])}
+            reply = {"answers": answers_of(classifier, request["texts"])}
         except Exception as error:
             reply = {"error": place_of(error)}
         channel.write(packed(reply))
