@@ -265,7 +265,7 @@ def test_the_allocation_is_the_best_of_all():
     assert variance(neyman_allocation(sizes, accuracies, budget)) <= min(map(variance, ways)) + 1e-12
 
 
-def test_labels_by_strata_are_right_in_the_mean_however_wrong_the_confidence():
+def test_labels_by_strata_are_right_on_average_however_wrong_the_confidence():
     generator = np.random.default_rng(0)
     confidence = generator.uniform(0.5, 1, 400)
     right = generator.random(400) < 1.4 - confidence  # the surer, the more often wrong

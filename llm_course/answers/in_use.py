@@ -88,7 +88,7 @@ def _rung(answer: object, month: list[float]) -> int:
     "when to ring",
     LESSON,
     "Several days that are each a little suspicious are together very suspicious. Add something up.",
-    "Without drift -log(p) is 1 in the mean. Add up what is above, say, 1.5; the sum never falls below 0.",
+    "Without drift -log(p) is 1 on average. Add up what is above, say, 1.5; the sum never falls below 0.",
     "Ring when the sum passes a bar, and try bars from 5 to 7.",
 )
 def _when_to_ring(answer):
