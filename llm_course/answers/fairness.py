@@ -53,13 +53,13 @@ MOST = 0.06  # the gap that is allowed
 
 
 def _population(seed: int) -> tuple[list[int], list[float], list[str]]:
-    "Labels, scores and groups of 500 people; the scores of one group lie lower"
+    "Labels, scores and groups of 500 people; the scores of group b lie lower and scatter more"
     generator = random.Random(seed)
     rates = {"a": generator.uniform(0.5, 0.7), "b": generator.uniform(0.25, 0.45)}
-    shifts = {"a": 0.6, "b": -0.6}
+    shifts, spreads = {"a": 0.6, "b": -0.6}, {"a": 0.8, "b": 1.5}
     groups = [generator.choice("ab") for _ in range(500)]
     targets = [int(generator.random() < rates[group]) for group in groups]
-    logits = [2.2 * y - 1.1 + shifts[group] + generator.gauss(0, 1.1)
+    logits = [2.2 * y - 1.1 + shifts[group] + generator.gauss(0, spreads[group])
               for y, group in zip(targets, groups, strict=True)]
     return targets, [1 / (1 + math.exp(-value)) for value in logits], groups
 
