@@ -77,10 +77,12 @@ def _found(scores: np.ndarray, inside: np.ndarray) -> float:
 @exercise(
     "your own attack",
     LESSON,
-    "A text may be easy for every model. Compare the target with shadows that did not see the text.",
-    "np.where(members, np.nan, shadows) leaves the shadows that did not; np.nanmean takes their mean.",
-    "Better still: is the target nearer to those that saw it, or to those that did not? With few shadows, "
-    "share one spread among all texts.",
+    "A text may be easy for every model. Compare the target with shadows that did not see the text, and with "
+    "those that did.",
+    "np.where(members, np.nan, shadows) leaves the shadows that did not; np.nanmean(..., axis=0) takes their "
+    "mean for each text.",
+    "Is the target nearer to those that saw it, or to those that did not? With few shadows, share one spread "
+    "among all texts.",
 )
 def _your_own_attack(answer):
     shares = []
@@ -92,9 +94,10 @@ def _your_own_attack(answer):
             raise Wrong(f"I expected {len(target)} finite scores, and got {shown(scores.shape)} numbers, of "
                         f"which {int(np.isfinite(scores).sum())} are finite.")
         shares.append(_found(scores, inside))
-    reach(("Members found at 5 false positives of 100", float(np.mean(shares)), 0.5,
+    reach(("Members found at 5 false positives of 100", float(np.mean(shares)), 0.55,
            "Texts that are easy for all models hide the members, and being trained on lifts some more than "
-           "others: compare text by text, with shadows that did not see it."))
+           "others: compare text by text, both with shadows that saw it and with those that did not. Their "
+           "spread, guessed from few shadows, had better be one for all texts."))
 
 # %% ../../nbs/answers/privacy.ipynb #c4ce2933
 QUIZZES[LESSON] = (
