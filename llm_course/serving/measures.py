@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from ..checks import needs
 
-prometheus_client, *_ = [needs(name, extra="serve") for name in ("prometheus_client", "fastapi", "uvicorn")]
+prometheus_client = needs("prometheus_client", extra="serve")
+needs("fastapi", extra="serve"), needs("uvicorn", extra="serve")
 log = logging.getLogger("llm_course.serving")
 
 # %% ../../nbs/serving/measures.ipynb #70877477
