@@ -90,6 +90,20 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), width
 
 
+def by_kind(rows: dict[str, dict]) -> dict[str, list[dict]]:
+    "Rows whose names differ in the last word alone, such as a seed"
+    groups = {}
+    for key, row in rows.items():
+        groups.setdefault(key.rpartition(" ")[0], []).append(row)
+    return groups
+
+
+def over_seeds(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
+    "Mean and 95 % interval of a figure over seeds, which end the names of rows; rows without it are left out"
+    groups = {key: [row[figure] for row in group if figure in row] for key, group in by_kind(rows).items()}
+    return {key: interval(values) for key, values in groups.items() if values}
+
+
 def keep(name: str, content: dict) -> str:
     "Keep the results with the machine they were measured on; the file is replaced whole"
     RESULTS.mkdir(exist_ok=True)

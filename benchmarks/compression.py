@@ -25,12 +25,13 @@ import argparse
 import json
 import statistics
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import in_own_process, interval, make_parts, parser_of_parts, peak_memory, quick_precision
+from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.compression import (
@@ -41,12 +42,12 @@ from llm_course.compression import (
     keep_layers,
     zero_smallest,
 )
+from llm_course.compressing.onnx_classifier import race
 from llm_course.core import cache_folder
 from llm_course.data import load_dataset
-from llm_course.evaluation import evaluate, expected_calibration_error
+from llm_course.evaluation import EvaluationReport, evaluate, expected_calibration_error
 from llm_course.fine_tuning import fine_tune
 from llm_course.models import TextClassifier
-from llm_course.onnx_classifier import race
 
 NAME, SPARE = "compression", 100  # the seed that draws what is judged
 TEACHER, KEPT = "six layers", (0, 5)
@@ -143,10 +144,16 @@ def model_in(sizes: Sizes, runtime: str, model: str, seed: int) -> TextClassifie
     return in_torch(sizes, model, seed) if runtime == "torch" else exported(sizes, model, runtime, seed)
 
 
+@lru_cache(1)
+def teacher_says(sizes: Sizes, seed: int) -> EvaluationReport:
+    "How a teacher answers the test reviews: all models of a seed are held against it"
+    return evaluate(teacher_of(sizes, seed), part_of("test", sizes.judged))
+
+
 def answers(sizes: Sizes, rows: dict, runtime: str, model: str, seed: int) -> dict:
     "Accuracy, and what an accuracy hides"
     classifier, reviews = model_in(sizes, runtime, model, seed), part_of("test", sizes.judged)
-    report, first = evaluate(classifier, reviews), evaluate(teacher_of(sizes, seed), reviews)
+    report, first = evaluate(classifier, reviews), teacher_says(sizes, seed)
     lengths = np.array([len(text.split()) for text in reviews["text"]])
     low, high = np.quantile(lengths, (0.25, 0.75))
     margin = np.sort(first.probabilities, axis=1)
@@ -201,15 +208,6 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     }
 
 
-def grouped(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
-    "Mean and 95 % interval over seeds, which end the names of rows"
-    groups = {}
-    for key, row in rows.items():
-        if figure in row:
-            groups.setdefault(key.rpartition(" ")[0], []).append(row[figure])
-    return {key: interval(values) for key, values in groups.items()}
-
-
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and intervals over seeds; gaps to the teacher, seed by seed; the cost"
     reached = rows.get("answers", {})
@@ -218,8 +216,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     titles = {"changed": "answers that changed", "calibration": "calibration error, points",
               "shortest quarter": "right, shortest quarter", "longest quarter": "right, longest quarter",
               "teacher unsure": "right, teacher unsure", "under attack": "right under attack"}
-    return {"accuracy": grouped(reached, "accuracy"), "gap": grouped(gaps, "gap"),
-            "hidden": {title: grouped(reached, figure) for figure, title in titles.items()} if reached else {},
+    return {"accuracy": over_seeds(reached, "accuracy"), "gap": over_seeds(gaps, "gap"),
+            "hidden": {title: over_seeds(reached, figure) for figure, title in titles.items()} if reached else {},
             "cost": rows.get("cost", {}).get("all", {})}
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import interval, make_parts, parser_of_parts, quick_precision
+from common import by_kind, interval, make_parts, parser_of_parts, quick_precision
 from datasets import Dataset
 
 from llm_course.augmenters import augment_dataset
@@ -164,11 +164,9 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over seeds; of a gap its size"
-    made, found = rows.get("remedies", {}), {}
-    for figure in ("gap", "accuracy"):
-        groups = {arm: [abs(row[figure]) for key, row in made.items() if key.rpartition(" ")[0] == arm] for arm in ARMS}
-        found[figure] = {arm: interval(values) for arm, values in groups.items() if values}
-    return found
+    made = by_kind(rows.get("remedies", {}))
+    return {figure: {arm: interval([abs(row[figure]) for row in made[arm]]) for arm in ARMS if arm in made}
+            for figure in ("gap", "accuracy")}
 
 
 def main():

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from common import interval, make_parts, parser_of_parts
+from common import make_parts, over_seeds, parser_of_parts
 
 from llm_course.data import load_dataset
 from llm_course.federated import Client, federated_averaging, share_right, skewed_clients
@@ -135,11 +135,7 @@ WORK = {"rates": rates, "accuracy": accuracy, "flower": flower}
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over seeds"
-    groups = {}
-    for key, row in rows.get("accuracy", {}).items():
-        groups.setdefault(key.rpartition(" ")[0], []).append(row["accuracy"])
-    return {"accuracy": {key: interval(values) for key, values in groups.items()},
-            "flower": rows.get("flower", {}).get("run", {})}
+    return {"accuracy": over_seeds(rows.get("accuracy", {}), "accuracy"), "flower": rows.get("flower", {}).get("run", {})}
 
 
 def main():

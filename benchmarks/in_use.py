@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from common import interval, make_parts, parser_of_parts
+from common import by_kind, interval, make_parts, parser_of_parts
 
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import baseline_classifier
@@ -118,10 +118,11 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "By kind of month: share that rang and median day of each signal, errors; false alarms in a month without drift"
     found = {"rang": {}, "errors": {}, "root mean square": {}}
     found["surer than right"] = {name: row["surer"] for name, row in rows.get("texts", {}).items()}
+    months = by_kind(rows.get("months", {}))
     for kind in RATES:
-        some = [row for key, row in rows.get("months", {}).items() if key.rpartition(" ")[0] == kind]
-        if not some:
+        if kind not in months:
             continue
+        some = months[kind]
         found["rang"][kind] = {}
         for name in some[0]["first"]:
             days = [row["first"][name] for row in some if row["first"][name] is not None]

@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from common import interval, make_parts, parser_of_parts
+from common import by_kind, interval, make_parts, parser_of_parts
 
 from llm_course.data import LABELS, load_dataset
 from llm_course.fine_tuning import baseline_classifier, fine_tune
@@ -132,34 +132,28 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     }
 
 
-def joined(rows: dict, beginning: str, figure: str) -> np.ndarray:
-    "A figure of all reviews, from the rows of one kind"
-    return np.concatenate([row[figure] for key, row in rows.items() if key.rpartition(" ")[0] == beginning])
-
-
-def kinds(rows: dict) -> list[str]:
-    "The first words of the rows' names, each once"
-    return list(dict.fromkeys(key.rpartition(" ")[0] for key in rows))
+def joined(rows: list[dict], figure: str) -> np.ndarray:
+    "A figure of all reviews of some rows"
+    return np.concatenate([row[figure] for row in rows])
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means with 95 % intervals over reviews; of planted words mean, lowest and highest of the trainings"
-    found = {"completeness": {}, "faithfulness": {}, "shuffled": {}, "planted": {}}
-    for steps in kinds(rows.get("completeness", {})):
-        missing, change = (np.abs(joined(rows["completeness"], steps, name)) for name in ("missing", "change"))
+    found, kinds = {part: {} for part in WORK}, {part: by_kind(rows.get(part, {})) for part in WORK}
+    for steps, some in kinds["completeness"].items():
+        missing, change = (np.abs(joined(some, name)) for name in ("missing", "change"))
         found["completeness"][steps] = {"within 1 %, of 100": round(100 * float((missing <= 0.01 * change).mean()), 1),
                                         "mean error": round(float(missing.mean()), 4),
                                         "largest error": round(float(missing.max()), 4), "reviews": len(missing)}
-    for method in kinds(rows.get("faithfulness", {})):
-        values = {name: joined(rows["faithfulness"], method, name).tolist() for name in ("comprehensiveness", "sufficiency")}
+    for method, some in kinds["faithfulness"].items():
+        values = {name: joined(some, name).tolist() for name in ("comprehensiveness", "sufficiency")}
         found["faithfulness"][method] = {**{name: interval(each) for name, each in values.items()},
                                          "reviews": len(values["sufficiency"])}
-    for method in kinds(rows.get("shuffled", {})):
-        values = joined(rows["shuffled"], method, "correlation")
+    for method, some in kinds["shuffled"].items():
+        values = joined(some, "correlation")
         values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike
         found["shuffled"][method] = {"correlation": interval(values), "reviews": len(values)}
-    for model in kinds(rows.get("planted", {})):
-        runs = [row for key, row in rows["planted"].items() if key.rpartition(" ")[0] == model]
+    for model, runs in kinds["planted"].items():
         shares = {method: [row[method] / row["texts"] for row in runs] for method in METHODS}
         found["planted"][model] = {"trainings": len(runs), **{
             method: (float(np.mean(each)), min(each), max(each)) for method, each in shares.items()}}

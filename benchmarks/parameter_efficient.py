@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import in_own_process, interval, make_parts, parser_of_parts, peak_memory, quick_precision
+from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.core import cache_folder
@@ -181,25 +181,17 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 WORK = {"rates": rates, "accuracy": accuracy, "attack": attack, "cost": cost}
 
 
-def grouped(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
-    "Mean and 95 % interval over seeds, which end the names of rows"
-    groups = {}
-    for key, row in rows.items():
-        groups.setdefault(key.rpartition(" ")[0], []).append(row[figure])
-    return {key: interval(values) for key, values in groups.items()}
-
-
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals; and how far each arm is from training all weights, seed by seed"
     reached, found = rows.get("accuracy", {}), {}
-    found["accuracy"] = grouped(reached, "accuracy")
+    found["accuracy"] = over_seeds(reached, "accuracy")
     found["share"] = {key.partition(" ")[2].rpartition(" ")[0]: row["share"] for key, row in reached.items()}
     gaps = {f"{size} {way} {seed}": {"gap": reached[f"{size} {way} {seed}"]["accuracy"]
                                      - reached[f"{size} all weights {seed}"]["accuracy"]}
             for size in ("200", "all") for way in WAYS for seed in range(FULL.seeds)
             if {f"{size} {way} {seed}", f"{size} all weights {seed}"} <= set(reached)}
-    found["gap"] = grouped(gaps, "gap")
-    found["under attack"] = grouped(rows.get("attack", {}), "under attack")
+    found["gap"] = over_seeds(gaps, "gap")
+    found["under attack"] = over_seeds(rows.get("attack", {}), "under attack")
     return found
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import interval, make_parts, parser_of_parts
+from common import by_kind, make_parts, over_seeds, parser_of_parts
 
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import fine_tune
@@ -125,11 +125,8 @@ def trained(sizes: Sizes, rows: dict, way: str, budget: str, seed: int) -> dict:
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over seeds; the milliseconds are medians"
-    groups = {}
-    for key, row in rows.get("trained", {}).items():
-        groups.setdefault(key.rpartition(" ")[0], []).append(row)
-    found = {figure: {key: interval([row[figure] for row in group]) for key, group in groups.items()}
-             for figure in ("accuracy", "found")}
+    made = rows.get("trained", {})
+    groups, found = by_kind(made), {figure: over_seeds(made, figure) for figure in ("accuracy", "found")}
     return {**found, "weights": {key: group[0]["weights"] for key, group in groups.items()},
             "milliseconds": {key: statistics.median(row["milliseconds"] for row in group) for key, group in groups.items()}}
 

@@ -110,7 +110,7 @@ def folder_of(sizes: Sizes, arm: str) -> tuple[Path, str]:
         from llm_course import compression
         if not folder.exists():
             compression.export(TextClassifier.load(folder_of(sizes, "ours")[0]), folder, precision="int8")
-        return folder, "llm_course.onnx_classifier:OnnxClassifier.load"
+        return folder, "llm_course.compressing.onnx_classifier:OnnxClassifier.load"
     if not (folder / "classifier.json").is_file():
         labels = load_dataset("movies")["train"].features["label"].names
         small = sizes.model != "minilm"

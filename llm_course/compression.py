@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from .adapters import matrices_of
 from .checks import checked_choice, checked_count, checked_fraction
 from .models import TextClassifier
-from .onnx_classifier import PRECISIONS, OnnxClassifier, write_folder
-from .smaller_models import FewerHeads, bert_layers, check_outputs, check_teacher, copied_classifier
+from .compressing.onnx_classifier import PRECISIONS, OnnxClassifier, write_folder
+from .compressing.smaller_models import FewerHeads, bert_layers, check_outputs, check_teacher
+from .compressing.smaller_models import copied_classifier
 from .training.objective import Backward, Batch, Limited, above_zero, allowed, checked_kind, or_none
 from .training.passes import UnlabelledTexts, divergence
 

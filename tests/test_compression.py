@@ -33,8 +33,8 @@ from llm_course.data import load_dataset
 from llm_course.evaluation import evaluate
 from llm_course.fine_tuning import fine_tune
 from llm_course.models import TextClassifier, file_sha256
-from llm_course.onnx_classifier import MARK, bytes_of, race, write_onnx
-from llm_course.smaller_models import FewerHeads, check_teacher, head_counts, head_importance, without_heads
+from llm_course.compressing.onnx_classifier import MARK, bytes_of, race, write_onnx
+from llm_course.compressing.smaller_models import FewerHeads, check_teacher, head_counts, head_importance, without_heads
 
 LABELS = ["negative", "positive"]
 REVIEWS = load_dataset("movies")["train"].select(range(24))
@@ -194,7 +194,7 @@ def test_a_model_that_torch_cannot_export(tmp_path):
 
 def test_nothing_is_written_where_the_answers_differ(tmp_path, folder, monkeypatch):
     other = OnnxClassifier.load(folder)
-    monkeypatch.setattr("llm_course.onnx_classifier.TRIED", ("a film", "no"))
+    monkeypatch.setattr("llm_course.compressing.onnx_classifier.TRIED", ("a film", "no"))
     right = OnnxClassifier.logits_of_tokens
 
     def shifted(self, token_ids, **options):

@@ -117,7 +117,7 @@ def broken_without(package: Path, blocked: Iterable[str], modules: Iterable[str]
 def faults_of(package: Path, lessons: set[str], libraries: set[str]) -> list[str]:
     "Libraries that are not one lesson's (and its wing's), and modules of others that do not work without them"
     faults, modules, users = [], modules_of(package), users_of(package, libraries)
-    rooms = lessons | {home_of(name) for name in modules if name.count(".") > 1} | {"onnx_classifier"}  # lesson 40's wing
+    rooms = lessons | {home_of(name) for name in modules if name.count(".") > 1}
     for library, names in sorted(users.items()):
         homes = {home_of(name) for name in names}
         if len(homes & lessons) > 1 or homes - rooms:

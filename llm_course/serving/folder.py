@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import as_array
-from ..folders import write_whole
+from ..folders import file_sha256, write_whole
 
 # %% ../../nbs/serving/folder.ipynb #34ecd438
 MANIFEST, CARD = "manifest.json", "README.md"
@@ -45,8 +45,7 @@ def sums_of(
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and str(name) != MANIFEST and not any(part.startswith(".") for part in name.parts):
-            with open(path, "rb") as file:
-                sums[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[name.as_posix()] = file_sha256(path)
     return sums
 
 
