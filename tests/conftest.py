@@ -1,10 +1,12 @@
 """What the tests share: the repository's notebooks, the built package, and no network."""
 
 import configparser
+import contextlib
 import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,6 +121,22 @@ def tiny_classifier(kind: str = "bert", labels: tuple[str, ...] = ("negative", "
     config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), num_labels=len(labels), pad_token_id=0, **sizes)
     torch.manual_seed(seed)
     return TextClassifier(AutoModelForSequenceClassification.from_config(config), tokenizer, labels, device="cpu")
+
+
+@contextlib.contextmanager
+def headless_chromium():
+    "Headless Chromium; the test is skipped without one, unless LLM_COURSE_REQUIRE_BROWSER is set"
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("LLM_COURSE_REQUIRE_BROWSER"):
+        pytest.skip("no Chromium on this machine")
+    assert path, "Chromium is missing: apt-get install chromium"
+    sys.path.insert(0, str(ROOT / "tools"))
+    import accessibility
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=accessibility.FLAGS)
+        yield launched
+        launched.close()
 
 
 # --- parts of the suite: for processes side by side (`-n 2 --dist loadgroup`), and for machines (`--shard 2/3`)

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import BIN, NBS, ROOT
+from conftest import BIN, NBS, ROOT, headless_chromium
 
 sys.path.insert(0, str(ROOT / "tools"))
 import accessibility
@@ -73,16 +73,9 @@ def lab(tmp_path_factory, shared_cache) -> Iterator[tuple[str, Path]]:
 
 @pytest.fixture(scope="module")
 def chromium():
-    "Headless Chromium; skipped without one, unless LLM_COURSE_REQUIRE_BROWSER is set"
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None and not os.environ.get("LLM_COURSE_REQUIRE_BROWSER"):
-        pytest.skip("no Chromium on this machine")
-    assert path, "Chromium is missing: apt-get install chromium"
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=accessibility.FLAGS)
+    "Headless Chromium"
+    with headless_chromium() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture

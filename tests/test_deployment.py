@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, settings, tiny_classifier
+from conftest import ROOT, headless_chromium, settings, tiny_classifier
 
 pytest.importorskip("fastapi")
 
@@ -486,12 +485,7 @@ def check_interface(url: str):
 
 
 def test_the_page_works_in_a_browser(stub):
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None and not os.environ.get("LLM_COURSE_REQUIRE_BROWSER"):
-        pytest.skip("no Chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with headless_chromium() as browser:
         page, asked, said = browser.new_page(), [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
@@ -506,7 +500,6 @@ def test_the_page_works_in_a_browser(stub):
         page.wait_for_function("document.querySelector('#said').textContent.includes('at most 5 texts')")
         page.goto(f"{stub.url}/docs")
         assert "POST /v1/classify" in page.inner_text("main")
-        browser.close()
     assert all(url.startswith((stub.url, "data:")) for url in asked)
     assert not [line for line in said if "422" not in line], said
 
