@@ -85,11 +85,13 @@ def _bundled() -> Encoder:
 
 
 @lru_cache(1)
-def _long_reviews() -> list[torch.Tensor]:  # each (1, T)
-    "Token numbers of 20 reviews of 25 words or more"
+def _long_reviews() -> list[tuple[torch.Tensor, torch.Tensor]]:  # each (1, T) and (1, D)
+    "Token numbers of 20 reviews of 25 words or more, and their vectors where nothing is hidden"
     reviews = load_dataset("movies")["validation"]["text"]
     texts = [text for text in reviews if len(text.split()) >= 25][:20]
-    return [torch.tensor([ids]) for ids in sentence_encoder().tokenizer(texts)["input_ids"]]
+    rows = [torch.tensor([ids]) for ids in sentence_encoder().tokenizer(texts)["input_ids"]]
+    with torch.no_grad():
+        return [(ids, _bundled()(ids).states[-1].mean(1)) for ids in rows]
 
 
 def _checked_masks(masks: object, tokens: int) -> list[torch.Tensor]:
@@ -116,12 +118,11 @@ def _checked_masks(masks: object, tokens: int) -> list[torch.Tensor]:
 @torch.no_grad()
 def _look_at_less(answer):
     encoder, cosines, seen, all_pairs = _bundled(), [], 0, 0
-    for ids in _long_reviews():
+    for ids, whole in _long_reviews():
         tokens, vectors = ids.shape[1], encoder.embed(ids)
         masks = _checked_masks(ask(answer, tokens), tokens)
         for layer, mask in zip(encoder.layers, masks, strict=True):
             vectors, _ = layer(vectors, mask)
-        whole = encoder(ids).states[-1].mean(1)
         cosines.append(F.cosine_similarity(vectors.mean(1), whole).item())
         seen, all_pairs = seen + sum(mask.sum().item() for mask in masks), all_pairs + 6 * tokens**2
     share, cosine = seen / all_pairs, sum(cosines) / len(cosines)

@@ -9,6 +9,7 @@ __all__ = ['EXERCISES', 'QUIZZES', 'Wrong', 'Unfinished', 'Exercise', 'Question'
 # %% ../../nbs/answers/base.ipynb #94472341
 import copy
 import importlib
+import math
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
@@ -96,16 +97,22 @@ def number_of(value: object) -> float | None:
         return None
 
 
-def equal(found: object, expected: object, tolerance: float) -> bool:
-    "Whether numbers, texts, lists, arrays and tensors agree"
-    found, expected = plain(found), plain(expected)
+def _agree(found: object, expected: object, tolerance: float) -> bool:
+    "`equal` for values that are plain"
     if isinstance(expected, (list, tuple)):
         same = isinstance(found, (list, tuple)) and len(found) == len(expected)
-        return same and all(equal(a, b, tolerance) for a, b in zip(found, expected, strict=True))
+        return same and all(_agree(a, b, tolerance) for a, b in zip(found, expected, strict=True))
     a, b = number_of(found), number_of(expected)
     if b is None or isinstance(expected, bool):
         return isinstance(found, type(expected)) and found == expected
-    return a is not None and bool(np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))
+    if a is None or a == b or math.isnan(b):
+        return a is not None and (a == b or math.isnan(a))
+    return math.isfinite(b) and abs(a - b) <= tolerance + tolerance * abs(b)
+
+
+def equal(found: object, expected: object, tolerance: float) -> bool:
+    "Whether numbers, texts, lists, arrays and tensors agree, to this part of a number and so much besides"
+    return _agree(plain(found), plain(expected), tolerance)
 
 # %% ../../nbs/answers/base.ipynb #9d04f77c
 def shown(value: object) -> str:

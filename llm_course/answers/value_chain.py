@@ -6,6 +6,8 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/value_chain.ipynb #bcc65229
+from functools import lru_cache
+
 import torch
 
 from .base import QUIZZES, Question, Wrong, ask, exercise, number_of, plain, see, shown
@@ -43,6 +45,7 @@ def _where_it_could_have_been_caught(answer):
                         "Who does the work and who answers for it are two questions.")
 
 # %% ../../nbs/answers/value_chain.ipynb #f9e92eaa
+@lru_cache(1)
 def _counted() -> list[float]:  # a factor, a number of tokens
     "By which factor the operations grow from 64 tokens to 256, and where comparing takes half of them"
     from torch.utils.flop_counter import FlopCounterMode  # slow to import, and needed nowhere else
