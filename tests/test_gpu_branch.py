@@ -1,14 +1,25 @@
-"""Each lesson's branch for a GPU runs on a CPU, made small, so that no learner is the first to run a line of it."""
+"""Each lesson's branch for a GPU runs on a CPU, made small, so that no learner is the first to run a line of it.
+
+A lesson that does not ask where it runs does there what it does on a laptop, as `test_notebook_runs` runs it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import NBS, cells_of, name_of
 from forked import run_forked
 
-LESSONS = sorted((NBS / "lessons").glob("*.ipynb"))
+ASKS = re.compile(r"\b(by_scale|scale)\(")  # where it runs
 LIMIT = 300  # seconds; each takes less than 40 of processor time
+
+
+def has_branch(path: Path) -> bool:
+    "Whether a notebook asks where it runs"
+    return any(ASKS.search(cell) for cell in cells_of(path))
+
+
+LESSONS = [path for path in sorted((NBS / "lessons").glob("*.ipynb")) if has_branch(path)]
 
 
 def run_there(*arguments: str):
@@ -49,8 +60,15 @@ def test_lesson_runs_as_on_a_gpu(path, small_models):
     assert status == 0, said[-6000:]
     counted = json.loads(said.splitlines()[-1])
     assert counted["claims"] > 0
-    assert counted["sizes"] > 0 or not any("by_scale(" in cell for cell in cells_of(path))
+    assert counted["sizes"] > 0
     print(f"{name_of(path)}: {counted['seconds']} s of processor time")
+
+
+def test_who_asks_where_it_runs_has_a_branch(tmp_path):
+    assert len(LESSONS) > 10
+    for source, has in (("n = by_scale(laptop=1, gpu=2)", True), ("if scale() == 'gpu': pass", True),
+                        ("from llm_course.core import by_scale", False), ("ax.set(xscale=f(3))", False)):
+        assert has_branch(written(tmp_path / "lesson.ipynb", source)) == has
 
 
 START = "from llm_course.claims import claim\nfrom llm_course.core import by_scale, scale"

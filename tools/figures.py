@@ -433,6 +433,55 @@ def interpretability(found: dict) -> str:
     return "\n\n".join(parts)
 
 
+def compression(found: dict) -> str:
+    kept, parts = found["summary"], []
+    if kept["accuracy"]:
+        rows = [[name, mean_and_width(pair), mean_and_width(kept["gap"].get(name), "+.1f")] for name, pair in kept["accuracy"].items()]
+        parts += ["Right of 100 test reviews, and points above the model of six layers in torch, seed by seed; means of the seeds made so "
+                  "far, with 95 % intervals where there are several:", table(["runs in, model", "right of 100", "above the teacher"], rows)]
+    if hidden := kept.get("hidden"):
+        names = list(next(iter(hidden.values())))
+        parts += ["What one accuracy hides, of 100:", table(["runs in, model", *hidden], [
+            [name, *(mean_and_width(column.get(name)) for column in hidden.values())] for name in names])]
+    if cost := kept["cost"]:
+        parts += ["Cost, of the models of the first seed, by turns: milliseconds for one text and for a text of a batch of 32, megabytes "
+                  "on the disk, and how many megabytes of memory loading and answering take:",
+                  table(["runs in, model", *next(iter(cost.values()))], [[name, *row.values()] for name, row in cost.items()])]
+    return "\n\n".join(parts) or "The models are being trained; nothing is judged yet."
+
+
+def serving(found: dict) -> str:
+    kept = found["summary"]
+    if not kept["table"]:
+        return "Settings are being chosen; nothing is loaded with them yet."
+    against = ", ".join(f"{name}: {number(row['rate'])} times the answers a second, {number(row['p99'])} times the 99th percentile"
+                        for name, row in kept["against"].items())
+    return "\n\n".join([
+        "A closed loop of clients with one review each, the ways by turns, three times; latencies in milliseconds. Each way runs with the "
+        "setting that had the most answers a second at the most clients.",
+        table(["way, clients", *next(iter(kept["table"].values()))], [[name, *row.values()] for name, row in kept["table"].items()]),
+        f"At the most clients, medians: {against}."])
+
+
+def in_use(found: dict) -> str:
+    kept, parts = found["summary"], []
+    if kept["rang"]:
+        signals = list(next(iter(kept["rang"].values())))
+        parts += ["Share of simulated months in which a signal rang from day 11 on, and the median day:",
+                  table(["month", *signals], [[kind, *(f"{percent(share, 0)}, day {day:.0f}" if share else "never"
+                                                       for share, day in row.values())] for kind, row in kept["rang"].items()])]
+    if alarms := kept.get("false alarms"):
+        parts.append(f"False alarms of the four signals without labels in a month in which nothing changes: {alarms['mean']:.2f} "
+                     f"({alarms['low']:.2f} to {alarms['high']:.2f}, {alarms['months']} months).")
+    if kept["errors"]:
+        ways = list(next(iter(kept["errors"].values())))
+        parts += ["Estimated less true accuracy of the last week, points, with 95 % intervals over months; in brackets the root of the "
+                  "mean square:",
+                  table(["month", *ways], [[kind, *(f"{mean_and_width(pair, '+.1f')} ({100 * kept['root mean square'][kind][way]:.1f})"
+                                                    for way, pair in row.items())] for kind, row in kept["errors"].items()])]
+    return "\n\n".join(parts) or "Confidence is measured; months are not simulated yet."
+
+
 def substitutions(found: dict) -> str:
     questions = {"grammatical": "grammatical", "meaning": "same meaning", "label": "same label",
                  "grammatical and same in meaning": "grammatical and same meaning"}
@@ -492,6 +541,9 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "fairness": ("A planted bias, and remedies", fairness),
     "privacy": ("What a budget of privacy costs", privacy),
     "federated": ("Clients that keep their texts", federated),
+    "compression": ("Smaller models", compression),
+    "serving": ("A service under load", serving),
+    "in_use": ("Signals in a simulated month", in_use),
     "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),
