@@ -19,6 +19,7 @@ in steps of 128, without one twice in steps of 32. Budgets: epsilon 1 and 8 at d
 Each row is written as it ends. Two processes work (or --processes), with one thread each."""
 
 import statistics
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ from llm_course.privacy import DifferentialPrivacy, true_positives_at
 
 NAME, DELTA, SPARE = "privacy", 5e-5, 100  # SPARE is the seed that chooses rates
 WAYS = ("output layer", "last layer", "LoRA")
-RATES = {"output layer": {"8": (1e-2, 3e-2, 1e-1), "none": (3e-3, 1e-2, 3e-2)},
+RATES = {"output layer": {"8": (3e-2, 1e-1, 3e-1), "none": (1e-2, 3e-2, 1e-1)},
          "last layer": {"8": (1e-4, 3e-4, 1e-3), "none": (1e-4, 3e-4, 1e-3)},
          "LoRA": {"8": (3e-4, 1e-3, 3e-3), "none": (1e-3, 3e-3, 1e-2)}}
 BUDGETS = {"1": 1.0, "8": 8.0, "none": None}
@@ -123,9 +124,16 @@ def trained(sizes: Sizes, rows: dict, way: str, budget: str, seed: int) -> dict:
             "epsilon": run.steps[-1].get("epsilon"), "milliseconds": 1000 * run.seconds / len(run.steps)}
 
 
+def stale(part: str, key: str, rows: dict) -> bool:
+    "Whether a row was trained at a rate that is not the best one now"
+    way, budget, _ = key.rsplit(" ", 2)
+    return part == "trained" and rows["trained"][key]["rate"] != chosen(rows, way, budget)
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over seeds; the milliseconds are medians"
-    made = rows.get("trained", {})
+    places = {f"{way} {budget}": place for place, (way, budget) in enumerate(product(WAYS, BUDGETS))}
+    made = dict(sorted(rows.get("trained", {}).items(), key=lambda row: places[row[0].rpartition(" ")[0]]))
     groups, found = by_kind(made), {figure: over_seeds(made, figure) for figure in ("accuracy", "found")}
     return {**found, "weights": {key: group[0]["weights"] for key, group in groups.items()},
             "milliseconds": {key: statistics.median(row["milliseconds"] for row in group) for key, group in groups.items()}}
@@ -139,7 +147,8 @@ def main():
                 for way in WAYS for budget, some in RATES[way].items() for rate in some}
     jobs = {f"{way} {budget} {seed}": (way, budget, seed)
             for seed in range(sizes.seeds) for budget in BUDGETS for way in WAYS}
-    make_parts(NAME, given, sizes, {"rates": searched, "trained": jobs}, {"rates": rates, "trained": trained}, summary)
+    make_parts(NAME, given, sizes, {"rates": searched, "trained": jobs}, {"rates": rates, "trained": trained}, summary,
+               stale=stale)
 
 
 if __name__ == "__main__":
