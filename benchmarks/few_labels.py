@@ -19,8 +19,8 @@ chosen where labels are plenty, on another task, and used as they are on movie r
 Methods: `frozen` is a straight line on the mean vector behind layer 5 of the bundled encoder, which stays as it is, each
 number brought to the pool's mean 0 and deviation 1; `frozen, threshold`, `frozen, calibrated` and `frozen, by class` learn
 three times from their own answers, the second after a temperature that cross-validation on the labels gave. `plain` is fine-tuning, 12 epochs in batches of 16. `contrastive` is SetFit's way, two dropout masks of each
-text, then a straight line on the tuned vectors. `threshold` and `by class` fine-tune once more, in 2 epochs, on the labels
-and on the plain classifier's own answers, `taught by frozen` on those of the line that learnt by class. `consistency` (after
+text, then a straight line on the tuned vectors. `threshold` and `by class` fine-tune once more, in 2 epochs (12 of 200
+texts or fewer), on the labels and on the plain classifier's own answers, `taught by frozen` on those of the line that learnt by class. `consistency` (after
 UDA) and `virtual adversarial` take texts without labels into each of their steps, 12 epochs. Learning rate 1e-4 wherever it
 is no setting. The line of `frozen` has three strengths to choose from.
 
@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from common import interval, make_parts, over_seeds, parser_of_parts, quick_precision
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -50,6 +50,7 @@ from llm_course.evaluation import fit_temperature
 from llm_course.few_labels import Badge, Consistency, ContrastiveTuning, KCentre, LeastConfidence, RandomSampling
 from llm_course.few_labels import PseudoLabels, check_unlabelled, choose_next, label_issues, pseudo_labels
 from llm_course.fine_tuning import CrossEntropy, fine_tune
+from llm_course.folders import write_whole
 from llm_course.labelling.situation import TextsWithCopies
 from llm_course.models import TextClassifier
 from llm_course.training.passes import UnlabelledTexts
@@ -129,7 +130,7 @@ def vectors_of(sizes: Sizes, domain: str) -> tuple[np.ndarray, np.ndarray]:
         encoder = new_classifier(sizes, 0)
         found = {name: layer_features(encoder, part["text"])[LAYER if sizes.model == "minilm" else -1].clone()
                  for name, part in zip(("pool", "judged"), texts_of(sizes, domain), strict=True)}
-        save_file(found, path)
+        write_whole(path, save(found))
     found = load_file(path)
     centre, spread = found["pool"].mean(0), found["pool"].std(0)
     return tuple(((found[name] - centre) / spread).double().numpy() for name in ("pool", "judged"))
@@ -243,26 +244,29 @@ def answers_of_plain(sizes: Sizes, task: Task, seed: int) -> np.ndarray:  # (N -
     path = cache_folder("benchmarks") / f"{key}.safetensors"
     if not path.is_file():
         said = tuned(sizes, task, seed).predict_proba(task.pool.select(task.rest)["text"])
-        save_file({"answers": said.contiguous()}, path)
+        write_whole(path, save({"answers": said.contiguous()}))
     said = load_file(path)["answers"].double()
     return (said / said.sum(-1, keepdim=True)).numpy()
 
 
 def own_answers(sizes: Sizes, task: Task, seed: int, setting: float, by_class: bool) -> dict:
     "Fine-tuned on the labels and on what the plain classifier says"
-    chosen = chooser(task, setting, by_class)(answers_of_plain(sizes, task, seed))
-    if len(chosen.places) > 1000:  # as many as two epochs of a minute take, drawn from all that pass
+    return once_more(sizes, task, seed, chooser(task, setting, by_class)(answers_of_plain(sizes, task, seed)))
+
+
+def once_more(sizes: Sizes, task: Task, seed: int, chosen: PseudoLabels) -> dict:
+    "Fine-tuned on the labels and on pseudo-labels: of very many, a thousand drawn by chance"
+    if len(chosen.places) > 1000:
         kept = np.sort(np.random.default_rng(seed).permutation(len(chosen.places))[:1000])
         chosen = PseudoLabels(*(values[kept] for values in chosen))
-    return {**judged_by(task, tuned(sizes, task, seed, extra=chosen, epochs=2 if len(chosen.places) > 200 else None)),
-            **told(task, chosen)}
+    epochs = 2 if len(chosen.places) > 200 else None
+    return {**judged_by(task, tuned(sizes, task, seed, extra=chosen, epochs=epochs)), **told(task, chosen)}
 
 
 def taught(sizes: Sizes, task: Task, seed: int, share: float) -> dict:
     "Fine-tuned on the labels and on what the frozen line says that learnt by class"
     teacher, _ = from_own_answers(task, chooser(task, 0.1, True))
-    chosen = chooser(task, share, True)(teacher.predict_proba(task.vectors[task.rest]))
-    return {**judged_by(task, tuned(sizes, task, seed, extra=chosen, epochs=2)), **told(task, chosen)}
+    return once_more(sizes, task, seed, chooser(task, share, True)(teacher.predict_proba(task.vectors[task.rest])))
 
 
 def consistent(sizes: Sizes, task: Task, seed: int, threshold: float) -> dict:

@@ -54,8 +54,9 @@ class ContrastiveLoss(torch.nn.Module):
     def scores(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:  # (N, D) twice to (N, N)
         "Cosine similarities over the temperature"
         if left.ndim != 2 or left.shape != right.shape or len(left) < 2:
-            raise ValueError("A contrastive loss tells each pair from the other pairs of its batch: it needs two "
-                             f"matrices (N, D) with N at least 2, got {tuple(left.shape)} and {tuple(right.shape)}")
+            raise ValueError("A contrastive loss tells each pair from the other pairs of its batch: it needs "
+                             "two matrices (N, D) with N at least 2, got "
+                             f"{tuple(left.shape)} and {tuple(right.shape)}")
         if self.learned:
             with torch.no_grad():  # as a bound of the weight: within the formula it would stop the gradient
                 self.log_scale.clamp_(max=math.log(100))
@@ -69,7 +70,7 @@ class ContrastiveLoss(torch.nn.Module):
         right: torch.Tensor,  # (N, D), row i belongs to row i on the left
         positives: torch.Tensor | None = None,  # (N, N), bool: which belong together; the diagonal if None
     ) -> torch.Tensor:  # a number
-        "The mean cross-entropy of rows and of columns; several positives of one share it (Khosla et al. 2020)"
+        "The mean cross-entropy of rows and columns; several positives share it (Khosla et al. 2020)"
         scores = self.scores(left, right)
         if positives is None:
             positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -77,8 +78,8 @@ class ContrastiveLoss(torch.nn.Module):
             raise ValueError(f"positives must be a bool matrix of the shape {tuple(scores.shape)}, got "
                              f"{positives.dtype} {tuple(positives.shape)}")
         if not (positives.any(0).all() and positives.any(1).all()):
-            raise ValueError("positives must mark a partner in each row and in each column: a vector with none "
-                             "has nothing to be near to. Leave it out of the batch.")
+            raise ValueError("positives must mark a partner in each row and in each column: a vector with "
+                             "none has nothing to be near to. Leave it out of the batch.")
         both = (-(scores.log_softmax(dim) * positives).sum(dim) / positives.sum(dim) for dim in (0, 1))
         return sum(loss.mean() for loss in both) / 2
 
@@ -276,15 +277,15 @@ def choose_next(
         probabilities, vectors = learn([*known], [*known.values()])
         probabilities, vectors = checked_probabilities(probabilities), as_array(vectors)
         if probabilities.shape != shape or len(vectors) != size:
-            raise ValueError(f"learn must give probabilities {shape} and a vector for each of {size} texts, got "
-                             f"{probabilities.shape} and {vectors.shape}")
+            raise ValueError(f"learn must give probabilities {shape} and a vector for each of {size} texts, "
+                             f"got {probabilities.shape} and {vectors.shape}")
     candidates = Candidates(probabilities[free], vectors[free], vectors[[*known]])
     chosen = free[strategy.choose(candidates, count, seed_of(seed, len(known), 0) % 2**32)]
     return {int(place): probabilities[place] for place in chosen}
 
 # %% ../nbs/lessons/23_few_labels.ipynb #2300c051
 class ActiveLoop:
-    "Asks for labels of the texts that a strategy chooses, keeps each at once, and goes on where it was stopped"
+    "Asks for labels of the texts that a strategy chooses, keeps each, and goes on where it was stopped"
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ LESSON = 23
 @exercise(
     "pairs from labels",
     LESSON,
-    "How many pairs do five things make? Each of the five has four partners, and each pair was counted twice.",
+    "How many pairs do five things make? Each has four partners, and each pair was counted twice.",
     "Pairs of the same label stand within one class. How many are there in each?",
     "Whatever is no pair of the same label is one of different labels.",
 )
@@ -59,10 +59,12 @@ def _groups(seed: int) -> tuple[np.ndarray, ...]:
     "Points in eight groups, their classes, new points, their classes, and the first of each class"
     rng, sizes = np.random.default_rng(seed), (90, 60, 30, 12, 8, 6, 5, 4)
     centres, classes = rng.normal(size=(8, 6)) * 4, rng.permutation([0, 1] * 4)
-    points = np.vstack([centre + rng.normal(size=(size, 6)) for centre, size in zip(centres, sizes, strict=True)])
+    points = np.vstack([centre + rng.normal(size=(size, 6)) for centre, size in zip(centres, sizes,
+                                                                                    strict=True)])
     new = np.vstack([centre + rng.normal(size=(25, 6)) for centre in centres])
     labels = np.repeat(classes, sizes)
-    return points, labels, new, np.repeat(classes, 25), np.array([np.flatnonzero(labels == c)[0] for c in (0, 1)])
+    first = np.array([np.flatnonzero(labels == c)[0] for c in (0, 1)])
+    return points, labels, new, np.repeat(classes, 25), first
 
 
 def _after(answer: object, seed: int, count: int = 12) -> float:
@@ -75,7 +77,7 @@ def _after(answer: object, seed: int, count: int = 12) -> float:
     if not isinstance(places, (list, tuple)) or len(places) != count:
         raise Wrong(f"I expected {count} places, and got {shown(places)}.")
     if len({*places}) < count or not all(isinstance(x, int) and 0 <= x < len(free) for x in places):
-        raise Wrong(f"Places must be different whole numbers below {len(free)}, and you gave {shown(places)}.")
+        raise Wrong(f"Places must be different whole numbers below {len(free)}; you gave {shown(places)}.")
     known = np.append(first, free[list(places)])
     return float((labels[known][_squares(new, points[known]).argmin(1)] == truth).mean())
 
@@ -94,7 +96,7 @@ def _your_own_strategy(answer):
 # %% ../../nbs/answers/few_labels.ipynb #2330a017
 QUIZZES[LESSON] = (
     Question(
-        "Two texts of each of two classes, and a contrastive loss by label that is as low as it can be. It is",
+        "Two texts of each of two classes, and a contrastive loss by label as low as it can be. It is",
         (
             ("zero, since every pair is told apart", "Each row spreads its target over two partners."),
             ("ln 2, since two partners share a row", "Yes: the mean of -ln of two shares is at least ln 2."),
@@ -121,7 +123,7 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "You have 50 labels, and compare four methods with three settings each. On what do you choose settings?",
+        "You have 50 labels and compare four methods, each with three settings. Where do you choose them?",
         (
             ("On 500 more labelled texts of the same task", "Whoever has them should train on them."),
             ("On another task, where labels are plenty", "Yes: it costs no label of this task."),

@@ -25,8 +25,8 @@ def opened(
         try:
             kept.add(row.key, texts[int(row.key)], row.answer, row.confidence, version=row.version)
         except (ValueError, IndexError) as error:
-            raise ValueError(f"The answers in {path} are of other texts (place {row.key}). Give the same texts in "
-                             "the same order, or choose another file.") from error
+            raise ValueError(f"The answers in {path} are of other texts (place {row.key}). Give the same "
+                             "texts in the same order, or choose another file.") from error
     return kept
 
 

@@ -35,9 +35,9 @@ def check_unlabelled(
     if shared:
         places = ", ".join(map(str, shared[:5])) + (", …" if len(shared) > 5 else "")
         raise ValueError(
-            f"{len(shared)} of {len(texts)} unlabelled texts are test texts too (places {places}; the first is "
-            f"{textwrap.shorten(repr(texts[shared[0]]), 60)}). What is learnt from them cannot be judged by "
-            "them: leave them out of one of the two.")
+            f"{len(shared)} of {len(texts)} unlabelled texts are test texts too (places {places}; the first "
+            f"is {textwrap.shorten(repr(texts[shared[0]]), 60)}). What is learnt from them cannot be judged "
+            "by them: leave them out of one of the two.")
 
 # %% ../../nbs/labelling/situation.ipynb #2310a010
 def few_labelled(
@@ -47,17 +47,18 @@ def few_labelled(
     judged: Iterable[str] = (),  # texts that results are measured on: none of these may be among the others
     seed: int = 0,  # decides which
 ) -> tuple[Dataset, list[str]]:  # the texts with labels, and all others without
-    "Draw a few rows, and forget the labels of the rest; ValueError where they are too few, or a class has none"
+    "Draw rows, and forget the labels of the rest; ValueError where there are too few, or a class has none"
     dataset, count = as_dataset(dataset, part="labelled"), checked_count("count", count)
     if count > len(dataset):
         raise ValueError(f"{count} labels are asked for, but there are {len(dataset)} texts. Ask for fewer.")
     order = np.random.default_rng(checked_seed(seed)).permutation(len(dataset))
     few, rest = dataset.select(order[:count]), [dataset["text"][place] for place in order[count:]]
     names = class_names(dataset) or sorted(set(dataset["label"]))
-    kept = {names[label] if isinstance(label, int) and label < len(names) else label for label in few["label"]}
+    kept = {names[label] if isinstance(label, int) and label < len(names) else label
+            for label in few["label"]}
     if missing := [str(name) for name in names if name not in kept]:
-        raise ValueError(f"No text of the class {', '.join(missing)} is among the {count} that were drawn. Ask "
-                         "for more, or draw with another seed.")
+        raise ValueError(f"No text of the class {', '.join(missing)} is among the {count} that were drawn. "
+                         "Ask for more, or draw with another seed.")
     check_unlabelled(rest, judged)
     return few, rest
 
