@@ -298,8 +298,10 @@ def test_the_core_set_is_that_of_scikit_activeml():
     assert KCentre().choose(given, 8).tolist() == theirs.tolist()
 
 
-def test_badge_is_that_of_scikit_activeml():
-    """The same first place; from there the same probabilities of the second"""
+def test_badge_is_that_of_the_paper():
+    """The longest gradient first, as scikit-activeml does; then by squared distance from it, and from nothing else
+
+    (scikit-activeml 1.0.1 also counts the distance from zero; the authors' code does not.)"""
     pool = pytest.importorskip("skactiveml.pool")
     classifiers = pytest.importorskip("skactiveml.classifier")
     from sklearn.linear_model import LogisticRegression
@@ -307,11 +309,12 @@ def test_badge_is_that_of_scikit_activeml():
     points, labels = np.vstack([given.labelled, given.vectors]), np.array([0, 1, 0, 1, 0] + [np.nan] * 40)
     model = classifiers.SklearnClassifier(LogisticRegression(), classes=[0, 1]).fit(points, labels)
     given = Candidates(model.predict_proba(given.vectors), given.vectors, given.labelled)
-    places, chances = pool.Badge(random_state=0).query(points, labels, model, fit_clf=False, batch_size=2,
-                                                      return_utilities=True)
-    assert Badge().choose(given, 1)[0] == places[0] - 5
-    drawn = np.bincount([Badge().choose(given, 2, seed)[1] for seed in range(4000)], minlength=40) / 4000
-    assert np.abs(drawn - np.nan_to_num(chances[1, 5:])).max() < 0.03
+    first = pool.Badge(random_state=0).query(points, labels, model, fit_clf=False, batch_size=1)[0] - 5
+    assert Badge().choose(given, 1).tolist() == [first]
+    gradients = Badge().gradients(given)
+    squares = ((gradients - gradients[first]) ** 2).sum(1)
+    drawn = np.bincount([Badge().choose(given, 2, seed)[1] for seed in range(2000)], minlength=40) / 2000
+    assert np.abs(drawn - squares / squares.sum()).max() < 0.03
 
 
 # --- the loop
