@@ -175,12 +175,11 @@ def steps_of(classifier: TextClassifier, objective: object, **options: object) -
 
 def test_contrastive_tuning_moves_the_encoder_and_leaves_the_head():
     """Its vectors come apart by label; a batch of one text is refused with the reason"""
-    classifier = tiny()
-    head = classifier.model.classifier.weight.detach().clone()
+    classifier, before = tiny(), tiny().model.state_dict()
     losses = steps_of(classifier, ContrastiveTuning(), weight_decay=0.0, learning_rate=1e-3)
-    assert all(map(math.isfinite, losses)) and torch.equal(classifier.model.classifier.weight, head)
-    assert not torch.equal(classifier.model.base_model.embeddings.word_embeddings.weight,
-                           tiny().model.base_model.embeddings.word_embeddings.weight)
+    moved = {name for name, weight in classifier.model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert all(map(math.isfinite, losses)) and len(moved) > 10
+    assert not [name for name in moved if name.startswith("classifier")]
     with pytest.raises(ValueError, match="temperature"):
         ContrastiveTuning(0)
     with pytest.raises(ValueError, match="N at least 2, got"):
