@@ -7,12 +7,12 @@ __all__ = ['GROUP_PROMPTS', 'PictureEncoder', 'TwoTowers', 'DualEncoder', 'unfro
            'retrieval_ranks', 'recall_at', 'nearest', 'matching_scores', 'search', 'class_vectors', 'zero_shot',
            'picture_occlusion']
 
-# %% ../nbs/lessons/60_multimodal.ipynb #1bdca174
+# %% ../nbs/lessons/60_multimodal.ipynb #545d001e
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from .training.objective import Backward, Batch, Limited, allowed, as_objective
 from .training.optimizer import optimizer_named, prepared_for
 from .training.settings import Settings, chosen_precision, seeded_accelerator
 
-# %% ../nbs/lessons/60_multimodal.ipynb #7799cd46
+# %% ../nbs/lessons/60_multimodal.ipynb #8af3a9e5
 class PictureEncoder(torch.nn.Module):
     "Four convolutions; each after the first halves the sides, and one vector comes out"
 
@@ -66,7 +66,7 @@ class TwoTowers(torch.nn.Module):
         pictures: torch.nn.Module,  # (B, 3, side, side) to (B, D)
         width: int,  # of a text's vector before its last layer
         size: int = 128,  # D
-        texts: torch.nn.Module | None = None,  # an encoder of transformers, trained too; None: vectors come in
+        texts: torch.nn.Module | None = None,  # an encoder, trained too; None: vectors come in
     ):
         super().__init__()
         self.pictures, self.texts = pictures, texts
@@ -80,7 +80,7 @@ class TwoTowers(torch.nn.Module):
     ) -> torch.Tensor:  # (B, D)
         "One vector of each text, of any length"
         if self.texts is not None:
-            hidden = self.texts(input_ids=words, attention_mask=attention_mask).last_hidden_state  # (B, T, width)
+            hidden = self.texts(input_ids=words, attention_mask=attention_mask).last_hidden_state
             weight = attention_mask[..., None]
             words = F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
         return self.head(words)
@@ -136,8 +136,8 @@ class DualEncoder:
         texts, size = checked_texts(texts), checked_count("batch_size", batch_size)
         out = [torch.empty(0, self.model.head.out_features)]
         for start in range(0, len(texts), size):
-            given = {name: value.to(self.device) for name, value in self.words(texts[start: start + size]).items()}
-            out.append(self.model.read(**given).float().cpu())
+            given = self.words(texts[start: start + size])
+            out.append(self.model.read(**{name: part.to(self.device) for name, part in given.items()}).cpu())
         return F.normalize(torch.cat(out), dim=-1)
 
     @torch.inference_mode()
@@ -152,7 +152,7 @@ class DualEncoder:
         out = [torch.empty(0, self.model.head.out_features)]
         for start in range(0, len(pictures), size):
             seen = picture_tensor(pictures[start: start + size], self.side).to(self.device)
-            out.append(self.model.pictures(seen).float().cpu())
+            out.append(self.model.pictures(seen).cpu())
         return F.normalize(torch.cat(out), dim=-1)
 
 # %% ../nbs/lessons/60_multimodal.ipynb #7d7f2171
@@ -175,7 +175,7 @@ def pairs_for(
     shaped = {name: value.unflatten(0, (len(texts), -1)).cpu() for name, value in forms.items()}
     return pair_record(picture_tensor(pictures, encoder.side), shaped, [forms[0] for forms in texts])
 
-# %% ../nbs/lessons/60_multimodal.ipynb #813e46b0
+# %% ../nbs/lessons/60_multimodal.ipynb #9474e3c6
 @dataclass(frozen=True)
 class Matching(Limited):
     "Each picture has to find its text among those of the batch, and each text its picture"
@@ -183,7 +183,7 @@ class Matching(Limited):
     pixels: int = 3  # a picture is moved by so many at most, while training
     mirror: float = 0.5  # share of the pictures that are mirrored
     target = None  # there is no label
-    limits: ClassVar = allowed(pixels=lambda name, value: checked_count(name, value, 0), mirror=checked_fraction)
+    limits = allowed(pixels=partial(checked_count, least=0), mirror=checked_fraction)
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
@@ -193,7 +193,7 @@ class Matching(Limited):
         backward(loss)
         return loss.item()
 
-# %% ../nbs/lessons/60_multimodal.ipynb #869e6d0c
+# %% ../nbs/lessons/60_multimodal.ipynb #de74f207
 def match(
     encoder: DualEncoder,  # trained in place
     train: Dataset,  # columns image and text, and perhaps keywords
@@ -215,7 +215,8 @@ def match(
     """Train a dual encoder on pictures with words, by the engine under `fine_tune`
 
     What cannot be trained on raises ValueError or TypeError before a weight changes."""
-    settings = Settings(epochs, batch_size, None, 1, learning_rate, max_gradient_norm, weight_decay, warmup, optimizer,
+    settings = Settings(epochs, batch_size, None, 1, learning_rate, max_gradient_norm, weight_decay, warmup,
+                        optimizer,
         chosen_precision(mixed_precision, encoder.device), None, None, seed).checked()
     make, callbacks = optimizer_named(optimizer), checked_callbacks(callbacks, validation is not None)
     loss, pairs = as_objective(objective), read_pairs(train, "training")
@@ -283,7 +284,7 @@ def matching_scores(
         loss = encoder.model.loss(seen.to(encoder.device), read.to(encoder.device)).item()
     return {"loss": loss, "recall": recall_at(retrieval_ranks(read, seen), min(10, len(seen)))}
 
-# %% ../nbs/lessons/60_multimodal.ipynb #f7b126cd
+# %% ../nbs/lessons/60_multimodal.ipynb #c8efd26d
 def search(
     encoder: object,  # a DualEncoder, or a HubClip
     query: str,  # words, in any form
@@ -303,7 +304,8 @@ def class_vectors(
     "One vector for each class: the mean of its prompts"
     if len(prompts) < 2 or not all(texts and not isinstance(texts, str) for texts in prompts.values()):
         raise ValueError("prompts must name two classes or more, each with a list of texts")
-    return torch.stack([F.normalize(encoder.embed_texts(texts).mean(0), dim=-1) for texts in prompts.values()])
+    means = [encoder.embed_texts(texts).mean(0) for texts in prompts.values()]
+    return F.normalize(torch.stack(means), dim=-1)
 
 
 def zero_shot(

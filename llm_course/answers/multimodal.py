@@ -26,7 +26,8 @@ def _unit(count: int, size: int, seed: int) -> torch.Tensor:  # (count, size), r
     LESSON,
     "log_softmax(1) of cosines / temperature holds ln p of each text, for each picture.",
     "right = same[:, None] == same marks what is right, for rows and for columns.",
-    "Take the mean of -ln p over what is right in a row, then over the rows; the same with cosines.T; half of each.",
+    "Take the mean of -ln p over what is right in a row, then over the rows; the same with cosines.T; half "
+    "of each.",
 )
 def _both_questions(answer):
     by_hand = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
@@ -48,7 +49,8 @@ def _first_losses() -> list[float]:
     "Means over twenty draws"
     found = []
     for count, tau in ((8, 1.0), (512, 1.0), (512, 0.01)):
-        drawn = [ContrastiveLoss(tau)(_unit(count, 256, seed), _unit(count, 256, 100 + seed)) for seed in range(20)]
+        drawn = [ContrastiveLoss(tau)(_unit(count, 256, seed), _unit(count, 256,
+                                                                     100 + seed)) for seed in range(20)]
         found.append(float(torch.stack(drawn).mean()))
     return found
 
@@ -58,13 +60,15 @@ def _first_losses() -> list[float]:
     LESSON,
     "If all scores were equal, each question would have N equal answers.",
     "With 256 numbers, cosines of random vectors are near 0, give or take 1/16. Divided by 1 that is little.",
-    "Divided by 0.01, a cosine of 1/16 is a score of 6. The largest of 512 such is three times that, and rules the sum.",
+    "Divided by 0.01, a cosine of 1/16 is a score of 6. The largest of 512 such is three times that, and "
+    "rules the sum.",
 )
 def _how_large_is_it_at_the_start(answer):
     see(answer, _first_losses,
         ("8 pairs, temperature 1", 0.1, "All scores are nearly equal: the loss is near ln 8."),
         ("512 pairs, temperature 1", 0.2, "Nearly equal again: near ln 512."),
-        ("512 pairs, temperature 0.01", 5, "The nearest wrong text has a score near 20, the right one near 0: the loss is "
+        ("512 pairs, temperature 0.01", 5, "The nearest wrong text has a score near 20, the right one near "
+                                           "0: the loss is "
                                            "near their difference, and far above ln 512."))
 
 # %% ../../nbs/answers/multimodal.ipynb #5539da9b
@@ -99,7 +103,8 @@ def _checked_batches(found: object, count: int, size: int) -> list[list[int]]:
     LESSON,
     "vectors @ vectors.T holds how near each text is to each other one.",
     "Take a text that is not used yet, and the nearest that are not used yet, until the batch is full.",
-    "Begin each batch where the texts that are left lie densest: where the mean of the `size` highest cosines is highest.",
+    "Begin each batch where the texts that are left lie densest: where the mean of the `size` highest "
+    "cosines is highest.",
 )
 def _batches_that_teach(answer):
     shares = []
@@ -126,17 +131,22 @@ QUIZZES[LESSON] = (
     Question(
         "You train with batches of 16 in place of 256. The training loss falls much lower. What does it say?",
         (
-            ("Nothing yet: with 16 pairs the task is easier.", "Yes: at most ln 16 = 2.8 nats, instead of 5.5."),
-            ("Small batches teach more for the same number of pairs.", "Compare recall on one collection instead."),
-            ("The temperature was too high for the large batches.", "It may be; but the two losses cannot tell."),
+            ("Nothing yet: with 16 pairs the task is easier.", "Yes: at most ln 16 = 2.8 nats, instead of "
+                                                               "5.5."),
+            ("Small batches teach more for the same number of pairs.",
+             "Compare recall on one collection instead."),
+            ("The temperature was too high for the large batches.", "It may be; but the two losses cannot "
+                                                                    "tell."),
         ),
         0,
     ),
     Question(
         "Recall at 10 is 40 %. Is that good?",
         (
-            ("It depends on how many pictures there are to choose from.", "Yes: of 20 pictures it is below chance."),
-            ("No: more than one half of all names are not found at all.", "Of a million pictures it would be great."),
+            ("It depends on how many pictures there are to choose from.",
+             "Yes: of 20 pictures it is below chance."),
+            ("No: more than one half of all names are not found at all.",
+             "Of a million pictures it would be great."),
             ("Yes: it is four times as high as chance, which is 10 %.", "Chance is 10 / N, not 10 %."),
         ),
         0,
@@ -144,9 +154,12 @@ QUIZZES[LESSON] = (
     Question(
         "Why did no family of emoji stand in training and test at once?",
         (
-            ("So that both parts hold equally many people, clocks and flags.", "They do not: large families train."),
-            ("So that the towers are trained on as few emoji as possible.", "Their number was not the point."),
-            ("So that a test picture is no near copy of a training picture.", "Yes: else the test asks for memory."),
+            ("So that both parts hold equally many people, clocks and flags.",
+             "They do not: large families train."),
+            ("So that the towers are trained on as few emoji as possible.",
+             "Their number was not the point."),
+            ("So that a test picture is no near copy of a training picture.",
+             "Yes: else the test asks for memory."),
         ),
         2,
     ),
@@ -154,8 +167,10 @@ QUIZZES[LESSON] = (
         "A model answers zero-shot. One class is always missed. What do you try first, without labels?",
         (
             ("Other prompts for it: they are all the classifier that there is.", "Yes: the words decide."),
-            ("More epochs on the same pairs, until the loss of training is zero.", "It learns those by heart."),
-            ("A larger batch when the pictures are classified, for more contrast.", "Each is classified alone."),
+            ("More epochs on the same pairs, until the loss of training is zero.",
+             "It learns those by heart."),
+            ("A larger batch when the pictures are classified, for more contrast.",
+             "Each is classified alone."),
         ),
         0,
     ),

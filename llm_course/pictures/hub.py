@@ -74,9 +74,11 @@ class HubClip:
         texts, size, out = checked_texts(texts), checked_count("batch_size", batch_size), []
         window = self.model.config.text_config.max_position_embeddings
         for start in range(0, len(texts), size):
-            read = self.tokenizer(texts[start: start + size], padding=True, truncation=True, max_length=window,
+            read = self.tokenizer(texts[start: start + size], padding=True, truncation=True,
+                                  max_length=window,
                                   return_tensors="pt").to(self.device)
-            found = self.model.get_text_features(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
+            found = self.model.get_text_features(input_ids=read["input_ids"],
+                                                 attention_mask=read["attention_mask"])
             out.append(F.normalize(getattr(found, "pooler_output", found), dim=-1).cpu())
         return torch.cat(out) if out else torch.empty(0, self.model.config.projection_dim)
 
@@ -96,6 +98,7 @@ def write_random_clip(
                          "bos_token_id": tokenizer.bos_token_id or tokenizer.cls_token_id,
                          "pad_token_id": tokenizer.pad_token_id},
             vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=24))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet_loading():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return Path(folder)

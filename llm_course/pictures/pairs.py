@@ -36,7 +36,8 @@ def checked_pairs(
     "Both as lists; ValueError where their numbers differ, or where a text says nothing"
     pictures, texts = checked_pictures(pictures), checked_texts(texts)
     if len(pictures) != len(texts):
-        raise ValueError(f"The {part} data has {len(pictures)} pictures and {len(texts)} texts: text i must belong "
+        raise ValueError(f"The {part} data has {len(pictures)} pictures and {len(texts)} texts: text i must "
+                         f"belong "
                          "to picture i")
     if empty := [place for place, text in enumerate(texts) if not text.strip()]:
         raise ValueError(f"Text {empty[0]} of the {part} data is empty: write what its picture shows")
@@ -44,7 +45,7 @@ def checked_pairs(
 
 
 def read_pairs(
-    dataset: object,  # columns image, text and, where there are some, keywords: a Dataset, a dict, a DataFrame
+    dataset: object,  # columns image, text and, where there are some, keywords
     part: str = "given",  # what an error shall call it
 ) -> tuple[list[Picture], list[tuple[str, ...]]]:  # N pictures; of each, the forms of its text
     "Pictures, and for each its name and its keywords in one text"
@@ -95,9 +96,9 @@ def remembered_texts() -> RememberedTexts:
     "The bundled encoder, loaded once, with what it has read"
     return RememberedTexts(sentence_encoder())
 
-# %% ../../nbs/pictures/pairs.ipynb #90e9c8e7
+# %% ../../nbs/pictures/pairs.ipynb #89176bfd
 class WholeBatches(ShuffledBlocks):
-    "The rows of each step in a new order each epoch; what does not fill a step is left for the next epoch's order"
+    "The rows of each step, in a new order each epoch; what does not fill a step is left out"
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter([rows for rows in super().__iter__() if len(rows) == self.rows])
@@ -105,7 +106,7 @@ class WholeBatches(ShuffledBlocks):
 
 def pair_record(
     pictures: torch.Tensor,  # (N, 3, S, S)
-    words: dict[str, torch.Tensor],  # (N, V, …): of V forms of each text the vectors, or token ids and their mask
+    words: dict[str, torch.Tensor],  # (N, V, …): vectors of V forms, or token ids and their mask
     names: Sequence[str],  # N, the first form of each text
 ) -> Record:  # columns pictures, same, and those of words
     "Pairs as training data"
@@ -127,12 +128,13 @@ def pair_batches(
     "Steps of equal size; ValueError where a batch would hold one pair"
     size, rows = settings.batch_size, settings.of_step(accelerator.num_processes)[0]
     if min(size, len(record)) < 2:
-        raise ValueError(f"batch_size is {size} and there are {len(record)} pairs, but a pair is told from the others "
+        raise ValueError(f"batch_size is {size} and there are {len(record)} pairs, but a pair is told from "
+                         f"the others "
                          "of its batch: there must be two at least")
     sampler = WholeBatches(len(record), min(rows, len(record)), settings.seed)
     return Batches(record, sampler, partial(equal_parts, batch_size=size), accelerator, settings.epochs)
 
-# %% ../../nbs/pictures/pairs.ipynb #a9d0f8f0
+# %% ../../nbs/pictures/pairs.ipynb #74b78d29
 def moved(
     pictures: torch.Tensor,  # (B, 3, S, S), -1 to 1
     pixels: int = 3,  # most, in each direction
@@ -143,9 +145,11 @@ def moved(
     at = (draws(torch.empty(2, count)) * (2 * pixels + 1)).long().to(pictures.device)  # top and left
     places = torch.arange(side, device=pictures.device)
     rows, columns = (places + start[:, None] for start in at)  # (B, S) each
-    columns = torch.where((draws(torch.empty(count)) < mirror).to(pictures.device)[:, None], columns.flip(1), columns)
+    columns = torch.where((draws(torch.empty(count)) < mirror).to(pictures.device)[:, None], columns.flip(1),
+                          columns)
     padded = F.pad(pictures, (pixels,) * 4, value=1.0)
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1,
+                                                                                                     2)
 
 
 def one_form(

@@ -28,15 +28,18 @@ def checked_pictures(
 ) -> list[Picture]:
     "The pictures as a list; TypeError where one of them is none"
     if isinstance(pictures, (Picture, str, bytes)) or not hasattr(pictures, "__iter__"):
-        raise TypeError(f"pictures must be a list of pictures, got {type(pictures).__name__}; write [picture], and "
+        raise TypeError(f"pictures must be a list of pictures, got {type(pictures).__name__}; write "
+                        f"[picture], and "
                         "open a file with PIL.Image.open first")
     pictures = list(pictures)
     for place, picture in enumerate(pictures):
         if not isinstance(picture, Picture):
-            raise TypeError(f"Picture {place} is of type {type(picture).__name__}. Open a file with PIL.Image.open; "
+            raise TypeError(f"Picture {place} is of type {type(picture).__name__}. Open a file with "
+                            f"PIL.Image.open; "
                             "make one of an array with PIL.Image.fromarray.")
         if 0 in picture.size:
-            raise ValueError(f"Picture {place} has {picture.width} x {picture.height} pixels: there is nothing to see")
+            raise ValueError(f"Picture {place} has {picture.width} x {picture.height} pixels: there is "
+                             f"nothing to see")
     return pictures
 
 
@@ -47,7 +50,8 @@ def on_white(
     if picture.mode.startswith("I;16"):  # Pillow would cut its values off at 255
         picture = PIL.Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise ValueError(f"A picture of mode {picture.mode!r} does not say which number is white. Scale it to 0 to 255 "
+        raise ValueError(f"A picture of mode {picture.mode!r} does not say which number is white. Scale it "
+                         f"to 0 to 255 "
                          "and make it anew: PIL.Image.fromarray(values.astype('uint8'))")
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
@@ -84,8 +88,8 @@ def tensor_pictures(
     tensor: torch.Tensor,  # (N, 3, H, W), from -1 to 1
 ) -> list[Picture]:
     "The way back"
-    values = ((tensor.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [PIL.Image.fromarray(value) for value in values]
+    values = ((tensor.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return [PIL.Image.fromarray(value) for value in values.permute(0, 2, 3, 1).numpy()]
 
 # %% ../../nbs/pictures/reading.ipynb #f6f9eb2f
 def pasted(
@@ -114,7 +118,8 @@ def picture_rows(
         raise ValueError("There is a row without a picture")
     across = max(len(pictures) for _, pictures in rows)
     axes = np.atleast_1d(new_axes(None, nrows=len(rows), ncols=across, squeeze=False,
-                                  figsize=(size * across + 2.2, size * len(rows) + 0.4))).reshape(len(rows), across)
+                                  figsize=(size * across + 2.2, size * len(rows) + 0.4))).reshape(len(rows),
+                                                                                                  across)
     for row, (words, pictures) in enumerate(rows):
         for column, ax in enumerate(axes[row]):
             ax.set(xticks=[], yticks=[])

@@ -38,7 +38,8 @@ class PictureSearch(Explorer):
         most = min(12, len(self.pictures))
         self.query = widgets.Text(value=query, description="words", continuous_update=False,
                                   layout=widgets.Layout(width="95%"))
-        self.count = widgets.IntSlider(value=min(checked_count("k", k), most), min=1, max=most, description="pictures")
+        self.count = widgets.IntSlider(value=min(checked_count("k", k), most), min=1, max=most,
+                                       description="pictures")
         super().__init__(self.query, self.count)
 
     def places(self) -> list[int]:
