@@ -36,7 +36,7 @@ def texts() -> RememberedTexts:
 
 
 def fresh(**options: object) -> DualEncoder:
-    return DualEncoder(texts(), **{"size": 16, "width": 4, **options})
+    return DualEncoder(texts(), **{"width": 4, **options})
 
 
 def trained(model: DualEncoder, *data: Dataset, **changed: object):
@@ -125,7 +125,7 @@ def test_pairs_that_fill_no_batch_wait():
 
 
 def test_training_learns_pairs_by_heart():
-    model = fresh(size=32, width=8)
+    model = fresh(width=8)
     start = matching_scores(model, rows()["image"][:], rows()["text"][:])["loss"]
     trained(model, objective=Matching(pixels=0, mirror=0.0), epochs=30, learning_rate=5e-3, batch_size=24)
     end = matching_scores(model, rows()["image"][:], rows()["text"][:])
