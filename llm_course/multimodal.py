@@ -110,7 +110,7 @@ class DualEncoder:
         self.sizes = {"width": width, "side": side}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(checked_seed(seed))
-            texts = copy.deepcopy(self.encoder.model).requires_grad_(True) if tuned else None
+            texts = copy.deepcopy(self.encoder.model) if tuned else None
             self.model = TwoTowers(PictureEncoder(self.encoder.width, width, side), texts)
         self.model.to(self.device).eval()
 
