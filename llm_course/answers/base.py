@@ -105,8 +105,10 @@ def _agree(found: object, expected: object, tolerance: float) -> bool:
     a, b = number_of(found), number_of(expected)
     if b is None or isinstance(expected, bool):
         return isinstance(found, type(expected)) and found == expected
-    if a is None or a == b or math.isnan(b):
-        return a is not None and (a == b or math.isnan(a))
+    if a is None:
+        return False
+    if a == b or (math.isnan(a) and math.isnan(b)):
+        return True
     return math.isfinite(b) and abs(a - b) <= tolerance + tolerance * abs(b)
 
 
