@@ -7,7 +7,7 @@
 Every way serves the same classifier, the bundled encoder fine-tuned on movie reviews, in float32, on this machine's cores.
 The load is a closed loop by wrk (apt-get install wrk): each client has one connection and one request of one review under
 way, and sends the next at once. The reviews are those of the test part, in turn. wrk takes a share of the same cores.
-LitServe is installed by `pip install litserve`.
+LitServe is among `benchmarks/requirements.txt`.
 
 - tuning: each way with six settings (threads; batch and window; workers), at 64 clients. The one with the most answers a
   second is taken.
