@@ -149,13 +149,29 @@ def test_a_class_without_a_text_is_named():
         few_labelled(rows, 2)
 
 
+@pytest.mark.parametrize("unknown", [-1, None])
+def test_rows_without_a_label_are_no_labels(unknown):
+    """-1 is how a Hub set writes that there is none"""
+    rows = Dataset.from_dict({"text": [f"text {place}" for place in range(20)], "label": [0, 1, unknown, 0] * 5})
+    rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
+    with pytest.raises(ValueError, match="label"):
+        few_labelled(rows, 20)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [-1, 1], [1, 2, 3, 4, 5]])
+def test_numbers_may_be_names(labels):
+    """Without names, each number is a class"""
+    rows = Dataset.from_dict({"text": [f"text {place}" for place in range(20)], "label": labels * (20 // len(labels))})
+    assert sorted(set(few_labelled(rows, 20)[0]["label"])) == sorted(labels)
+
+
 def test_unlabelled_test_texts_are_counted():
     """In whatever case or spacing; and the drawn part may hold none either, since it is judged no less"""
     judged = [ROWS["text"][3].upper(), "  text   4 ", "another"]
-    with pytest.raises(ValueError, match=r"2 of 30 unlabelled texts are test texts too \(places 3, 4; the first is 'text 3'\)"):
+    with pytest.raises(ValueError, match=r"2 of 30 texts to learn from are test texts too \(places 3, 4; the first is 'text 3'\)"):
         check_unlabelled(ROWS["text"], judged)
-    with pytest.raises(ValueError, match=r"of 20 unlabelled texts are test texts too"):
-        few_labelled(ROWS, 10, judged=ROWS["text"])
+    with pytest.raises(ValueError, match=r"10 of 30 texts to learn from are test texts too"):
+        few_labelled(ROWS, 10, judged=few_labelled(ROWS, 10)[0]["text"])
     few, rest = few_labelled(ROWS, 10, judged=["another"])
     assert sorted([*few["text"], *rest]) == sorted(ROWS["text"])
 
@@ -179,7 +195,7 @@ def steps_of(classifier: TextClassifier, objective: object, **options: object) -
 
 
 def test_contrastive_tuning_moves_the_encoder_and_leaves_the_head():
-    """Its vectors come apart by label; a batch of one text is refused with the reason"""
+    """Its vectors come apart by label; a text that is left over alone is said, and work goes on"""
     classifier, before = tiny(), tiny().model.state_dict()
     losses = steps_of(classifier, ContrastiveTuning(), weight_decay=0.0, learning_rate=1e-3)
     moved = {name for name, weight in classifier.model.state_dict().items() if not torch.equal(weight, before[name])}
@@ -187,8 +203,9 @@ def test_contrastive_tuning_moves_the_encoder_and_leaves_the_head():
     assert not [name for name in moved if name.startswith("classifier")]
     with pytest.raises(ValueError, match="temperature"):
         ContrastiveTuning(0)
-    with pytest.raises(ValueError, match="N at least 2, got"):
-        fine_tune(tiny(), reviews(5), objective=ContrastiveTuning(), epochs=1, batch_size=4, progress=False)
+    with pytest.warns(UserWarning, match="holds one text, and none to tell it from"):
+        run = fine_tune(tiny(), reviews(5), objective=ContrastiveTuning(), epochs=1, batch_size=4, progress=False)
+    assert sorted(row["loss"] > 0 for row in run.steps) == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["tiny-gpt", "tiny-t5"])
@@ -316,6 +333,34 @@ def test_badge_is_that_of_the_paper():
     assert np.abs(drawn - squares / squares.sum()).max() < 0.03
 
 
+def test_entropy_of_a_rounding_error_is_that_of_zero():
+    """-1e-9 counts as a probability; its logarithm does not"""
+    p = np.array([[-1e-9, 0.5, 0.5 + 1e-9], [0, 0, 1.0]])
+    assert LargestEntropy().choose(Candidates(p, p, p[:0]), 1).tolist() == [0]
+
+
+@pytest.mark.parametrize(("vectors", "labelled", "said"), [
+    (np.full((3, 2), np.nan), np.zeros((0, 2)), "row 0 holds NaN"), (np.zeros(3), np.zeros((0, 2)), r"shape \(3,\)"),
+    (np.zeros((4, 2)), np.zeros((0, 2)), "each of 3 texts"), (np.zeros((3, 2)), np.zeros((1, 3)), "as many columns"),
+    (np.array([["a"]] * 3), np.zeros((0, 1)), "got <U1"),
+])
+def test_candidates_are_tables_of_numbers(vectors, labelled, said):
+    """Before a strategy chooses anything"""
+    with pytest.raises(ValueError, match=said):
+        Candidates(np.full((3, 2), 0.5), vectors, labelled)
+
+
+@pytest.mark.parametrize("places", [[], [0, 0, 1], [0, 1, 40], [0.0, 1.0, 2.0], range(40)])
+def test_a_strategy_of_ones_own_chooses_different_places(places):
+    """As many as are asked for"""
+    class Mine(Strategy):
+        def chosen(self, candidates, count, rng):
+            return np.array(places)
+
+    with pytest.raises(ValueError, match=r"Mine.chosen must give 3 different places from 0 to 39"):
+        Mine().choose(candidates(), 3)
+
+
 # --- the loop
 
 TEXTS = [f"text {place}" for place in range(60)]
@@ -356,7 +401,7 @@ def test_a_loop_asks_each_text_once_and_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(("answer", "said"), [
-    (None, "got no answer; expected one of negative, positive. The 4 answers before it are kept"),
+    (None, "got no answer; expected one of 'negative', 'positive'. The 4 answers before it are kept"),
     ("neutral", "got the answer 'neutral'; expected one of"), ("", "got the answer ''"), (2, "got the answer 2"),
     (0.0, "got the answer 0.0"), (["positive"], "got the answer \\['positive'\\]"), (-1, "got the answer -1"),
 ])
@@ -440,6 +485,65 @@ def test_a_killed_loop_goes_on_with_every_answer_kept(tmp_path):
     assert loop_at(tmp_path / "killed.sqlite").run(truth, 40, 6) == whole
 
 
+def test_a_corrected_answer_stops_nothing(tmp_path):
+    """While questions wait, they are the questions, whatever the classifier would say now"""
+    loop = loop_at(tmp_path / "kept.sqlite")
+    loop.run(truth, 12, 6)
+    waiting = loop.ask(6)
+    for place, name in [*loop.answers.items()][:4]:
+        loop.tell(place, LABELS[1 - LABELS.index(name)], replace=True)
+        assert loop.ask(6) == loop.ask(3) == waiting
+    assert len(loop.run(truth, 20, 6)) == 20
+
+
+def test_questions_cut_short_are_filled_up(tmp_path):
+    """What was being written down when the power went off is asked as it would have been"""
+    whole, cut = (loop_at(tmp_path / f"{name}.sqlite") for name in ("whole", "cut"))
+    for loop in (whole, cut):
+        loop.run(truth, 12, 6)
+    add, left = cut.kept.add, [2]
+
+    def breaks(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return add(*arguments, **options)
+
+    cut.kept.add = breaks
+    with pytest.raises(KeyboardInterrupt):
+        cut.ask(6)
+    again = loop_at(tmp_path / "cut.sqlite")
+    assert len(again.waiting()) == 2 and again.ask(6) == whole.ask(6)
+
+
+def test_ratings_as_names_take_names_alone(tmp_path):
+    """1 may be the first class or the name of the second: neither is guessed"""
+    loop = ActiveLoop(TEXTS, ["0", "1"], learn, RandomSampling(), tmp_path / "kept.sqlite")
+    [place] = loop.ask(1)
+    with pytest.raises(ValueError, match="got the answer 1; expected one of '0', '1'"):
+        loop.tell(place, 1)
+    assert loop.tell(place, "1") and loop.answers == {place: "1"}
+
+
+@pytest.mark.parametrize(("given", "error"), [
+    ({"strategy": Badge}, TypeError), ({"strategy": "badge"}, TypeError), ({"learn": None}, TypeError),
+    ({"seed": -1}, ValueError), ({"seed": "a"}, ValueError)])
+def test_a_loop_that_cannot_run_is_refused_before_its_file_is_made(tmp_path, given, error):
+    """And not when people have answered"""
+    path = tmp_path / "kept.sqlite"
+    with pytest.raises(error):
+        ActiveLoop(TEXTS, LABELS, **{"learn": learn, "strategy": Badge(), "path": path, **given})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("found", [None, POINTS, (POINTS, POINTS, POINTS)])
+def test_a_classifier_that_returns_something_else_is_told(tmp_path, found):
+    """Both things that are needed are named"""
+    loop = ActiveLoop(TEXTS, LABELS, lambda *_: found, Badge(), tmp_path / "kept.sqlite")
+    with pytest.raises(ValueError, match=r"learn must return two things, probabilities \(N, C\) and vectors"):
+        loop.run(truth, 40, 6)
+
+
 # --- labels that are wrong
 
 def flipped(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -478,3 +582,11 @@ def test_labels_that_cannot_be_judged(p, labels, said):
     """A class that nobody gave, lengths that differ, rows that are no probabilities"""
     with pytest.raises(ValueError, match=said):
         confident_joint(np.array(p), labels)
+
+
+def test_equal_probabilities_reach_their_own_mean():
+    """Whose rounding may lie above them; as cleanlab, in whatever form the arguments come"""
+    p, labels = np.array([[0.72, 0.28]] * 3 + [[0.2, 0.8]]), [0, 0, 0, 1]
+    for given in (p, p.tolist(), torch.tensor(p)):
+        assert confident_joint(given, labels).tolist() == [[3, 0], [0, 1]]
+        assert len(label_issues(given, np.array(labels, float))) == 0

@@ -85,7 +85,7 @@ def _after(answer: object, seed: int, count: int = 12) -> float:
 @exercise(
     "your own strategy",
     LESSON,
-    "Some groups have four points of 215. How often does chance meet one of them?",
+    "The smallest group has four points of 215. How often does chance meet one of them?",
     "The classifier is sure of what it has never seen. Does its probability tell you about a new group?",
     "Look at distances: which point is farthest from all that are labelled or chosen?",
 )

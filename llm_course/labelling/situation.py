@@ -23,7 +23,7 @@ from ..training.passes import UnlabelledTexts
 
 # %% ../../nbs/labelling/situation.ipynb #2310a007
 def check_unlabelled(
-    texts: Iterable[str],  # N texts without labels, to learn from
+    texts: Iterable[str],  # N texts to learn from, with or without labels
     judged: Iterable[str],  # those that results are measured on
 ):
     "ValueError, with their number, where texts to learn from are texts that results are measured on"
@@ -35,8 +35,8 @@ def check_unlabelled(
     if shared:
         places = ", ".join(map(str, shared[:5])) + (", …" if len(shared) > 5 else "")
         raise ValueError(
-            f"{len(shared)} of {len(texts)} unlabelled texts are test texts too (places {places}; the first "
-            f"is {textwrap.shorten(repr(texts[shared[0]]), 60)}). What is learnt from them cannot be judged "
+            f"{len(shared)} of {len(texts)} texts to learn from are test texts too (places {places}; the "
+            f"first is {textwrap.shorten(repr(texts[shared[0]]), 60)}). What is learnt from them cannot be judged "
             "by them: leave them out of one of the two.")
 
 # %% ../../nbs/labelling/situation.ipynb #2310a010
@@ -44,22 +44,28 @@ def few_labelled(
     dataset: Dataset,  # columns text and label
     count: int,  # labels to keep, at least 1
     *,
-    judged: Iterable[str] = (),  # texts that results are measured on: none of these may be among the others
+    judged: Iterable[str] = (),  # texts that results are measured on: none of these may be among the rows
     seed: int = 0,  # decides which
 ) -> tuple[Dataset, list[str]]:  # the texts with labels, and all others without
     "Draw rows, and forget the labels of the rest; ValueError where there are too few, or a class has none"
     dataset, count = as_dataset(dataset, part="labelled"), checked_count("count", count)
     if count > len(dataset):
         raise ValueError(f"{count} labels are asked for, but there are {len(dataset)} texts. Ask for fewer.")
+    texts, labels = dataset["text"][:], dataset["label"][:]
+    check_unlabelled(texts, judged)
+    names = class_names(dataset)
+    known = [label is not None and (not names or isinstance(label, str) or 0 <= label < len(names))
+             for label in labels]
     order = np.random.default_rng(checked_seed(seed)).permutation(len(dataset))
-    few, rest = dataset.select(order[:count]), [dataset["text"][place] for place in order[count:]]
-    names = class_names(dataset) or sorted(set(dataset["label"]))
-    kept = {names[label] if isinstance(label, int) and label < len(names) else label
-            for label in few["label"]}
-    if missing := [str(name) for name in names if name not in kept]:
+    few, rest = dataset.select(order[:count]), [texts[place] for place in order[count:]]
+    if without := [place for place in order[:count] if not known[place]]:
+        raise ValueError(f"{len(without)} of the {count} rows that were drawn have no label (row {without[0]} "
+                         f"has {labels[without[0]]!r}). Leave out the rows without a label.")
+    given = {names[label] if names and not isinstance(label, str) else label for label in few["label"]}
+    classes = names or sorted({label for label, sure in zip(labels, known, strict=True) if sure})
+    if missing := [str(name) for name in classes if name not in given]:
         raise ValueError(f"No text of the class {', '.join(missing)} is among the {count} that were drawn. "
                          "Ask for more, or draw with another seed.")
-    check_unlabelled(rest, judged)
     return few, rest
 
 # %% ../../nbs/labelling/situation.ipynb #2310a013
@@ -81,6 +87,9 @@ class TextsWithCopies(UnlabelledTexts):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnchangedTexts)
             made = augmenter.augment(texts, n=checked_count("copies", copies), seed=seed)
+        if all(copy == text for text, row in zip(texts, made, strict=True) for copy in row):
+            raise ValueError(f"{type(augmenter).__name__} changed none of the {len(texts)} texts: answers to "
+                             "equal texts are equal already. Choose another augmenter or a larger fraction.")
         self.copies = [classifier.tokenize(row)[0] for row in made]
 
     def pair(self) -> tuple[Batch, Batch]:

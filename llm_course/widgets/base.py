@@ -104,7 +104,7 @@ class Judge:
     def draw(self):
         "Show the thing where the slider stands, what was said of it, and the score"
         place = self.slider.value - 1
-        verdict = f"<p>You said: {self.answers[place]}.</p>" if place in self.answers else ""
+        verdict = f"<p>You said: {html.escape(self.answers[place])}.</p>" if place in self.answers else ""
         self.shown.value = self.item(place) + verdict
         last = self.said(self.last) if self.last is not None else ""
         self.score_line.value = f'{last}<p role="status">{html.escape(self.score())}</p>'

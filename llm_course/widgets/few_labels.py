@@ -8,6 +8,7 @@ __all__ = ['LabelQueue']
 # %% ../../nbs/widgets/few_labels.ipynb #2320a003
 import html
 
+from ..checks import checked_count
 from ..few_labels import ActiveLoop
 from .base import Judge
 
@@ -18,9 +19,13 @@ class LabelQueue(Judge):
     def __init__(
         self,
         loop: ActiveLoop,
-        count: int = 10,  # texts to choose where none wait, at least 1
+        count: int = 10,  # texts to choose where none wait, at least 1; fewer where fewer are left
     ):
-        self.loop, self.places, self.VERDICTS = loop, loop.ask(count), tuple(loop.labels)
+        left = len(loop.texts) - len(loop.answers)
+        if not left:
+            raise ValueError(f"All {len(loop.texts)} texts have labels: there is nothing to ask")
+        self.loop, self.places = loop, loop.ask(min(checked_count("count", count), left))
+        self.VERDICTS = tuple(loop.labels)
         super().__init__(len(self.places))
 
     def item(self, place: int) -> str:
