@@ -20,7 +20,8 @@ from datasets import Dataset
 from PIL import Image
 
 from .callbacks import Callback, ProgressBar
-from .checks import checked_count, checked_fraction, checked_seed, checked_text, checked_texts
+from .checks import checked_count, checked_fraction, checked_number, checked_seed
+from .checks import checked_text, checked_texts
 from .core import keep_freed_memory
 from .few_labels import ContrastiveLoss
 from .models import SentenceEncoder
@@ -143,12 +144,13 @@ class DualEncoder:
         *,
         batch_size: int = 64,  # pictures at once, at least 1
     ) -> torch.Tensor:  # (N, D), rows of length one, on the CPU
-        "The vectors of pictures"
+        "The vectors of pictures: the mean of what is seen of each, and of its mirror image"
         pictures, size = checked_pictures(pictures), checked_count("batch_size", batch_size)
         out = [torch.empty(0, self.encoder.width)]
         for start in range(0, len(pictures), size):
             seen = picture_tensor(pictures[start: start + size], self.side).to(self.device)
-            out.append(self.model.pictures(seen).cpu())
+            views = (F.normalize(self.model.pictures(view), dim=-1) for view in (seen, seen.flip(-1)))
+            out.append(sum(views).cpu())
         return F.normalize(torch.cat(out), dim=-1)
 
 # %% ../nbs/lessons/60_multimodal.ipynb #7d7f2171
@@ -177,15 +179,19 @@ class Matching(Limited):
     "Each picture has to find its text among those of the batch, and each text its picture"
 
     pixels: int = 3  # a picture is moved by so many at most, while training
+    degrees: float = 12.0  # and turned by so many at most
+    zoom: float = 0.2  # and scaled: 0.2 is up to 1.2 times larger or smaller
     mirror: float = 0.5  # share of the pictures that are mirrored
     target = None  # there is no label
-    limits = allowed(pixels=partial(checked_count, least=0), mirror=checked_fraction)
+    limits = allowed(pixels=partial(checked_count, least=0), degrees=partial(checked_number, least=0),
+                     zoom=partial(checked_number, least=0), mirror=checked_fraction)
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
         names = [name for name in batch if name not in ("pictures", "same")]
         texts = dict(zip(names, one_form(batch[name] for name in names), strict=True))  # a name, or keywords
-        loss = model(moved(batch["pictures"], self.pixels, self.mirror), batch["same"], **texts)
+        pictures = moved(batch["pictures"], self.pixels, self.degrees, self.zoom, self.mirror)
+        loss = model(pictures, batch["same"], **texts)
         backward(loss)
         return loss.item()
 

@@ -127,7 +127,7 @@ def test_pairs_that_fill_no_batch_wait():
 def test_training_learns_pairs_by_heart():
     model = fresh(width=8)
     start = matching_scores(model, rows()["image"][:], rows()["text"][:])["loss"]
-    trained(model, objective=Matching(pixels=0, mirror=0.0), epochs=30, learning_rate=5e-3, batch_size=24)
+    trained(model, objective=Matching(pixels=0, degrees=0, zoom=0, mirror=0), epochs=30, learning_rate=5e-3, batch_size=24)
     end = matching_scores(model, rows()["image"][:], rows()["text"][:])
     assert end["loss"] < start - 1 and end["recall"] > 10 / 24 + 0.2
 
@@ -169,7 +169,8 @@ def test_what_cannot_be_trained_on_says_why(data, options, kind, words):
     assert torch.equal(weights(model), before)
 
 
-@pytest.mark.parametrize(("setting", "words"), [({"pixels": -1}, "pixels"), ({"mirror": 1.5}, "mirror")])
+@pytest.mark.parametrize(("setting", "words"), [({"pixels": -1}, "pixels"), ({"degrees": -2}, "degrees"),
+                                               ({"zoom": float("nan")}, "zoom"), ({"mirror": 1.5}, "mirror")])
 def test_an_objective_checks_its_settings(setting, words):
     with pytest.raises(ValueError, match=words):
         Matching(**setting)
@@ -180,6 +181,8 @@ def test_pictures_of_any_size_and_mode_are_seen_as_on_white():
     vectors = model.embed_pictures([picture, picture.convert("RGBA"), picture.resize((64, 64), PIL.Image.Resampling.NEAREST)])
     torch.testing.assert_close(vectors[0], vectors[1])
     assert vectors[0] @ vectors[2] > 0.99
+    mirrored = model.embed_pictures([picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)])
+    torch.testing.assert_close(mirrored[0], vectors[0])  # each is looked at both ways
     grey = model.embed_pictures([picture.convert("L"), picture.convert("L").convert("RGB")])
     torch.testing.assert_close(grey[0], grey[1])
     with pytest.raises(ValueError, match="which number is white"):

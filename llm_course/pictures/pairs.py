@@ -7,6 +7,7 @@ __all__ = ['checked_pairs', 'read_pairs', 'RememberedTexts', 'remembered_texts',
            'moved', 'one_form', 'MatchingRun']
 
 # %% ../../nbs/pictures/pairs.ipynb #88f3fc66
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 
@@ -138,18 +139,20 @@ def pair_batches(
 def moved(
     pictures: torch.Tensor,  # (B, 3, S, S), -1 to 1
     pixels: int = 3,  # most, in each direction
+    degrees: float = 12,  # it is turned by so many at most, either way
+    zoom: float = 0.2,  # 0.2: drawn from 1.2 times as large to 1.2 times as small
     mirror: float = 0.5,  # share that is mirrored
 ) -> torch.Tensor:  # (B, 3, S, S)
-    "Each picture moved at random, white where it came from, and perhaps mirrored"
+    "Each picture moved, turned and scaled at random, white where it came from, and perhaps mirrored"
     count, side = len(pictures), pictures.shape[-1]
-    at = (draws(torch.empty(2, count)) * (2 * pixels + 1)).long().to(pictures.device)  # top and left
-    places = torch.arange(side, device=pictures.device)
-    rows, columns = (places + start[:, None] for start in at)  # (B, S) each
-    columns = torch.where((draws(torch.empty(count)) < mirror).to(pictures.device)[:, None], columns.flip(1),
-                          columns)
-    padded = F.pad(pictures, (pixels,) * 4, value=1.0)
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1,
-                                                                                                     2)
+    across, down, turn, size = draws(torch.empty(4, count)).to(pictures.device) * 2 - 1  # each from -1 to 1
+    flip = torch.where(draws(torch.empty(count)) < mirror, -1.0, 1.0).to(pictures.device)
+    shift, angle, scale = 2 * pixels / side, turn * math.radians(degrees), (1 + zoom) ** size
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    # each row of the matrix says where a place of the new picture was in the old one, from -1 to 1
+    matrix = torch.stack([cosine * flip, -sine, across * shift, sine * flip, cosine, down * shift], 1)
+    places = F.affine_grid(matrix.view(count, 2, 3), pictures.shape, align_corners=False)
+    return F.grid_sample(pictures - 1, places, align_corners=False) + 1  # outside is 0, and so white
 
 
 def one_form(
