@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
     bundled: bool = True  # else a tiny encoder stands for the bundled one
 
 
-FULL = Sizes(None, 25, 5, 3, (16, 32, 64, 256, 512), None)
+FULL = Sizes(None, 40, 5, 3, (16, 32, 64, 256, 512), None)
 SMALL = Sizes(40, 1, 1, 1, (8,), 20, False)
 
 

@@ -26,7 +26,7 @@ from .core import keep_freed_memory
 from .few_labels import ContrastiveLoss
 from .models import SentenceEncoder
 from .pictures.pairs import MatchingRun, RememberedTexts, moved, one_form, pair_batches
-from .pictures.pairs import pair_record, read_pairs, remembered_texts
+from .pictures.pairs import pair_record, partly_hidden, read_pairs, remembered_texts
 from .pictures.reading import Picture, checked_pictures, on_white, picture_tensor
 from .training.batches import Record, warn_of_overlap
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
@@ -182,16 +182,18 @@ class Matching(Limited):
     degrees: float = 12.0  # and turned by so many at most
     zoom: float = 0.2  # and scaled: 0.2 is up to 1.2 times larger or smaller
     mirror: float = 0.5  # share of the pictures that are mirrored
+    hidden: int = 10  # half of them lose a square with sides of so many pixels
     target = None  # there is no label
     limits = allowed(pixels=partial(checked_count, least=0), degrees=partial(checked_number, least=0),
-                     zoom=partial(checked_number, least=0), mirror=checked_fraction)
+                     zoom=partial(checked_number, least=0), mirror=checked_fraction,
+                     hidden=partial(checked_count, least=0))
 
     def __call__(self, model: torch.nn.Module, batch: Batch, backward: Backward) -> float:
         "Compute the loss of one batch and its gradients"
         names = [name for name in batch if name not in ("pictures", "same")]
         texts = dict(zip(names, one_form(batch[name] for name in names), strict=True))  # a name, or keywords
         pictures = moved(batch["pictures"], self.pixels, self.degrees, self.zoom, self.mirror)
-        loss = model(pictures, batch["same"], **texts)
+        loss = model(partly_hidden(pictures, self.hidden), batch["same"], **texts)
         backward(loss)
         return loss.item()
 
@@ -249,7 +251,7 @@ def match(
     validation: Dataset | None = None,  # the same columns; None: no evaluation while training
     *,
     objective: Callable[[torch.nn.Module, Batch, Backward], float] = Matching(),
-    epochs: int = 25,  # times through the pairs, at least 1
+    epochs: int = 40,  # times through the pairs, at least 1
     batch_size: int = 128,  # pairs of a batch, at least 2; what does not fill one waits for the next epoch
     learning_rate: float = 2e-3,  # the highest of the schedule, above 0
     optimizer: str | Callable = "adamw",  # as in fine_tune

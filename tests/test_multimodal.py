@@ -127,7 +127,7 @@ def test_pairs_that_fill_no_batch_wait():
 def test_training_learns_pairs_by_heart():
     model = fresh(width=8)
     start = matching_scores(model, rows()["image"][:], rows()["text"][:])["loss"]
-    trained(model, objective=Matching(pixels=0, degrees=0, zoom=0, mirror=0), epochs=30, learning_rate=5e-3, batch_size=24)
+    trained(model, objective=Matching(pixels=0, degrees=0, zoom=0, mirror=0, hidden=0), epochs=30, learning_rate=5e-3, batch_size=24)
     end = matching_scores(model, rows()["image"][:], rows()["text"][:])
     assert end["loss"] < start - 1 and end["recall"] > 10 / 24 + 0.2
 
@@ -170,7 +170,8 @@ def test_what_cannot_be_trained_on_says_why(data, options, kind, words):
 
 
 @pytest.mark.parametrize(("setting", "words"), [({"pixels": -1}, "pixels"), ({"degrees": -2}, "degrees"),
-                                               ({"zoom": float("nan")}, "zoom"), ({"mirror": 1.5}, "mirror")])
+                                               ({"zoom": float("nan")}, "zoom"), ({"mirror": 1.5}, "mirror"),
+                                               ({"hidden": -1}, "hidden")])
 def test_an_objective_checks_its_settings(setting, words):
     with pytest.raises(ValueError, match=words):
         Matching(**setting)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['checked_pairs', 'read_pairs', 'RememberedTexts', 'remembered_texts', 'WholeBatches', 'pair_record', 'pair_batches',
-           'moved', 'one_form', 'MatchingRun']
+           'moved', 'partly_hidden', 'one_form', 'MatchingRun']
 
 # %% ../../nbs/pictures/pairs.ipynb #88f3fc66
 import math
@@ -153,6 +153,21 @@ def moved(
     matrix = torch.stack([cosine * flip, -sine, across * shift, sine * flip, cosine, down * shift], 1)
     places = F.affine_grid(matrix.view(count, 2, 3), pictures.shape, align_corners=False)
     return F.grid_sample(pictures - 1, places, align_corners=False) + 1  # outside is 0, and so white
+
+
+def partly_hidden(
+    pictures: torch.Tensor,  # (B, 3, S, S), -1 to 1
+    side: int = 10,  # of the square that hides, pixels; it may reach over the edge
+    share: float = 0.5,  # of the pictures that lose something
+) -> torch.Tensor:  # (B, 3, S, S)
+    "Some pictures with a white square at a random place"
+    count, length = len(pictures), pictures.shape[-1]
+    starts = (draws(torch.empty(2, count, 1)) * length).floor() - side // 2  # top and left
+    places = torch.arange(length)
+    rows, columns = ((places >= start) & (places < start + side) for start in starts)  # (B, S) each
+    chosen = draws(torch.empty(count, 1, 1)) < share
+    hidden = (chosen & rows[:, :, None] & columns[:, None]).to(pictures.device)  # (B, S, S)
+    return pictures.masked_fill(hidden[:, None], 1.0)
 
 
 def one_form(
