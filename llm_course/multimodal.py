@@ -25,8 +25,8 @@ from .checks import checked_text, checked_texts
 from .core import keep_freed_memory
 from .few_labels import ContrastiveLoss
 from .models import SentenceEncoder
-from .pictures.pairs import MatchingRun, RememberedTexts, moved, one_form, pair_batches
-from .pictures.pairs import pair_record, partly_hidden, read_pairs, remembered_texts
+from .pictures.pairs import MatchingRun, RememberedTexts, glances, moved, one_form
+from .pictures.pairs import pair_batches, pair_record, partly_hidden, read_pairs, remembered_texts
 from .pictures.reading import Picture, checked_pictures, on_white, picture_tensor
 from .training.batches import Record, warn_of_overlap
 from .training.loop import Listeners, Loop, checked_callbacks, run_to_the_end
@@ -108,7 +108,6 @@ class DualEncoder:
         encoder = encoder or remembered_texts()
         self.encoder = encoder if isinstance(encoder, RememberedTexts) else RememberedTexts(encoder)
         self.tuned, self.side, self.device = tuned, side, self.encoder.model.device
-        self.sizes = {"width": width, "side": side}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(checked_seed(seed))
             texts = copy.deepcopy(self.encoder.model) if tuned else None
@@ -143,14 +142,15 @@ class DualEncoder:
         pictures: Sequence[Picture],  # N pictures of any size and mode
         *,
         batch_size: int = 64,  # pictures at once, at least 1
+        once: bool = False,  # one glance at each picture, not the mean of ten
     ) -> torch.Tensor:  # (N, D), rows of length one, on the CPU
-        "The vectors of pictures: the mean of what is seen of each, and of its mirror image"
+        "The vectors of pictures"
         pictures, size = checked_pictures(pictures), checked_count("batch_size", batch_size)
         out = [torch.empty(0, self.encoder.width)]
         for start in range(0, len(pictures), size):
             seen = picture_tensor(pictures[start: start + size], self.side).to(self.device)
-            views = (F.normalize(self.model.pictures(view), dim=-1) for view in (seen, seen.flip(-1)))
-            out.append(sum(views).cpu())
+            views = [seen] if once else glances(seen)
+            out.append(sum(F.normalize(self.model.pictures(view), dim=-1) for view in views).cpu())
         return F.normalize(torch.cat(out), dim=-1)
 
 # %% ../nbs/lessons/60_multimodal.ipynb #7d7f2171
@@ -158,7 +158,8 @@ def unfrozen(
     encoder: DualEncoder,  # stays as it is
 ) -> DualEncoder:
     "A copy that answers the same, and whose encoder of texts is trained with all the rest"
-    made = DualEncoder(encoder.encoder, tuned=True, **encoder.sizes)
+    width = encoder.model.pictures.layers[0].out_channels
+    made = DualEncoder(encoder.encoder, tuned=True, width=width, side=encoder.side)
     made.model.load_state_dict(encoder.model.state_dict(), strict=encoder.tuned)
     return made
 
@@ -238,8 +239,8 @@ def matching_scores(
     pictures: Sequence[Picture],  # N
     texts: Sequence[str],  # N, text i names picture i
 ) -> dict[str, float]:  # loss in nats, recall at 10 or at N where there are fewer
-    "How well a dual encoder tells some pairs apart, all in one batch"
-    seen, read = encoder.embed_pictures(pictures), encoder.embed_texts(texts)
+    "How well a dual encoder tells some pairs apart at one glance, all in one batch"
+    seen, read = encoder.embed_pictures(pictures, once=True), encoder.embed_texts(texts)
     with torch.inference_mode():
         loss = encoder.model.loss(seen.to(encoder.device), read.to(encoder.device)).item()
     return {"loss": loss, "recall": recall_at(retrieval_ranks(read, seen), min(10, len(seen)))}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['checked_pairs', 'read_pairs', 'RememberedTexts', 'remembered_texts', 'WholeBatches', 'pair_record', 'pair_batches',
-           'moved', 'partly_hidden', 'one_form', 'MatchingRun']
+           'moved', 'partly_hidden', 'glances', 'one_form', 'MatchingRun']
 
 # %% ../../nbs/pictures/pairs.ipynb #88f3fc66
 import math
@@ -168,6 +168,17 @@ def partly_hidden(
     chosen = draws(torch.empty(count, 1, 1)) < share
     hidden = (chosen & rows[:, :, None] & columns[:, None]).to(pictures.device)  # (B, S, S)
     return pictures.masked_fill(hidden[:, None], 1.0)
+
+
+def glances(
+    pictures: torch.Tensor,  # (B, 3, S, S), -1 to 1
+    pixels: int = 2,  # from the middle
+) -> list[torch.Tensor]:  # ten, each (B, 3, S, S)
+    "Each picture as it is, moved up, down, left and right, with white behind it, and all of these mirrored"
+    side, wide = pictures.shape[-1], F.pad(pictures, (pixels,) * 4, value=1.0)
+    starts = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
+    seen = [wide[..., pixels * row:, pixels * column:][..., :side, :side] for row, column in starts]
+    return seen + [picture.flip(-1) for picture in seen]
 
 
 def one_form(
