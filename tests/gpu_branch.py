@@ -28,6 +28,7 @@ from llm_course import claims, core, data, models
 SHRUNK = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 4, "initializer_range": 0.05}
 FROM_HUB = {"bert-base-uncased"}  # models that lessons name and the package does not carry
 OTHERS_FROM_HUB = {"gpt2": "tiny-gpt", "t5-base": "tiny-t5"}  # and of other shapes
+CLIP_FROM_HUB = "openai/clip-vit-large-patch14"  # and of pictures with words
 VARIABLES = {"LLM_COURSE_SCALE": "gpu", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
 OF_THE_BUNDLED_MODEL = {"02_attention.ipynb"}  # is about its sizes and weights, and trains nothing
 NO_HISTORY = Config({"HistoryManager": {"enabled": False}})
@@ -51,7 +52,9 @@ def write_encoder(folder: Path):
 def write_models(folder: Path):
     "The encoder, and a classifier that reads three of four reviews rightly, so that attacks have what to turn"
     from llm_course.fine_tuning import fine_tune
+    from llm_course.pictures.hub import write_random_clip
     write_encoder(folder / "encoder")
+    write_random_clip(folder / "clip", AutoTokenizer.from_pretrained(models.model_source("minilm")))
     classifier = models.TextClassifier.from_pretrained(folder / "encoder", labels=data.LABELS)
     train = data.load_dataset("movies")["train"].select(range(3000))
     print(fine_tune(classifier, train, epochs=1, learning_rate=3e-3, progress=False))
@@ -62,8 +65,9 @@ def write_models(folder: Path):
 def use_models(folder: Path):
     "Let every name of a model stand for one of the small ones"
     source, start = models.model_source, models.SentenceEncoder.__init__
+    others = {CLIP_FROM_HUB: str(folder / "clip"), **OTHERS_FROM_HUB}
     models.model_source = lambda name: (str(folder / "classifier") if name in {"minilm", *FROM_HUB}
-                                        else source(OTHERS_FROM_HUB.get(name, name)))
+                                        else source(others.get(name, name)))
 
     def small_encoder(self: models.SentenceEncoder, name: str | Path = "minilm", **options):
         start(self, folder / "encoder" if name == "minilm" else name, **options)

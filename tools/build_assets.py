@@ -1,13 +1,17 @@
-"""Build llm_course/assets from the pinned sources of vaderSentiment and names, and from WordNet 3.0.
+"""Build llm_course/assets from the pinned sources of vaderSentiment and names, from WordNet 3.0, and from emoji.
 
-    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz /usr/share/wordnet names-0.3.0.tar.gz
+    python tools/build_assets.py vaderSentiment-3.3.2.tar.gz /usr/share/wordnet names-0.3.0.tar.gz emoji
 
 The sources come from: pip download --no-deps --no-binary :all: vaderSentiment==3.3.2 names==0.3.0
 and from: apt-get install wordnet-base
+The folder `emoji` holds NotoColorEmoji.ttf of Debian's fonts-noto-color-emoji 2.042-0+deb12u1, and two packages of npm:
+    npm pack emojibase-data@17.0.0 @iconify-json/fluent-emoji-flat@1.2.6
+(the second saved as fluent-emoji-flat-1.2.6.tgz). What is drawn in outlines needs: pip install resvg-py==0.5.0
 
 Each line of `<name>.jsonl.gz` is one text: id, document, text, ratings, split. The lines of `synonyms.tsv.gz` are
-described in synonym_table.py, those of `expressions.txt.gz` in fixed_expressions.py. Each line of `names.tsv.gz` is a
-given name, and 1 if it is an everyday word too, else 0. The files are the same, byte for byte, whenever they are built with the same zlib.
+described in synonym_table.py, those of `expressions.txt.gz` in fixed_expressions.py, the emoji in emoji_sheet.py. Each
+line of `names.tsv.gz` is a given name, and 1 if it is an everyday word too, else 0. The files are the same, byte for
+byte, whenever they are built with the same zlib, and the emoji with the same Pillow (13.0.0) and FreeType.
 """
 
 import argparse
@@ -23,6 +27,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from checksums import write_checksums
+from emoji_sheet import emoji_files
 from fixed_expressions import lines_of_expressions
 from synonym_table import checked_wordnet, common_words, lines_of_table
 
@@ -139,6 +144,7 @@ def main():
     parser.add_argument("source", type=Path, help="vaderSentiment-3.3.2.tar.gz")
     parser.add_argument("wordnet", type=Path, help="the folder with WordNet's data and index files")
     parser.add_argument("names", type=Path, help="names-0.3.0.tar.gz")
+    parser.add_argument("emoji", type=Path, help="the folder with a font and two packages of emoji")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "llm_course" / "assets")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -155,6 +161,9 @@ def main():
             texts += [row["text"] for row in rows]
             files[f"{name}.jsonl.gz"] = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
     files["names.tsv.gz"] = lines_of_names(read_source(arguments.names, NAMES_SHA256), texts)
+    sheet, files["emoji.jsonl.gz"] = emoji_files(arguments.emoji)
+    (arguments.out / "emoji.png").write_bytes(sheet)
+    print(f"emoji.png: {len(sheet):,} bytes")
     for name in sorted(files):
         data = compressed(files[name])
         (arguments.out / name).write_bytes(data)
