@@ -103,8 +103,8 @@ class ContrastiveTuning(Limited):
         if len(left) > 1:
             loss = ContrastiveLoss(self.temperature)(left, right, same)
         else:
-            warnings.warn("A batch holds one text, and none to tell it from: this step teaches nothing. Choose "
-                          "a batch_size of at least 2 that leaves no single text over.", stacklevel=2)
+            warnings.warn("A batch holds one text, and none to tell it from: this step teaches nothing. "
+                          "Choose a batch_size of at least 2 that leaves no single text over.", stacklevel=2)
         backward(loss + 0 * output.logits.sum())  # several processes wait for a gradient of the head, too
         return loss.item()
 

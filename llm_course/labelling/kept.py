@@ -77,8 +77,8 @@ def learned(
 ) -> tuple[np.ndarray, np.ndarray]:  # (N, C), probabilities, and (N, D), vectors
     "What a classifier says of all texts; ValueError where it is something else"
     if not isinstance(found, (tuple, list)) or len(found) != 2:
-        raise ValueError("learn must return two things, probabilities (N, C) and vectors (N, D) of all texts; "
-                         f"got {type(found).__name__}")
+        raise ValueError("learn must return two things, probabilities (N, C) and vectors (N, D) of all "
+                         f"texts; got {type(found).__name__}")
     probabilities = checked_probabilities(found[0]).clip(0, 1)
     if probabilities.shape != shape:
         raise ValueError(f"learn must give probabilities {shape}, got {probabilities.shape}")
