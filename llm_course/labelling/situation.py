@@ -59,8 +59,8 @@ def few_labelled(
     order = np.random.default_rng(checked_seed(seed)).permutation(len(dataset))
     few, rest = dataset.select(order[:count]), [texts[place] for place in order[count:]]
     if without := [place for place in order[:count] if not known[place]]:
-        raise ValueError(f"{len(without)} of the {count} rows that were drawn have no label (row {without[0]}: "
-                         f"{labels[without[0]]!r}). Leave out the rows without a label.")
+        raise ValueError(f"{len(without)} of the {count} rows that were drawn have no label (row "
+                         f"{without[0]}: {labels[without[0]]!r}). Leave out the rows without a label.")
     given = {names[label] if names and not isinstance(label, str) else label for label in few["label"]}
     classes = names or sorted({label for label, sure in zip(labels, known, strict=True) if sure})
     if missing := [str(name) for name in classes if name not in given]:
