@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from scipy.special import betaln
 from scipy.stats import norm
 
-from .checks import as_array, checked_confidence, checked_count, checked_fraction, checked_number
-from .checks import checked_text_counts, checked_texts
+from .checks import as_array, checked_confidence, checked_confusion, checked_count
+from .checks import checked_fraction, checked_number, checked_texts
 from .intervals import Estimate
 from .monitoring.dashboard import plot_dashboard
 from .monitoring.kept import KeptState
@@ -35,9 +35,9 @@ def rates_of(
     errors: np.ndarray,  # (2, 2), counts of texts: row = what it is, column = what was said
 ) -> tuple[float, float]:  # recall R and false positive rate F
     "What the classifier calls positive: the share of the positive texts, and of the negative ones"
-    errors = checked_text_counts(errors)
-    if errors.shape != (2, 2) or not errors.sum(1).all():
-        raise ValueError("errors must be counts of shape (2, 2) with texts of both classes, got "
+    errors = checked_confusion(errors)
+    if errors.shape != (2, 2) or errors.dtype.kind != "i" or not errors.sum(1).all():
+        raise ValueError("errors must be whole counts of shape (2, 2), with texts of both classes, got "
                          f"{errors.tolist()}. Label some texts of the class that is missing.")
     false_positives, recall = errors[:, 1] / errors.sum(1)
     if recall <= false_positives:
