@@ -65,7 +65,7 @@ def adjusted_share(
     variances = smooth * (1 - smooth) / sizes * np.array([1, inside, 1 - inside]) ** 2
     z = norm.ppf((1 + checked_confidence(confidence)) / 2)
     reach = z * math.sqrt(variances.sum()) / (recall - false_positives)
-    return Estimate(*(float(min(1.0, max(0.0, value))) for value in (share, share - reach, share + reach)))
+    return Estimate(float(inside), float(max(0.0, inside - reach)), float(min(1.0, inside + reach)))
 
 # %% ../nbs/lessons/51_opinion_monitoring.ipynb #5100c002
 class Cusum:

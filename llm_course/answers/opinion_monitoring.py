@@ -19,8 +19,8 @@ _CASES = (  # positive, total, recall, false positive rate, share; asked in this
     (50, 100, 0.65, 0.05, 0.75),
     (1, 100, 0.9, 0.2, 0.0),
     (98, 100, 0.9, 0.2, 1.0),
-    (30, 100, 0.4, 0.4, None),
-    (30, 100, 0.3, 0.6, None),
+    (30, 100, 0.4, 0.4, -1.0),
+    (30, 100, 0.3, 0.6, -1.0),
 )
 
 
@@ -29,20 +29,20 @@ _CASES = (  # positive, total, recall, false positive rate, share; asked in this
     LESSON,
     "The share of positive answers q is R p + F (1 - p). Solve that for p.",
     "p = (q - F) / (R - F), with q = positive / total. Keep it from 0 to 1 by min and max.",
-    "Where R is not above F, the answers say nothing: return None before you divide.",
+    "Where R is not above F, the answers say nothing: return -1 before you divide.",
 )
 def _the_share_behind_the_answers(answer):
     for positive, total, recall, false_positives, expected in _CASES:
         found = ask(answer, positive, total, recall, false_positives)
         case = f"{positive} of {total}, recall {recall} and false positive rate {false_positives}"
-        if expected is None:
-            if found is not None:
-                raise Wrong(f"With {case}, I expected None and got {shown(found)}: a positive text is no "
-                            "likelier to be called positive than a negative one.")
-            continue
         number = number_of(found)
         if number is None:
             raise Wrong(f"With {case}, I expected a number and got {shown(found)}.")
+        if expected == -1 != number:
+            raise Wrong(f"With {case}, I expected -1 and got {shown(found)}: a positive text is no likelier to "
+                        "be called positive than a negative one.")
+        if expected == -1:
+            continue
         if not 0 <= number <= 1:
             raise Wrong(f"With {case}, you say {number:.2f}. A share lies from 0 to 1.")
         if abs(number - expected) > 1e-6:
@@ -50,14 +50,14 @@ def _the_share_behind_the_answers(answer):
                         "positives out, and divide by what a change of the share does to the answers.")
 
 # %% ../../nbs/answers/opinion_monitoring.ipynb #51200010
-def _searched(increments: list[float], threshold: float) -> tuple[int, int] | None:
+def _searched(increments: list[float], threshold: float) -> tuple[int, int]:
     "By the definition: the begin with the largest sum, where that sum first reaches the threshold"
     for end in range(len(increments)):
         sums = [sum(increments[begin:end + 1]) for begin in range(end + 1)]
         best = max(sums)
         if best >= threshold:
             return max(begin for begin, total in enumerate(sums) if total == best), end
-    return None
+    return -1, -1
 
 
 @exercise(
@@ -65,7 +65,7 @@ def _searched(increments: list[float], threshold: float) -> tuple[int, int] | No
     LESSON,
     "Run the CUSUM: add the increment, and keep the sum at 0 at least.",
     "Where the sum is 0 before a step, that step may be the begin: keep its place.",
-    "Ring where the sum is at least the threshold; return (begin, place). None at the end.",
+    "Ring where the sum is at least the threshold; return (begin, place). (-1, -1) at the end.",
 )
 def _when_did_it_begin(answer):
     generator = np.random.default_rng(510)
@@ -76,13 +76,12 @@ def _when_did_it_begin(answer):
         found = tuple(found) if isinstance(found, list) else found
         more = " and more" if len(increments) > 8 else ""
         case = f"With the increments {increments[:8]}{more}, and the threshold {threshold:g}"
-        if expected is None or found is None or not isinstance(found, tuple) or len(found) != 2:
-            if found != expected:
-                raise Wrong(f"{case}, I expected {expected} and got {shown(found)}.")
-        elif found[1] != expected[1]:
+        if not isinstance(found, tuple) or len(found) != 2 or (found != expected and -1 in (*found, *expected)):
+            raise Wrong(f"{case}, I expected {expected} and got {shown(found)}.")
+        if found[1] != expected[1]:
             raise Wrong(f"{case}, it rings at place {expected[1]}, and you say {shown(found[1])}. The sum is "
                         "never below 0, and it rings where it is at least the threshold.")
-        elif found[0] != expected[0]:
+        if found[0] != expected[0]:
             raise Wrong(f"{case}, the likeliest begin is place {expected[0]}, and you say {shown(found[0])}. "
                         "It is the step after the sum was last 0.")
 
