@@ -116,14 +116,14 @@ def _rang(answer: object, positive: list[int], total: list[int]) -> int:
     LESSON,
     "Add up evidence over hours, and forget what speaks against a turn: a CUSUM.",
     "Run two of them, one for a fall to 0.35 and one for a rise to 0.65.",
-    "Ring where the larger sum passes a threshold; try some from 4 to 6 nats.",
+    "Ring where the larger sum passes a threshold; try some from 5 to 7 nats.",
 )
 def _your_own_rule(answer):
     calm = [_rang(answer, *stream) for stream in _streams(511, False)]
     turned = [_rang(answer, *stream) for stream in _streams(512, True)]
     reach(("Calm streams that stay calm", float(np.mean([hour < 0 for hour in calm])), 0.9,
            "You ring too easily: 96 hours are 96 chances for a strange one."),
-          ("Turns that are noticed, and not before", float(np.mean([hour >= 48 for hour in turned])), 0.8,
+          ("Turns that are noticed, and not before", float(np.mean([hour >= 48 for hour in turned])), 0.85,
            "You miss turns that are small, or of one direction, or you ring before anything has happened."))
 
 # %% ../../nbs/answers/opinion_monitoring.ipynb #51200016
@@ -131,35 +131,35 @@ QUIZZES[LESSON] = (
     Question(
         "A classifier is right on 80 of 100 texts. Ten times as many texts are counted. What of the bias?",
         (
-            ("It stays: the errors go the same way in each sample.", "Yes. Only the scatter gets smaller."),
+            ("It stays: the errors go the same way each time.", "Yes. Only the scatter gets smaller."),
             ("It becomes ten times smaller, as errors cancel.", "They would only if as many went either way."),
-            ("It falls by the square root of ten.", "That is what scatter does, not bias."),
+            ("It falls by the square root of ten, as errors do.", "That is what scatter does, not bias."),
         ),
         0,
     ),
     Question(
         "The interval of an adjusted share stays wide, however many texts come in. What makes it narrower?",
         (
-            ("A longer stream", "That term of the variance is small already."),
-            ("More labelled texts for the confusion matrix", "Yes: its two terms do not shrink otherwise."),
-            ("A higher threshold of the alarm", "That changes alarms, not shares."),
+            ("Texts of more days in the stream", "That term of the variance is small already."),
+            ("More labels for the matrix of errors", "Yes: its two terms do not shrink otherwise."),
+            ("A higher threshold for the alarm", "That changes alarms, not shares."),
         ),
         1,
     ),
     Question(
         "Why does a CUSUM never fall below zero?",
         (
-            ("A negative number could not be stored.", "It could."),
-            ("So that it rings more often.", "The threshold decides that."),
-            ("Good news from long ago must not outweigh bad news of today.", "Yes: the best begin may be now."),
+            ("So that a longer stream does not need more memory.", "It would not."),
+            ("So that it rings more often than it would else.", "It does, and that is not the aim."),
+            ("So that old good news does not outweigh bad news.", "Yes: the best begin may be now."),
         ),
         2,
     ),
     Question(
         "Rule A rings after 10 hours, rule B after 14. Which is better?",
         (
-            ("A, for it is faster.", "It may ring every day for nothing."),
-            ("That needs their false alarms.", "Yes: delays compare only at equal false alarms."),
+            ("A, for it is the faster one.", "It may ring every day for nothing."),
+            ("It depends on false alarms.", "Yes: delays compare only at equal false alarms."),
             ("B, for it is more careful.", "It may be slow and ring for nothing as well."),
         ),
         1,
@@ -168,8 +168,8 @@ QUIZZES[LESSON] = (
         "The reader died in a call of the monitor. It does not know whether its texts were counted. What now?",
         (
             ("Repeat the call: it is idempotent.", "Yes: what was counted is recognised and answered again."),
-            ("Leave the texts out: better too few.", "Then a text is counted at most once, perhaps never."),
-            ("Count them again: better too many.", "Twice counted texts look like a turn."),
+            ("Leave them out: better too few.", "Then a text is counted at most once, perhaps never."),
+            ("Count anew: better too many.", "Twice counted texts look like a turn."),
         ),
         0,
     ),
