@@ -178,8 +178,8 @@ class BayesianChange:
 
     def _merge(self):
         "Let the two longest runs be one: memory stays constant"
-        last = self.weights[-2:]
-        parts = last / np.maximum(last.sum(0), 1e-300)
+        last = self.weights[-2:] + 1e-300  # where nobody believes in either, each counts a half
+        parts = last / last.sum(0)
         self.counts = [np.concatenate([each[:-2], (parts * each[-2:]).sum(0, keepdims=True)])
                        for each in self.counts]
         self.weights = np.concatenate([self.weights[:-2], last.sum(0, keepdims=True)])
