@@ -119,7 +119,7 @@ QUIZZES[LESSON] = (
     Question(
         "In alternating least squares, why does no half of a sweep raise the loss?",
         (
-            ("Each solves for its half exactly, the other held still.", "Yes: the old value is one of the candidates."),
+            ("Each half is solved exactly.", "Yes: the old value was one of the candidates."),
             ("The learning rate is small enough.", "There is none."),
             ("The loss is convex in both together.", "It is not: a product of two unknowns stands in it."),
         ),
