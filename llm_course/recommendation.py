@@ -46,7 +46,8 @@ def split_by_time(
     history = pd.concat([train, later[told]])
     if not len(train) or not len(targets):
         raise ValueError(f"Nothing is left on one side of the cut at {cut}: {len(train)} ratings before it, "
-                         f"{len(targets)} to be found after it. The ratings are from {ordered['time'].min()} to "
+                         f"{len(targets)} to be found after it. The ratings are from "
+                         f"{ordered['time'].min()} to "
                          f"{ordered['time'].max()}.")
     return TimeSplit(train, history[history["user"].isin(targets["user"])], targets)
 
@@ -85,7 +86,8 @@ def judged_people(
     wanted = likes(split.targets, users, films)
     kept = (liked.sum(1) >= checked_count("least", least, least=0)) & wanted.any(1)
     if not kept.any():
-        raise ValueError(f"None of {len(users)} people liked {least} films before and one later, in this catalogue of "
+        raise ValueError(f"None of {len(users)} people liked {least} films before and one later, in this "
+                         "catalogue of "
                          f"{len(films)} films. Ask for fewer, or move the cut.")
     return Judged(*(part[kept] for part in (users, liked, seen, wanted)))
 
@@ -101,7 +103,8 @@ def top_films(
     checked_lengths(scores=scores, excluded=excluded)
     left = (~excluded).sum(1)
     if left.min() < count:
-        raise ValueError(f"Row {left.argmin()} has {left.min()} films left to show, fewer than {count}. Shorten the "
+        raise ValueError(f"Row {left.argmin()} has {left.min()} films left to show, fewer than {count}. "
+                         "Shorten the "
                          "list or widen the catalogue.")
     return np.where(excluded, np.inf, -scores).argsort(1, kind="stable")[:, :count]
 
@@ -115,7 +118,8 @@ def ranking_measures(
     checked_lengths(shown=shown, wanted=wanted)
     total = wanted.sum(1)
     if not total.all():
-        raise ValueError(f"Nothing is to be found for row {total.argmin()}, so no share of it can be. Leave such "
+        raise ValueError(f"Nothing is to be found for row {total.argmin()}, so no share of it can be. Leave "
+                         "such "
                          "people out.")
     hits, gains = np.take_along_axis(wanted, shown, 1), 1 / np.log2(np.arange(2, shown.shape[1] + 2))
     best = gains.cumsum()[np.minimum(total, len(gains)) - 1]
@@ -148,7 +152,8 @@ class Recommender:
         row = np.zeros((1, len(self.films)), bool)
         row[0, places_of(liked, self.films)] = True
         if self.personal and not row.any():
-            raise ValueError("Nothing is known of this person: no film was liked so far. Show what is popular "
+            raise ValueError("Nothing is known of this person: no film was liked so far. Show what is "
+                             "popular "
                              "(Popularity), or ask for a few films first.")
         return row
 
@@ -283,7 +288,8 @@ class TwoTowers(Recommender):
         checked_lengths(films=self.films, vectors=vectors)
         vectors = torch.as_tensor(as_array(vectors), dtype=torch.float32)
         if vectors.ndim != 2 or not vectors.isfinite().all():
-            raise ValueError(f"vectors must be finite numbers (films, D), got the shape {tuple(vectors.shape)}")
+            raise ValueError("vectors must be finite numbers (films, D), got the shape "
+                             f"{tuple(vectors.shape)}")
         self.prior = expected_popularity(self.learned, vectors) * popularity
         self.vectors = vectors - vectors[self.learned.any(0)].mean(0)
         self.loss = ContrastiveLoss(temperature)
@@ -347,9 +353,11 @@ def simulate_bubble(
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # (rounds, U, G) shares of what is shown, and (rounds,) clicks a film
     "Genres shown in proportion to clicks, to people whose taste never changes"
-    tastes, exploration = checked_matrix("tastes", tastes, kind="f"), checked_fraction("exploration", exploration)
+    tastes = checked_matrix("tastes", tastes, kind="f")
+    exploration = checked_fraction("exploration", exploration)
     if tastes.min() < 0 or tastes.max() > 1:
-        raise ValueError(f"tastes must be probabilities from 0 to 1, got {tastes.min():g} to {tastes.max():g}")
+        raise ValueError(f"tastes must be probabilities from 0 to 1, got {tastes.min():g} to "
+                         f"{tastes.max():g}")
     clicks, rng = np.ones(tastes.shape), np.random.default_rng(checked_seed(seed))
     shares, clicked = [], []
     for _ in range(checked_count("rounds", rounds)):

@@ -26,9 +26,11 @@ LESSON = 52
 def _discounted_gain(answer):
     for hits, wanted, expected, why in (
         ([True, False, False], 1, 1.0, "What is wanted stands on place 1: no list is better."),
-        ([False, True, False], 2, 0.386853, "Place 2 counts 1 / log2(3); the best list would have places 1 and 2."),
+        ([False, True, False], 2, 0.386853, "Place 2 counts 1 / log2(3); the best list would have places 1 "
+                                            "and 2."),
         ([False, False, True], 1, 0.5, "Place 3 counts 1 / log2(4), a half."),
-        ([True, True], 5, 1.0, "Five are wanted, but the list has two places: two hits are the best it can have."),
+        ([True, True], 5, 1.0, "Five are wanted, but the list has two places: two hits are the best it can "
+                               "have."),
         ([False, False], 3, 0.0, "Nothing was found."),
     ):
         expect(answer, [hits, wanted], expected, why)
@@ -46,7 +48,8 @@ def _one_row_of_factors(answer):
         ([True, False], [1.0, 2.0], 1.0, 1.0, 2 / 7, "Left 2·1 + 1·4 + 1, right 2·1."),
         ([True, True], [1.0, 1.0], 0.0, 0.5, 0.8, "Without extra weight: 2 over 2 and the penalty."),
         ([False, False], [1.0, 3.0], 4.0, 1.0, 0.0, "Nothing was liked, so the best number is 0."),
-        ([False, True, True], [2.0, -1.0, 0.5], 9.0, 2.0, -5 / 18.5, "Left 4 + 10 + 2.5 + 2, right 10·(-1 + 0.5)."),
+        ([False, True, True], [2.0, -1.0, 0.5], 9.0, 2.0, -5 / 18.5, "Left 4 + 10 + 2.5 + 2, right 10·(-1 + "
+                                                                     "0.5)."),
     ):
         expect(answer, [liked, y, alpha, penalty], expected, why)
 
@@ -71,7 +74,8 @@ def _popularity_comes_back(answer):
 # %% ../../nbs/answers/recommendation.ipynb #5220a017
 def _shelf(seed: int) -> tuple[list[float], list[str]]:
     "Sixty films: their scores, and genres of which one or two have the best"
-    rng, names = np.random.default_rng(seed), ("drama", "comedy", "thriller", "animation", "western", "horror")
+    rng = np.random.default_rng(seed)
+    names = ("drama", "comedy", "thriller", "animation", "western", "horror")
     favourite = rng.permutation([1.0, 0.7, 0.35, 0.25, 0.2, 0.15])
     places = rng.integers(len(names), size=60)
     scores = 2 + 1.5 * favourite[places] + rng.normal(0, 0.25, 60)
@@ -112,7 +116,8 @@ QUIZZES[LESSON] = (
         (
             ("How well it would recommend tomorrow", "It learned from ratings of tomorrow."),
             ("How it fills holes of a table it has seen", "Yes, and the future is in the table too."),
-            ("How well it would do on new films", "There are hardly any: other ratings of them were learned from."),
+            ("How well it would do on new films", "There are hardly any: other ratings of them were learned "
+                                                  "from."),
         ),
         1,
     ),
@@ -126,11 +131,13 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "Two towers were trained on pairs with the others of the batch as rivals. Their list is full of rare films. Why?",
+        "Two towers were trained on pairs with the others of the batch as rivals. Their list is full of "
+        "rare films. Why?",
         (
             ("The temperature is too high.", "It scales all scores alike."),
             ("The encoder has not read the titles.", "It has; that is how the towers see films at all."),
-            ("The loss divides popularity away.", "Yes: rivals come as often as they are liked. Add ln p(f)."),
+            ("The loss divides popularity away.", "Yes: rivals come as often as they are liked. Add ln "
+                                                  "p(f)."),
         ),
         2,
     ),
@@ -146,7 +153,8 @@ QUIZZES[LESSON] = (
     Question(
         "Film A has three times the clicks of film B on your platform. Is it the better film?",
         (
-            ("Yes, if there are thousands of clicks.", "In the urn the share settles, at a value that luck chose."),
+            ("Yes, if there are thousands of clicks.", "In the urn the share settles, at a value that luck "
+                                                       "chose."),
             ("Nobody knows, for clicks follow shows.", "Yes: show both equally often first."),
             ("No, popular films are worse.", "Nothing says so."),
         ),

