@@ -46,9 +46,8 @@ def split_by_time(
     history = pd.concat([train, later[told]])
     if not len(train) or not len(targets):
         raise ValueError(f"Nothing is left on one side of the cut at {cut}: {len(train)} ratings before it, "
-                         f"{len(targets)} to be found after it. The ratings are from "
-                         f"{ordered['time'].min()} to "
-                         f"{ordered['time'].max()}.")
+                         f"{len(targets)} to be found after it. They are from "
+                         f"{ordered['time'].min()} to {ordered['time'].max()}.")
     return TimeSplit(train, history[history["user"].isin(targets["user"])], targets)
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210b008
@@ -86,9 +85,8 @@ def judged_people(
     wanted = likes(split.targets, users, films)
     kept = (liked.sum(1) >= checked_count("least", least, least=0)) & wanted.any(1)
     if not kept.any():
-        raise ValueError(f"None of {len(users)} people liked {least} films before and one later, in this "
-                         "catalogue of "
-                         f"{len(films)} films. Ask for fewer, or move the cut.")
+        raise ValueError(f"None of {len(users)} people liked {least} films before and one later, in a "
+                         f"catalogue of {len(films)} films. Ask for fewer, or move the cut.")
     return Judged(*(part[kept] for part in (users, liked, seen, wanted)))
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210c002
@@ -104,8 +102,7 @@ def top_films(
     left = (~excluded).sum(1)
     if left.min() < count:
         raise ValueError(f"Row {left.argmin()} has {left.min()} films left to show, fewer than {count}. "
-                         "Shorten the "
-                         "list or widen the catalogue.")
+                         "Shorten the list or widen the catalogue.")
     return np.where(excluded, np.inf, -scores).argsort(1, kind="stable")[:, :count]
 
 
@@ -119,8 +116,7 @@ def ranking_measures(
     total = wanted.sum(1)
     if not total.all():
         raise ValueError(f"Nothing is to be found for row {total.argmin()}, so no share of it can be. Leave "
-                         "such "
-                         "people out.")
+                         "such people out.")
     hits, gains = np.take_along_axis(wanted, shown, 1), 1 / np.log2(np.arange(2, shown.shape[1] + 2))
     best = gains.cumsum()[np.minimum(total, len(gains)) - 1]
     return pd.DataFrame({"recall": hits.sum(1) / total, "ndcg": hits @ gains / best})
@@ -153,8 +149,7 @@ class Recommender:
         row[0, places_of(liked, self.films)] = True
         if self.personal and not row.any():
             raise ValueError("Nothing is known of this person: no film was liked so far. Show what is "
-                             "popular "
-                             "(Popularity), or ask for a few films first.")
+                             "popular (Popularity), or ask for a few films first.")
         return row
 
     def recommend(
