@@ -1,11 +1,13 @@
 """Recommendation from outside: values of references, what is refused, and who is told what."""
 
+import importlib
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from sklearn.linear_model import Ridge
 from sklearn.metrics import ndcg_score, recall_score
 
@@ -281,3 +283,28 @@ def test_the_favourite_takes_over_and_chance_keeps_a_floor():
     greedy, open_minded = (simulate_bubble(tastes, 300, exploration=share, seed=1)[0].mean(1) for share in (0, 0.3))
     assert greedy[-1, 0] > 0.7 > greedy[5, 0] and greedy[-1, 2] < 0.05 < open_minded[-1, 2]
     assert (open_minded >= 0.1 - 1e-9).all()  # 0.3 over three genres
+
+
+# --- the benchmark
+
+def test_the_benchmark_sums_up_its_rows(monkeypatch):
+    """Seeds are averaged for each person before people are counted; a method is compared on the people it shares"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("recommendation")
+    assert benchmark.__file__ == str(ROOT / "benchmarks/recommendation.py")
+
+    def row(*people: int, ndcg: list[float]) -> dict:
+        return {"new": {"people": [*people], "ndcg": ndcg, "recall": ndcg, "coverage": 0.5}}
+
+    rows = {"test": {"two towers 0 0": row(1, 2, ndcg=[0.2, 0.4]), "two towers 0 1": row(1, 2, ndcg=[0.4, 0.8]),
+                     "two towers 1 0": row(1, ndcg=[0.3]), "guessed 0 0": row(1, 2, ndcg=[0.1, 0.1])}}
+    found = benchmark.summary(rows)
+    assert set(found) == {"new"} and found["new"]["two towers"]["people"] == 3
+    assert found["new"]["two towers"]["ndcg"][0] == pytest.approx(0.4) and found["new"]["two towers"]["ahead"] == (0, 0)
+    assert found["new"]["guessed"]["ahead"][0] == pytest.approx(0.35)
+    assert benchmark.summary({}) == {}
+    settings = {"settings": {"factors 3 0 0": row(1, ndcg=[0.1]), "factors 10 0 0": row(1, ndcg=[0.3]),
+                             "factors 10 0 1": row(1, ndcg=[0.1]), "factors 30 1 0": row(1, ndcg=[0.9])}}
+    assert benchmark.chosen_setting(benchmark.SMALL, settings, "factors", 0, "new") == 10
+    with pytest.raises(RuntimeError, match="First: --part settings"):
+        benchmark.chosen_setting(benchmark.SMALL, settings, "neighbours", 0, "new")
