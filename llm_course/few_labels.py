@@ -343,7 +343,7 @@ class ActiveLoop:
 
     def tell(self, place: int, label: str | int, *, replace: bool = False) -> bool:  # False: it was there
         "Keep an answer, a name or a class number; another one for the same text takes replace=True"
-        name = label_meant(label, self.labels, f"Text {place}", len(self.answers))
+        name = label_meant(label, self.labels, f"Text {place}", lambda: len(self.answers))
         return self.kept.label(str(place), name, replace=replace)
 
     def run(self, oracle: Callable[[str], str | int], total: int, count: int = 10) -> dict[int, str]:

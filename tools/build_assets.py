@@ -29,6 +29,7 @@ from pathlib import Path
 from checksums import write_checksums
 from emoji_sheet import emoji_files
 from fixed_expressions import lines_of_expressions
+from linked import linked
 from synonym_table import checked_wordnet, common_words, lines_of_table
 
 from llm_course.data import SPLITS, near_duplicates
@@ -62,23 +63,9 @@ def read_rows(archive: tarfile.TarFile, name: str) -> list[dict]:
 
 def groups_of(rows: list[dict]) -> list[list[int]]:
     "Row numbers that must stay together: of one document, or joined by a chain of near-duplicates"
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
     first_of = {}
-    for i, row in enumerate(rows):
-        parent[root(i)] = root(first_of.setdefault(row["document"], i))
-    for i, j in near_duplicates([row["text"] for row in rows], THRESHOLD):
-        parent[root(j)] = root(i)
-    groups = defaultdict(list)
-    for i in range(len(rows)):
-        groups[root(i)].append(i)
-    return list(groups.values())
+    pairs = [(i, first_of.setdefault(row["document"], i)) for i, row in enumerate(rows)]
+    return linked(len(rows), [*pairs, *near_duplicates([row["text"] for row in rows], THRESHOLD)])
 
 
 def sentiment(row: dict) -> str:

@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from linked import linked
 from PIL import Image, ImageDraw, ImageFont
 
 from llm_course.data import SPLITS
@@ -116,23 +117,10 @@ def look_alike(tiles: list[Image.Image]) -> list[tuple[int, int]]:
 
 def families(rows: list[dict], tiles: list[list[Image.Image]]) -> list[list[int]]:
     "Places of emoji that must stay together, the largest family first"
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first_of, found = {}, defaultdict(list)
-    for i, row in enumerate(rows):
-        for key in keys_of(row):
-            parent[root(i)] = root(first_of.setdefault(key, i))
-    for i, j in [pair for drawn in tiles for pair in look_alike(drawn)]:
-        parent[root(j)] = root(i)
-    for i in range(len(rows)):
-        found[root(i)].append(i)
-    return sorted(found.values(), key=len, reverse=True)
+    first_of = {}
+    pairs = [(i, first_of.setdefault(key, i)) for i, row in enumerate(rows) for key in keys_of(row)]
+    pairs += [pair for drawn in tiles for pair in look_alike(drawn)]
+    return sorted(linked(len(rows), pairs), key=len, reverse=True)
 
 
 def assign_families(rows: list[dict], together: list[list[int]], seed: int = 0):

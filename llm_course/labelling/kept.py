@@ -6,7 +6,7 @@
 __all__ = ['opened', 'label_named', 'label_meant', 'checked_vectors', 'learned', 'checked_places']
 
 # %% ../../nbs/labelling/kept.ipynb #2311a004
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,12 @@ def label_meant(
     label: object,  # what an oracle said
     labels: Sequence[str],
     asked: str,  # what it was asked about
-    kept: int,  # answers that are on the disk
+    kept: Callable[[], int],  # counts the answers on the disk; called where there is an error to say
 ) -> str:
     "The name of the class that is meant; ValueError where an oracle said something else, or nothing"
     if (name := label_named(label, labels)) is None:
         said = "no answer" if label is None else f"the answer {label!r}"
-        raise ValueError(f"{asked} got {said}; expected one of {', '.join(map(repr, labels))}. The {kept} "
+        raise ValueError(f"{asked} got {said}; expected one of {', '.join(map(repr, labels))}. The {kept()} "
                          "answers before it are kept: mend the oracle, and go on.")
     return name
 

@@ -11,22 +11,18 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from matplotlib.axes import Axes
 
 from ..checks import checked_columns, checked_texts
 from ..identity import digest
 from ..models import SentenceEncoder, sentence_encoder
 from .reading import Picture, checked_pictures
-from ..plots import BLUE, ORANGE, new_axes
 from ..tokens import read_tokens
 from ..training.batches import Batches, Record
-from ..training.blocks import ShuffledBlocks, draws, equal_parts
+from ..training.blocks import LossRun, ShuffledBlocks, draws, equal_parts
 from ..training.settings import Settings
-from ..training.state import TrainingRun
 
 # %% ../../nbs/pictures/pairs.ipynb #d43c95d4
 def checked_pairs(
@@ -191,22 +187,7 @@ def one_form(
     return [tensor[torch.arange(count, device=tensor.device), chosen] for tensor in words]
 
 # %% ../../nbs/pictures/pairs.ipynb #f5b96790
-class MatchingRun(TrainingRun):
-    "What happened: a row of `steps` per optimiser step, one of `evaluations` per look at the validation part"
+class MatchingRun(LossRun):
+    "What happened while pictures were matched with texts"
 
-    def __repr__(self) -> str:
-        seen = f", validation recall at 10 {self.evaluations[-1]['recall']:.3f}" if self.evaluations else ""
-        return (f"MatchingRun({len(self.steps)} of {self.total_steps} steps, {self.examples} pairs, "
-                f"{self.seconds:.0f} s in training{seen}{', interrupted' if self.interrupted else ''})")
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        "Loss of the steps, smoothed, and of the validation part, in nats"
-        ax, steps = new_axes(ax), pd.DataFrame(self.steps, columns=["step", "loss"])
-        smooth = steps["loss"].ewm(halflife=max(2, len(steps) / 40)).mean()
-        ax.plot(steps["step"], smooth, color=BLUE, label="training, smoothed")
-        if self.evaluations:
-            seen = pd.DataFrame(self.evaluations)
-            ax.plot(seen["step"], seen["loss"], "o-", color=ORANGE, label="validation")
-        ax.set(xlabel="step", ylabel="contrastive loss (nats)", title="Loss while training")
-        ax.legend(loc="upper right")
-        return ax
+    things, figure, axis = "pairs", "recall at 10", "contrastive loss (nats)"
