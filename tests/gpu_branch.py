@@ -100,6 +100,7 @@ def use_data():
                                unsupervised=long_reviews("train", 8, labelled=False))
     names = {"imdb", *data.HUB_ALIASES.values()}
     loads = {name: hub for name in names}
+    loads["zeroshot/twitter-financial-news-sentiment"] = datasets.DatasetDict(train=long_reviews("train", 64))
     loads["Salesforce/wikitext"] = datasets.DatasetDict(train=long_reviews("train", 400))  # lines, and empty ones
     datasets.load_dataset = lambda name, *_: loads[name]
 
