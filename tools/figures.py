@@ -517,6 +517,43 @@ def multimodal(found: dict) -> str:
             + table(["training", *figures], [[way, *(mean_and_width(row[figure]) for figure in figures)] for way, row in kept.items()]))
 
 
+def customer_service(found: dict) -> str:
+    kept, parts = found["summary"], []
+    for kind, said in (("right", "Questions of the test part whose intent is named rightly, of 100"),
+                       ("area", "Pairs of a question with an intent and one out of scope that a score puts into the right order, of 100")):
+        if by_count := kept.get(kind):
+            ways = list(dict.fromkeys(way for row in by_count.values() for way in row))
+            parts += [f"{said}, by examples of each intent, with 95 % intervals over draws:",
+                      table(["way", *by_count], [[way, *(mean_and_width(row.get(way)) for row in by_count.values())] for way in ways])]
+    return "\n\n".join(parts) or "Learning rates are being chosen; nothing is compared yet."
+
+
+def opinion_monitoring(found: dict) -> str:
+    kept, parts = found["summary"], []
+    if delays := kept.get("delays"):
+        rules = list(next(iter(next(iter(delays.values())).values())))
+        parts += ["Hours from the turn to the alarm, at equally many false alarms, with 95 % intervals over streams:",
+                  table(["hours for a false alarm", "fall, points", *rules],
+                        [[every, fall, *(f"{hours:.1f} ± {reach:.1f}" for hours, reach in row.values())]
+                         for every, by_fall in delays.items() for fall, row in by_fall.items()])]
+    if estimated := kept.get("estimated"):
+        parts.append("Hours for a false alarm where 250 were meant and the usual share came from a first week, middle half of the weeks: "
+                     + "; ".join(f"{rule} {low:.0f} to {high:.0f}" for rule, (low, high) in estimated.items()) + ".")
+    return "\n\n".join(parts) or "Settings are being chosen; nothing is compared yet."
+
+
+def recommendation(found: dict) -> str:
+    parts = []
+    for kind, said in (("known", "Films with ratings"), ("new", "Films without a rating before the cut")):
+        if rows := found["summary"].get(kind):
+            parts += [f"{said}: NDCG and recall at 10, of 100, and how far the two towers are ahead in NDCG on the same people, with 95 % "
+                      "intervals over people:",
+                      table(["method", "NDCG", "recall", "two towers ahead by", "people"],
+                            [[name, mean_and_width(row["ndcg"]), mean_and_width(row["recall"]), mean_and_width(row["ahead"], "+.1f"),
+                              row["people"]] for name, row in rows.items()])]
+    return "\n\n".join(parts) or "Settings are being chosen; nothing is compared yet."
+
+
 def substitutions(found: dict) -> str:
     questions = {"grammatical": "grammatical", "meaning": "same meaning", "label": "same label",
                  "grammatical and same in meaning": "grammatical and same meaning"}
@@ -581,6 +618,9 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "compression": ("Smaller models", compression),
     "serving": ("A service under load", serving),
     "in_use": ("Signals in a simulated month", in_use),
+    "customer_service": ("Which intent?", customer_service),
+    "opinion_monitoring": ("When has opinion turned?", opinion_monitoring),
+    "recommendation": ("What to show next", recommendation),
     "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),
