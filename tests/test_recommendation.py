@@ -57,8 +57,8 @@ def test_a_package_without_the_table_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize(("table", "said"), [
-    (ratings(rating=[4, 5, 3, 4, 0, 4, 4, 5.5]), "2 ratings are outside of the scale from 0.5 to 5, the first 0.0 of film 1"),
-    (ratings(film=[1, 1, 3, 4, 1, 2, 3, 4]), "repeat a person and a film, the first user 1 and film 1"),
+    (ratings(rating=[4, 5, 3, 4, 0, 4, 4, 5.5]), "2 of 8 ratings are outside of the scale from 0.5 to 5, the first 0.0 of film 1"),
+    (ratings(film=[1, 1, 3, 4, 1, 2, 3, 4]), "2 of 8 ratings repeat a person and a film, the first user 1 and film 1. Keep the latest"),
     (ratings(rating=[4, 5, math.nan, 4, 1, 4, 4, 5]), "Row 2 of the ratings lacks a value"),
     (ratings(time=[str(x) for x in range(8)]), "The column time must be numbers"),
     (ratings()[["user", "film"]], "user, film, rating, time"), (ratings()[:0], "an empty table"), ([1, 2], "must be a table"),
