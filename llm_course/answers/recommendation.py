@@ -146,7 +146,7 @@ QUIZZES[LESSON] = (
     Question(
         "A film has no rating. What do its factors by least squares say of it?",
         (
-            ("That nobody will like it: its vector is zero.", "Yes: every target in its column is 0."),
+            ("That nobody will like it.", "Yes: every target of it is 0, so its vector is zero."),
             ("What the mean film would get.", "The vector is solved from its own column, which is empty."),
             ("What its genres suggest.", "Factors never read genres."),
         ),
