@@ -132,7 +132,8 @@ def coverage(
     "The share of the films that is shown to somebody"
     different = len(np.unique(checked_places(shown)))
     if different > checked_count("films", films):
-        raise ValueError(f"The lists show {different} different films, more than the {films} that may be shown")
+        raise ValueError(f"The lists show {different} different films, more than the {films} that may be "
+                         "shown")
     return different / films
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210c005
