@@ -291,7 +291,7 @@ def test_film_numbers_may_be_tensors_or_come_one_by_one():
 
 
 def test_numbers_of_another_kind_find_nobody_and_are_refused():
-    with pytest.raises(ValueError, match="users are of the type .* none would be found"):
+    with pytest.raises(ValueError, match=r"users are of the type .* none would be found"):
         likes(ratings(), ["1", "2"], [1, 2, 3])
     with pytest.raises(ValueError, match="films are of the type"):
         likes(ratings(), [1], ["1"])
