@@ -20,6 +20,7 @@ from llm_course.customer_service import recalled, reciprocal_rank_fusion, words_
 from llm_course.data import OUT_OF_SCOPE, load_dataset, load_ratings, support_answers, support_questions
 from llm_course.serving.clients import Client
 from llm_course.serving.running import Served
+from llm_course.widgets.customer_service import Chat
 
 WORDS = ["refund", "money", "parcel", "track", "broken", "screen", "weather", "nokia", "battery", "sound"]
 
@@ -341,6 +342,13 @@ def test_the_service_chooses_as_the_reply_does(reader, opinions, threshold):
         found = assistant.reply(text)
         assert assistant.labels[row.argmax()] == (HAND_OVER if found.handed_over else found.intent)
     assert assistant.predict_proba([]).shape == (0, 5)
+
+
+def test_a_chat_begins_with_questions(reader):
+    assistant = Assistant(reader, ANSWERS, threshold=0.5)
+    assert [text for text, _ in Chat(assistant, ["refund please"]).turns] == ["refund please"]
+    with pytest.raises(TypeError, match="string"):
+        Chat(assistant, "hi you")
 
 
 def test_behind_the_service(reader):

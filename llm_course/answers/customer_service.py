@@ -122,7 +122,7 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "In a document of mean length a word stands ten times, not once; k1 = 1.5. What it adds to BM25's score",
+        "A word stands ten times, not once, in a text of mean length; k1 = 1.5. What it adds to BM25's score",
         (
             ("is ten times as large as before", "The count is levelled: f / (f + k1 …) stays below 1."),
             ("stays what it has been before", "Only with k1 = 0 does it count once."),
@@ -153,7 +153,7 @@ QUIZZES[LESSON] = (
         (
             ("How often the assistant is right in a shop", "Customers ask other things in other shares."),
             ("Nothing at all, since nobody asked them", "All methods met the same questions."),
-            ("How the methods compare on such questions", "Yes, and even this you should check on your own questions."),
+            ("How the methods compare on such questions", "Yes, and even this should be checked on yours."),
         ),
         2,
     ),
