@@ -130,6 +130,7 @@ class DualEncoder:
     ) -> torch.Tensor:  # (N, D), rows of length one, on the CPU
         "The vectors of texts"
         texts, size = checked_texts(texts), checked_count("batch_size", batch_size)
+        self.model.eval()
         out = [torch.empty(0, self.encoder.width)]
         for start in range(0, len(texts), size):
             given = self.words(texts[start: start + size])
@@ -146,6 +147,7 @@ class DualEncoder:
     ) -> torch.Tensor:  # (N, D), rows of length one, on the CPU
         "The vectors of pictures"
         pictures, size = checked_pictures(pictures), checked_count("batch_size", batch_size)
+        self.model.eval()  # else batch normalisation would learn from what is only looked at
         out = [torch.empty(0, self.encoder.width)]
         for start in range(0, len(pictures), size):
             seen = picture_tensor(pictures[start: start + size], self.side).to(self.device)
