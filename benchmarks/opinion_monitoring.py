@@ -4,8 +4,9 @@
     python benchmarks/opinion_monitoring.py --part estimated   # only one part
     python benchmarks/opinion_monitoring.py --small            # a quick try; writes nothing
 
-Streams are drawn as in the lesson: 288 texts a day with a daily wave, one hour in fifty with five times as many, texts drawn
-with replacement from all bundled product sentences, answered by the classifier of movie reviews; 60 of 100 are positive.
+Streams are drawn as in the lesson: 288 texts a day with a daily wave, whose busiest hour comes 2, 8, 14 or 20 hours after the
+turn, one hour in fifty with five times as many, texts drawn with replacement from all bundled
+product sentences, answered by the classifier of movie reviews; 60 of 100 are positive.
 
 tuned: each rule's setting with the shortest delay after a fall from 60 to 40 at one false alarm in 250 hours, of six settings
 each, on streams of its own. delays: at one false alarm in 50, 250 and 1,000 hours, the hours from a fall by 5 to 40 points to
@@ -27,7 +28,7 @@ from llm_course.opinion_monitoring import BayesianChange, Cusum, MovingMean, run
 
 NAME, EVERY, FALLS, BEFORE = "opinion_monitoring", (50, 250, 1000), (0.05, 0.1, 0.2, 0.3, 0.4), 48
 SETTINGS = {"CUSUM": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "moving mean": (3, 6, 12, 24, 48, 96),
-            "Bayesian": (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)}
+            "Bayesian": (0.1, 0.01, 0.003, 0.001, 0.0003, 0.0001)}
 
 
 class Sizes(NamedTuple):
@@ -70,7 +71,9 @@ def rule_of(sizes: Sizes, rule: str, setting: float, expected: float | None = No
 
 def drawn(sizes: Sizes, shares: np.ndarray, streams: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Positive answers and texts of each hour and stream"
-    counts = drawn_counts(hourly_rates(len(shares), 288), streams, bursts=0.02, seed=seed)
+    parts = [drawn_counts(hourly_rates(len(shares), 288, busiest=busiest), -(-streams // 4), bursts=0.02,
+                          seed=seed + 100_000 * busiest) for busiest in (2, 8, 14, 20)]
+    counts = np.concatenate(parts, axis=1)[:, :streams]
     return drawn_positives(counts, shares, *known(sizes.texts), seed=seed + 1), counts
 
 
@@ -110,7 +113,7 @@ def judged(sizes: Sizes, rows: dict, rule: str) -> dict:
         turned = falling(sizes, fall, sizes.streams, 300 + round(100 * fall))
         for every, threshold in thresholds.items():
             hours = delays(lambda: rule_of(sizes, rule, setting), threshold, turned)
-            mean, width = map(float, interval(hours or [float("nan")] * 2))
+            mean, width = map(float, interval(hours) if len(hours) > 1 else [float("nan")] * 2)
             found.setdefault(str(every), {})[str(round(100 * fall))] = [mean, width]
     return {"hours": found, "setting": setting}
 

@@ -31,14 +31,14 @@ def plot_opinion(
     ax = ax or plt.subplots()[1]
     times, reach = table["time"] / unit, [table["share"] - table["low"], table["high"] - table["share"]]
     ax.errorbar(times, 100 * table["share"], 100 * np.abs(reach), fmt="none", ecolor=BLUE, alpha=0.5)
-    ax.scatter(times, 100 * table["share"], 8 + 3 * table["texts"], color=BLUE, zorder=3,
-               label="share of positive texts, adjusted, with 95 % interval")
+    ax.scatter(times, 100 * table["share"], 8 + 2 * table["texts"], color=BLUE, zorder=3,
+               label="share of positive texts, adjusted, with 95 % interval; larger: more texts")
     ax.axhline(100 * expected, color=GREY, linestyle="--", label="what was expected")
     for number, (since, rang) in enumerate(alarms):
         ax.axvspan(since / unit, rang / unit, color=ORANGE, alpha=0.15, linewidth=0,
-                   label=None if number else "from the likeliest begin to the alarm")
-        ax.axvline(rang / unit, color=ORANGE)
-    ax.set(ylim=(-4, 104), ylabel="positive (%)")
+                   label=None if number else "from the likeliest start to the alarm")
+        ax.axvline(rang / unit, color=ORANGE, label=None if number else "alarm")
+    ax.set(ylim=(-9, 109), yticks=[0, 50, 100], ylabel="positive (%)")
     return ax
 
 
@@ -48,7 +48,7 @@ def plot_dashboard(
     alarms: Mapping[str, Sequence[tuple[float, float]]],  # by thing
     title: str = "",
 ) -> Figure:
-    "A row for each thing that was named"
+    "A row for each thing that was named; `plots.show` closes the figure, else close it yourself"
     named = [name for name, table in tables.items() if not table.empty]
     if not named:
         raise ValueError("No text has been counted yet, so there is nothing to draw")
@@ -56,7 +56,7 @@ def plot_dashboard(
     figure, rows = plt.subplots(len(named), 1, figsize=(8, 1 + 2.1 * len(named)), sharex=True, squeeze=False)
     for name, ax in zip(named, rows[:, 0], strict=True):
         plot_opinion(tables[name], expected[name], alarms.get(name, ()), ax)
-        ax.set_title(f"{name}: {tables[name]['texts'].sum()} texts")
+        ax.set_title(f"{name}: {tables[name]['texts'].sum()} texts".replace("$", r"\$"))
     rows[-1, 0].set_xlabel("day")
     drawn = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in rows[:, 0]]
     known = {label: line for pairs in drawn for line, label in pairs}

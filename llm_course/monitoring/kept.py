@@ -39,11 +39,27 @@ class _Locked:
     ):
         self.folder, self.timeout = Path(folder).expanduser().resolve(), checked_number("timeout", timeout)
         self.path, self.settings = self.folder / "state.json", json.loads(json.dumps(settings))
+        self.made = self.folder / ".made"  # tells a state that is gone from one that never was
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            if not self.path.exists():
-                self._write(first)
-            self.read()
+        if not self.path.exists():
+            with self._locked():
+                if not self.path.exists():
+                    self._make(first)
+        if not self.made.exists():
+            self.made.touch()
+        self.read()  # without the lock: the file is replaced whole
+
+    def _make(self, first: dict):
+        "The first state; refused where there was one before, or where others keep their files"
+        if self.made.exists():
+            raise FileNotFoundError(f"{self.path} is gone. Bring it back; a new one would count everything "
+                                    "again.")
+        others = [path.name for path in self.folder.iterdir()
+                  if path.name != ".lock" and not path.name.startswith(".llm_course-")]
+        if others:
+            raise ValueError(f"{self.folder} has other files, such as {min(others)!r}. Give the state a folder "
+                             "of its own.")
+        self._write(first)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -60,6 +76,7 @@ class _Locked:
             lock.release()
 
     def _write(self, state: dict):
+        state = json.loads(json.dumps(state, allow_nan=False))  # as it will be read
         kept = {"form": FORM, "settings": self.settings, "state": state,
                 "digest": _digest(self.settings, state)}
         write_whole(self.path, json.dumps(kept, allow_nan=False).encode())
@@ -77,7 +94,7 @@ class KeptState(_Locked):
         try:
             kept = json.loads(self.path.read_bytes())
             form, settings, state, digest = (kept[name] for name in ("form", "settings", "state", "digest"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path} is damaged ({error!r}). Bring back a copy that is "
                              "whole.") from error
         if form != FORM:
@@ -98,7 +115,8 @@ class KeptState(_Locked):
         "The state, kept whole when the block ends; where the block fails, nothing changes"
         with self._locked():
             for left in self.folder.glob(".llm_course-*"):  # of a program that was killed as it wrote
-                left.unlink()
+                if left.is_file():
+                    left.unlink()
             state = self.read()
             yield state
             self._write(state)

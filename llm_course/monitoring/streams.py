@@ -22,8 +22,8 @@ def hourly_rates(
     busiest: int = 20,  # hour of the day
 ) -> np.ndarray:  # (T,)
     "Texts expected in each hour from midnight on"
-    hour = np.arange(checked_count("hours", hours))
-    wave = 1 + checked_fraction("swing", swing) * np.cos(2 * np.pi * (hour - busiest) / 24)
+    hour = np.arange(checked_count("hours", hours)) - checked_number("busiest", busiest)
+    wave = 1 + checked_fraction("swing", swing) * np.cos(2 * np.pi * hour / 24)
     return checked_number("daily", daily, strict=True) / 24 * wave
 
 
@@ -36,9 +36,10 @@ def drawn_counts(
     seed: int = 0,
 ) -> np.ndarray:  # (T, S), whole numbers
     "How many texts come in each hour of each stream"
-    rates, size = as_array(rates).astype(float), (len(rates), checked_count("streams", streams))
-    if not (np.isfinite(rates) & (rates >= 0)).all():
-        raise ValueError(f"rates must be numbers of at least 0, got {rates.min()!r} to {rates.max()!r}")
+    rates = as_array(rates).astype(float)
+    if rates.ndim != 1 or not (np.isfinite(rates) & (rates >= 0)).all():
+        raise ValueError(f"rates must be a list of numbers of at least 0, got {rates!r}")
+    size = len(rates), checked_count("streams", streams)
     generator = np.random.default_rng(checked_seed(seed))
     loud = generator.random(size) < checked_fraction("bursts", bursts)
     return generator.poisson(rates[:, None] * np.where(loud, checked_number("burst", burst, least=1), 1))
@@ -58,6 +59,10 @@ def drawn_positives(
     if set(labels) != {0, 1}:
         raise ValueError("There must be positive and negative texts to draw from")
     counts, generator = as_array(counts), np.random.default_rng(checked_seed(seed))
+    if counts.ndim != 2 or counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
+        raise ValueError("counts must be whole numbers of at least 0, a row an hour and a column a stream, got "
+                         f"the shape {counts.shape} and the type {counts.dtype}")
+    shares = [checked_fraction("each share", share) for share in shares]
     positive = generator.random(counts.sum()) < np.repeat(
         np.repeat(np.asarray(shares, float), counts.shape[1]), counts.ravel())
     said = np.empty(len(positive), np.int64)
