@@ -544,13 +544,17 @@ def opinion_monitoring(found: dict) -> str:
 
 def recommendation(found: dict) -> str:
     parts = []
-    for kind, said in (("known", "Films with ratings"), ("new", "Films without a rating before the cut")):
+    for kind, said in (("known", "Films with ratings"), ("new", "Films without a rating before the cut"),
+                       ("unrated", "Of these, films that nobody else had rated on the day")):
         if rows := found["summary"].get(kind):
             parts += [f"{said}: NDCG and recall at 10, of 100, and how far the two towers are ahead in NDCG on the same people, with 95 % "
                       "intervals over people:",
                       table(["method", "NDCG", "recall", "two towers ahead by", "people"],
                             [[name, mean_and_width(row["ndcg"]), mean_and_width(row["recall"]), mean_and_width(row["ahead"], "+.1f"),
                               row["people"]] for name, row in rows.items()])]
+    if apart := found["summary"].get("differences"):
+        parts += ["Differences in NDCG, points, on the same people:",
+                  table(["", "points"], [[name, mean_and_width(pair, "+.1f")] for name, pair in apart.items()])]
     return "\n\n".join(parts) or "Settings are being chosen; nothing is compared yet."
 
 
