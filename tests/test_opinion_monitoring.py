@@ -357,7 +357,7 @@ def test_a_state_that_is_gone_is_not_made_anew(tmp_path):
 
 def test_a_folder_of_others_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="notes.txt"):
+    with pytest.raises(ValueError, match=r"notes\.txt"):
         monitor_at(tmp_path)
 
 
