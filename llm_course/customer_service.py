@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'HAND_OVER', 'NOT_SURE', 'unit_rows', 'NearestExamples', 'draw_of_each', 'energy', 'words_of', 'BM25',
-           'scores_of_documents', 'reciprocal_rank_fusion', 'recalled', 'Opinion', 'ProductOpinions',
-           'handover_threshold', 'features_of', 'Confidence', 'asked_and_meant', 'Reader', 'Reply', 'unread',
-           'Assistant', 'ServedAssistant']
+           'reciprocal_rank_fusion', 'recalled', 'Opinion', 'ProductOpinions', 'handover_threshold', 'features_of',
+           'Confidence', 'asked_and_meant', 'Reader', 'Reply', 'unread', 'Assistant', 'ServedAssistant']
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000a005
 import difflib
@@ -26,8 +25,8 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.linear_model import LogisticRegression
 
 from .checks import as_array, checked_classes, checked_columns, checked_count, checked_fraction
-from .checks import checked_lengths, checked_logits, checked_number, checked_scores, checked_seed
-from .checks import checked_text, checked_texts
+from .checks import checked_lengths, checked_logits, checked_number, checked_numbers, checked_scores
+from .checks import checked_seed, checked_text, checked_texts
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000b002
 def unit_rows(
@@ -35,13 +34,8 @@ def unit_rows(
     width: int | None = None,  # D, where it is known
 ) -> np.ndarray:  # (N, D), float64
     "Rows of length one; rows of zeros stay; ValueError where these are no vectors"
-    rows = as_array(vectors)
-    if rows.ndim != 2 or rows.dtype.kind not in "biuf" or width not in (None, rows.shape[-1]):
-        raise ValueError(f"Vectors must be numbers of the shape (N, {width or 'D'}), got the shape "
-                         f"{rows.shape} and the type {rows.dtype}")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"Vectors must be finite; row {(~np.isfinite(rows)).any(1).argmax()} is not")
-    return rows / np.maximum(np.linalg.norm(rows.astype(float), axis=1, keepdims=True), 1e-12)
+    rows = checked_numbers("Vectors", vectors, (None, width))
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 class NearestExamples:
@@ -150,14 +144,6 @@ class BM25:
         return np.asarray(self.weights[:, places].sum(axis=1)).ravel()
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000d006
-def scores_of_documents(scores: object) -> np.ndarray:  # (..., N), float64
-    "The scores as floats; ValueError where they are no numbers"
-    array = as_array(scores)
-    if array.dtype.kind not in "biuf" or np.isnan(array).any():
-        raise ValueError(f"Scores must be numbers and not NaN, got the type {array.dtype}")
-    return array.astype(float)
-
-
 def reciprocal_rank_fusion(
     *scores: np.ndarray,  # each (..., N), of the same documents by different searches, higher is better
     weights: Sequence[float] | None = None,  # how much each search counts, at least 0; all the same if None
@@ -169,7 +155,7 @@ def reciprocal_rank_fusion(
                          f"{[np.shape(each) for each in scores]}")
     weights, k = [1.0] * len(scores) if weights is None else list(weights), checked_number("k", k)
     checked_lengths(scores=scores, weights=weights)
-    return sum(checked_number("weights", weight) / (k + rankdata(-scores_of_documents(each), axis=-1))
+    return sum(checked_number("weights", weight) / (k + rankdata(-checked_numbers("Scores", each, finite=False), axis=-1))
                for weight, each in zip(weights, scores, strict=True))
 
 
@@ -179,9 +165,7 @@ def recalled(
     most: int = 5,  # documents that are looked at, at least 1
 ) -> np.ndarray:  # (Q,), bool; its mean is the recall
     "Whether the right document is among the first; a tie counts against it"
-    scores = scores_of_documents(scores)
-    if scores.ndim != 2:
-        raise ValueError(f"Recall needs scores of the shape (questions, documents), got {scores.shape}")
+    scores = checked_numbers("Scores", scores, (None, None), finite=False)
     right = checked_classes("right", right, scores.shape[1])
     checked_lengths(scores=scores, right=right)
     own = scores[np.arange(len(right)), right]
@@ -430,7 +414,6 @@ class ServedAssistant(Assistant):
             own, other = found.confidence * (1 - t), (1 - found.confidence) * t
             if own + other == 0 or (own >= other) == found.handed_over:
                 own, other = float(not found.handed_over), float(found.handed_over)
+            row[self.labels.index(found.intent or HAND_OVER)] = own / (own + other)
             row[-1] = other / (own + other)
-            if found.intent:
-                row[self.labels.index(found.intent)] = own / (own + other)
         return rows

@@ -138,12 +138,12 @@ def test_scores_of_any_kind_keep_their_order():
         scores = whole.astype(kind)
         np.testing.assert_allclose(reciprocal_rank_fusion(scores), reciprocal_rank_fusion(scores.astype(float)))
     for wrong in (np.array([0, np.nan, 1]), np.array(["a", "b"])):
-        with pytest.raises(ValueError, match="not NaN"):
+        with pytest.raises(ValueError, match="number"):
             reciprocal_rank_fusion(wrong)
-    with pytest.raises(ValueError, match="not NaN"):
+    with pytest.raises(ValueError, match="NaN is no number"):
         recalled(np.full((3, 6), np.nan), [0, 1, 2], 1)
     for shape in ((3,), (1, 3, 2)):
-        with pytest.raises(ValueError, match=r"\(questions, documents\)"):
+        with pytest.raises(ValueError, match=r"\(any, any\)"):
             recalled(np.zeros(shape), [0])
 
 
@@ -173,13 +173,13 @@ def test_what_are_no_vectors():
     for vectors in (np.zeros(3), np.zeros((1, 2, 3)), np.array([["a"]])):
         with pytest.raises(ValueError, match="shape"):
             NearestExamples(vectors, [0])
-    with pytest.raises(ValueError, match="row 1 is not"):
+    with pytest.raises(ValueError, match=r"finite; at \(1, 0\)"):
         NearestExamples(np.array([[0, 1], [np.nan, 1]]), [0, 1])
     finder = NearestExamples(np.eye(2), [0, 1])
     for labels, message in (([5, -1], "from 0 to 1"), (["1", "0"], "from 0 to 1"), ([0], "as many of each")):
         with pytest.raises(ValueError, match=message):
             finder.nearest(np.eye(2), labels)
-    with pytest.raises(ValueError, match=r"shape \(N, 2\)"):
+    with pytest.raises(ValueError, match=r"shape \(any, 2\)"):
         finder.scores(np.eye(3))
     assert finder.nearest(np.eye(2), [0, 1], first=1)[0].tolist() == [1, -2]  # intent 1 has none among the first
     with pytest.raises(ValueError, match="one at least"):
