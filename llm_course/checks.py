@@ -399,8 +399,8 @@ def checked_numbers(
     "The numbers as floats; ValueError that names the first that is none"
     array, expected = as_array(values), "" if shape is None else " of the shape ({})".format(
         ", ".join("any" if size is None else str(size) for size in shape))
-    fits = shape is None or array.ndim == len(shape) and all(
-        size in (None, own) for size, own in zip(shape, array.shape, strict=True))
+    fits = shape is None or (array.ndim == len(shape) and all(
+        size in (None, own) for size, own in zip(shape, array.shape, strict=True)))
     if not fits or array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers{expected}, got the shape {array.shape} and the type "
                          f"{array.dtype}")
