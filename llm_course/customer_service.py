@@ -155,8 +155,9 @@ def reciprocal_rank_fusion(
                          f"{[np.shape(each) for each in scores]}")
     weights, k = [1.0] * len(scores) if weights is None else list(weights), checked_number("k", k)
     checked_lengths(scores=scores, weights=weights)
-    return sum(checked_number("weights", weight) / (k + rankdata(-checked_numbers("Scores", each, finite=False), axis=-1))
-               for weight, each in zip(weights, scores, strict=True))
+    ranks = [rankdata(-checked_numbers("Scores", each, finite=False), axis=-1) for each in scores]
+    return sum(checked_number("weights", weight) / (k + each)
+               for weight, each in zip(weights, ranks, strict=True))
 
 
 def recalled(

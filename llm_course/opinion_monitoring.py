@@ -376,8 +376,8 @@ class Monitor(_Counting):
                 state.update(time=time, batch=batch, said=said, alarms=[*state["alarms"], *said][-50:])
             elif time < state["time"] or batch != state["batch"]:
                 raise ValueError(f"Time runs backwards or stands still: texts of {state['time']:.15g} are "
-                                 f"counted already, and these others are of {time:.15g}. Give each call a later "
-                                 "time. Only the last call may be repeated, with the same texts.")
+                                 f"counted already, and these others are of {time:.15g}. Give each call a "
+                                 "later time. Only the last call may be repeated, with the same texts.")
             return [as_alarm(row) for row in state["said"]]
 
     @property

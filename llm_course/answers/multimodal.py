@@ -168,7 +168,8 @@ QUIZZES[LESSON] = (
         "You read answers of a zero-shot model, and one class never comes. You have no labels. What do you "
         "try first?",
         (
-            ("Other prompts for it, and read the same answers once more.", "Yes: they cost nothing, and no training."),
+            ("Other prompts for it, and read the same answers once more.",
+             "Yes: they cost nothing, and no training."),
             ("More epochs on the same pairs, until the loss of training is zero.",
              "It learns those by heart."),
             ("A larger batch when the pictures are classified, for more contrast.",
