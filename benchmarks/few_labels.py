@@ -406,7 +406,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     found, made, asked = {}, rows.get("methods", {}), rows.get("questions", {})
     for figure in ("accuracy", "precision", "confidence", "positive", "taken"):
         found[figure] = over_seeds(made, figure)
-    found["gain over plain"] = paired(made, "accuracy", "plain")
+    found |= {f"gain over {base}": paired(made, "accuracy", base) for base in ("plain", "frozen")}
     found["settings"] = {key.rpartition(" ")[0]: row["setting"] for key, row in made.items()}
     counts = sorted({int(count) for row in asked.values() for count in row if count.isdecimal()})
     found["questions"] = {str(count): over_seeds(asked, str(count)) for count in counts}

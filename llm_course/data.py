@@ -100,7 +100,7 @@ def _unknown_name(name: str) -> str:
     return f"There is no dataset {name!r}.{hint} Bundled: {', '.join(BUNDLED)}."
 
 # %% ../nbs/support/data.ipynb #5000d002
-def support_questions() -> pd.DataFrame:  # columns: id (out of scope: "near-…" or "far-…"), intent, text, split
+def support_questions() -> pd.DataFrame:  # columns: id (of others near-… or far-…), intent, text, split
     "Questions to an invented shop, as typed by the authors: 34 intents of 15 each, and 150 out of scope"
     with gzip.open(verified_asset("support.jsonl.gz"), "rt", encoding="utf-8") as lines:
         return pd.DataFrame([json.loads(line) for line in lines])[["id", "intent", "text", "split"]]
@@ -119,7 +119,8 @@ def _support(task: str) -> DatasetDict:
     frame = support_questions()
     frame = frame.iloc[frame["id"].map(lambda key: hashlib.sha256(key.encode()).digest()).argsort()]
     names = [*sorted(set(frame["intent"]) - {OUT_OF_SCOPE}), OUT_OF_SCOPE]
-    features = Features({"text": Value("string"), "label": ClassLabel(names=names), "rating": Value("float32")})
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names),
+                         "rating": Value("float32")})
     return DatasetDict({split: Dataset.from_dict(
         {"text": part["text"].tolist(), "label": part["intent"].map(names.index).tolist(),
          "rating": [math.nan] * len(part)}, features) for split in SPLITS
@@ -593,8 +594,9 @@ def load_dataset(
     For classification, bundled texts with a mean rating from -0.5 to 0.5 are left out; regression keeps them.
     Texts that are near-duplicates by a chain of others belong together: all of them leave the earlier split.
     A folder's files become parts by the words of their names (`SPLIT_NAMES`), which is printed. Labels 0
-    and 1 are `negative` and `positive`; numbers are ordered as numbers, names by the alphabet. "support" holds
-    questions to a shop; its labels are intents, the last of them `out_of_scope`, and its ratings are NaN.
+    and 1 are `negative` and `positive`; numbers are ordered as numbers, names by the alphabet.
+    "support" holds questions to a shop; its labels are intents, the last of them `out_of_scope`, and its
+    ratings are NaN.
     Raises ValueError for an unknown name, columns that do not fit or a damaged asset, and ConnectionError
     where the Hub does not answer."""
     checked_choice("task", task, ("classification", "regression"))

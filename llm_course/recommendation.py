@@ -20,7 +20,8 @@ from sklearn.linear_model import RidgeCV
 from .checks import as_array, checked_count, checked_fraction, checked_lengths, checked_number
 from .checks import checked_seed
 from .few_labels import ContrastiveLoss
-from .recommending.ratings import checked_matrix, checked_ratings, checked_scale, places_of
+from .recommending.ratings import checked_catalogue, checked_index, checked_matrix, checked_places
+from .recommending.ratings import checked_ratings, checked_scale, places_of
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210b005
 class TimeSplit(NamedTuple):
@@ -68,7 +69,8 @@ def likes(
 ) -> np.ndarray:  # (U, F), bool
     "Who liked what; ratings by others or of other films are left out"
     rated = ratings[ratings["rating"] >= checked_scale(least)]
-    rows, columns = pd.Index(users).get_indexer(rated["user"]), pd.Index(films).get_indexer(rated["film"])
+    rows = checked_index("users", users, ratings["user"]).get_indexer(rated["user"])
+    columns = checked_index("films", films, ratings["film"]).get_indexer(rated["film"])
     found, there = np.zeros((len(users), len(films)), bool), (rows >= 0) & (columns >= 0)
     found[rows[there], columns[there]] = True
     return found
@@ -103,7 +105,7 @@ def top_films(
     if left.min() < count:
         raise ValueError(f"Row {left.argmin()} has {left.min()} films left to show, fewer than {count}. "
                          "Shorten the list or widen the catalogue.")
-    return np.where(excluded, np.inf, -scores).argsort(1, kind="stable")[:, :count]
+    return np.lexsort((-scores.astype(float), excluded), axis=1)[:, :count]  # what is excluded stands last
 
 
 def ranking_measures(
@@ -111,7 +113,8 @@ def ranking_measures(
     wanted: np.ndarray,  # (U, F), bool: one at least in each row
 ) -> pd.DataFrame:  # U rows: recall, ndcg, each 0 to 1
     "How much of what each person wanted the list holds, and how far up"
-    wanted, shown = checked_matrix("wanted", wanted), as_array(shown)
+    wanted = checked_matrix("wanted", wanted)
+    shown = checked_places(shown, wanted.shape[1])
     checked_lengths(shown=shown, wanted=wanted)
     total = wanted.sum(1)
     if not total.all():
@@ -124,10 +127,14 @@ def ranking_measures(
 
 def coverage(
     shown: np.ndarray,  # (U, count), places in the catalogue
-    films: int,  # F
+    films: int,  # F, all that may be shown
 ) -> float:  # 0 to 1
-    "The share of the catalogue that is shown to somebody"
-    return len(np.unique(shown)) / checked_count("films", films)
+    "The share of the films that is shown to somebody"
+    different = len(np.unique(checked_places(shown)))
+    if different > checked_count("films", films):
+        raise ValueError(f"The lists show {different} different films, more than the {films} that may be "
+                         "shown")
+    return different / films
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210c005
 class Recommender:
@@ -136,8 +143,8 @@ class Recommender:
     personal = True  # whether it has to know what a person liked
 
     def __init__(self, films: Sequence[int], learned: np.ndarray):  # F numbers; (people, F), who liked what
-        self.films = as_array(films)
-        self.learned = checked_matrix("learned", learned, len(self.films))
+        self.films = checked_catalogue(films)
+        self.learned = checked_matrix("learned", learned, len(self.films)).copy()
 
     def scores(self, liked: np.ndarray) -> np.ndarray:  # (U, F), bool, to (U, F)
         "The higher, the sooner shown"
@@ -147,10 +154,14 @@ class Recommender:
         "What one person liked; ValueError for an unknown film, and for nothing where something is needed"
         row = np.zeros((1, len(self.films)), bool)
         row[0, places_of(liked, self.films)] = True
-        if self.personal and not row.any():
-            raise ValueError("Nothing is known of this person: no film was liked so far. Show what is "
-                             "popular (Popularity), or ask for a few films first.")
+        self._need(row)
         return row
+
+    def _need(self, known: np.ndarray):
+        "ValueError where a list would only look personal"
+        if self.personal and not known.any():
+            raise ValueError("Nothing is known of this person: no film was liked so far, or none that others "
+                             "liked. Show what is popular (Popularity), or ask for a few films first.")
 
     def recommend(
         self,
@@ -163,15 +174,19 @@ class Recommender:
         row = self.row(liked)
         excluded = row.copy()
         excluded[0, places_of(seen, self.films)] = True
-        return self.films[top_films(self.scores(row), excluded, count)[0]].tolist()
+        scores = self.scores(row)
+        shown = top_films(scores, excluded, count)[0]
+        self._need(scores[~excluded])
+        return self.films[shown].tolist()
 
     def because(self, liked: Sequence[int], film: int) -> pd.Series:  # by film, the largest first
-        "By how much a film's score falls if one of the liked films is forgotten"
-        row, place, places = self.row(liked), places_of([film], self.films)[0], places_of(liked, self.films)
+        "By how much a film's score falls if one of the liked films is forgotten; popularity is no part of it"
+        places, place = np.unique(places_of(liked, self.films)), places_of([film], self.films)[0]
+        row = self.row(self.films[places])
         rows = np.repeat(row, len(places) + 1, axis=0)
         rows[np.arange(len(places)), places] = False
         found = self.scores(rows)[:, place]
-        return pd.Series(found[-1] - found[:-1], index=list(liked)).sort_values(ascending=False)
+        return pd.Series(found[-1] - found[:-1], index=self.films[places]).sort_values(ascending=False)
 
 
 class Popularity(Recommender):
@@ -181,7 +196,8 @@ class Popularity(Recommender):
 
     def scores(self, liked: np.ndarray) -> np.ndarray:  # (U, F), bool, to (U, F)
         "The higher, the sooner shown"
-        return np.tile(np.log1p(self.learned.sum(0)), (len(liked), 1))
+        people = len(checked_matrix("liked", liked, len(self.films)))
+        return np.tile(np.log1p(self.learned.sum(0)), (people, 1))
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210c011
 class Neighbours(Recommender):
@@ -212,6 +228,8 @@ def factor_rows(
     penalty: float,  # lambda, above 0
 ) -> np.ndarray:  # (U, D)
     "The best vector of each row: weighted least squares with a penalty"
+    liked, weight = checked_matrix("liked", liked, len(others)), checked_number("weight", weight)
+    penalty = checked_number("penalty", penalty, strict=True)
     common = others.T @ others + penalty * np.eye(others.shape[1])
     found = np.zeros((len(liked), others.shape[1]))
     for row, mine in enumerate(liked):
@@ -246,7 +264,6 @@ class Factors(Recommender):
 
     def scores(self, liked: np.ndarray) -> np.ndarray:  # (U, F), bool, to (U, F)
         "The higher, the sooner shown"
-        liked = checked_matrix("liked", liked, len(self.films))
         return factor_rows(liked, self.vectors, self.weight, self.penalty) @ self.vectors.T
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210e004
@@ -255,7 +272,8 @@ def expected_popularity(
     vectors: torch.Tensor,  # (F, D), of the films' texts
 ) -> np.ndarray:  # (F,), ln(1 + likes)
     "As counted; of films that nobody liked, as a ridge regression guesses it from the text"
-    counted, values = np.log1p(learned.sum(0)), as_array(vectors)
+    values = as_array(vectors)
+    counted = np.log1p(checked_matrix("learned", learned, len(values)).sum(0))
     unknown = counted == 0
     if unknown.any() and not unknown.all():
         guess = RidgeCV(np.logspace(-2, 3, 11)).fit(values[~unknown], counted[~unknown])
@@ -288,11 +306,13 @@ class TwoTowers(Recommender):
         self.prior = expected_popularity(self.learned, vectors) * popularity
         self.vectors = vectors - vectors[self.learned.any(0)].mean(0)
         self.loss = ContrastiveLoss(temperature)
-        self.person, self.film = (torch.eye(vectors.shape[1]).requires_grad_() for _ in range(2))
+        same = torch.eye(vectors.shape[1], dtype=torch.float32)
+        self.person, self.film = (same.clone().requires_grad_() for _ in range(2))
         rate = checked_number("learning_rate", learning_rate, strict=True)
         size = checked_count("batch_size", batch_size, least=2)
         self.losses = self._train(checked_count("steps", steps, least=0), rate, size, checked_seed(seed))
 
+    @torch.enable_grad()
     def _train(self, steps: int, rate: float, size: int, seed: int) -> list[float]:
         "Tell each person's film from those of the others; the loss of each step"
         liked = torch.from_numpy(self.learned[self.learned.sum(1) >= 2])
@@ -320,7 +340,7 @@ class TwoTowers(Recommender):
         means = liked @ self.vectors / liked.sum(1, keepdim=True).clamp(min=1)
         unit = torch.nn.functional.normalize
         cosines = unit(means @ self.person.T) @ unit(self.vectors @ self.film.T).T
-        return cosines.numpy() * float(self.loss.log_scale.exp()) + self.prior
+        return cosines.numpy() * float(self.loss.log_scale.exp()) + self.prior  # cosines / temperature
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210g001
 def urn_shares(

@@ -88,6 +88,20 @@ def long_reviews(part: str, count: int, labelled: bool = True) -> datasets.Datas
     return datasets.Dataset.from_dict(rows, datasets.Features({"text": datasets.Value("string"), "label": label}))
 
 
+def questions_by_intent() -> datasets.DatasetDict:
+    "Bundled questions in the form of the Hub's clinc_oos: one intent after another, those without one in the midst"
+    questions, parts = data.support_questions(), {}
+    intents = sorted(set(questions["intent"]) - {data.OUT_OF_SCOPE})[:6]
+    names = [*intents[:3], "oos", *intents[3:]]
+    for part in data.SPLITS:
+        rows = [(names.index("oos" if row.intent == data.OUT_OF_SCOPE else row.intent), row.text)
+                for row in questions[questions["split"] == part].itertuples() if row.intent in {*intents, data.OUT_OF_SCOPE}]
+        columns = {"intent": [label for label, _ in sorted(rows)], "text": [text for _, text in sorted(rows)]}
+        features = datasets.Features({"intent": datasets.ClassLabel(names=names), "text": datasets.Value("string")})
+        parts[part] = datasets.Dataset.from_dict(columns, features)
+    return datasets.DatasetDict(parts)
+
+
 def use_data():
     "Let bundled sets have every second or third text, and the Hub's sets a few dozen"
     load_ratings = data.load_ratings
@@ -102,6 +116,7 @@ def use_data():
     loads = {name: hub for name in names}
     loads["zeroshot/twitter-financial-news-sentiment"] = datasets.DatasetDict(train=long_reviews("train", 64))
     loads["Salesforce/wikitext"] = datasets.DatasetDict(train=long_reviews("train", 400))  # lines, and empty ones
+    loads["clinc/clinc_oos"] = questions_by_intent()
     datasets.load_dataset = lambda name, *_: loads[name]
 
 

@@ -14,12 +14,13 @@ import pytest
 from conftest import ROOT
 from scipy.special import softmax
 
-from llm_course.customer_service import BM25, HAND_OVER, NOT_SURE, Assistant, Confidence, NearestExamples, ProductFacts
+from llm_course.customer_service import BM25, HAND_OVER, NOT_SURE, Assistant, Confidence, NearestExamples, ProductOpinions
 from llm_course.customer_service import Reader, ServedAssistant, draw_of_each, energy, features_of, handover_threshold
 from llm_course.customer_service import recalled, reciprocal_rank_fusion, words_of
 from llm_course.data import OUT_OF_SCOPE, load_dataset, load_ratings, support_answers, support_questions
 from llm_course.serving.clients import Client
 from llm_course.serving.running import Served
+from llm_course.widgets.customer_service import Chat
 
 WORDS = ["refund", "money", "parcel", "track", "broken", "screen", "weather", "nokia", "battery", "sound"]
 
@@ -43,10 +44,10 @@ def reader():
 
 
 @pytest.fixture
-def facts():
+def opinions():
     reviews = pd.DataFrame({"document": ["1", "1", "2", "2"], "rating": [2.0, -1.0, 1.0, 0.5], "text": [
         "i like this nokia", "the battery is weak", "the canon has a fine battery", "its sound is poor"]})
-    return ProductFacts(reviews, {"phone": ["nokia"], "camera": ["canon"]}, encode, least=0.3)
+    return ProductOpinions(reviews, {"phone": ["nokia"], "camera": ["canon"]}, encode, least=0.3)
 
 
 # --- the data
@@ -131,6 +132,21 @@ def test_fusion_reads_ranks_alone():
         reciprocal_rank_fusion(one, other, weights=[1.0, -1.0])
 
 
+def test_scores_of_any_kind_keep_their_order():
+    whole = np.array([0, 5, 3])
+    for kind in (np.uint8, np.uint64, bool, np.float32, np.int8):
+        scores = whole.astype(kind)
+        np.testing.assert_allclose(reciprocal_rank_fusion(scores), reciprocal_rank_fusion(scores.astype(float)))
+    for wrong in (np.array([0, np.nan, 1]), np.array(["a", "b"])):
+        with pytest.raises(ValueError, match="number"):
+            reciprocal_rank_fusion(wrong)
+    with pytest.raises(ValueError, match="NaN is no number"):
+        recalled(np.full((3, 6), np.nan), [0, 1, 2], 1)
+    for shape in ((3,), (1, 3, 2)):
+        with pytest.raises(ValueError, match=r"\(any, any\)"):
+            recalled(np.zeros(shape), [0])
+
+
 def test_a_tie_is_no_hit():
     assert not recalled(np.zeros((1, 6)), [2], 5)[0] and recalled(np.zeros((1, 6)), [2], 6)[0]
     with pytest.raises(ValueError, match="right"):
@@ -153,6 +169,28 @@ def test_vectors_of_zeros_are_no_division_by_zero():
     assert np.isfinite(finder.scores(np.zeros((1, 3)))).all() and np.isfinite(features_of(finder, np.ones((1, 3)))[1]).all()
 
 
+def test_what_are_no_vectors():
+    for vectors in (np.zeros(3), np.zeros((1, 2, 3)), np.array([["a"]])):
+        with pytest.raises(ValueError, match="shape"):
+            NearestExamples(vectors, [0])
+    with pytest.raises(ValueError, match=r"finite; at \(1, 0\)"):
+        NearestExamples(np.array([[0, 1], [np.nan, 1]]), [0, 1])
+    finder = NearestExamples(np.eye(2), [0, 1])
+    for labels, message in (([5, -1], "from 0 to 1"), (["1", "0"], "from 0 to 1"), ([0], "as many of each")):
+        with pytest.raises(ValueError, match=message):
+            finder.nearest(np.eye(2), labels)
+    with pytest.raises(ValueError, match=r"shape \(any, 2\)"):
+        finder.scores(np.eye(3))
+    assert finder.nearest(np.eye(2), [0, 1], first=1)[0].tolist() == [1, -2]  # intent 1 has none among the first
+    with pytest.raises(ValueError, match="one at least"):
+        draw_of_each([], 1)
+
+
+def test_words_in_the_plural_and_letters_in_two_pieces():
+    assert words_of("batteries") == words_of("battery") and words_of("deliveries") == words_of("delivery")
+    assert words_of("cafe\u0301") == words_of("café")
+
+
 def test_costs():
     assert handover_threshold(4, 0) == 1 and handover_threshold(1, 5) == 0
     for wrong, handover in ((0, 1), (-1, 1), (1, -1), (float("nan"), 1)):
@@ -160,28 +198,63 @@ def test_costs():
             handover_threshold(wrong, handover)
     with pytest.raises(ValueError, match="all alike"):
         Confidence(np.zeros((3, 3)), [False] * 3)
+    for share in (0.2, float("nan")):
+        with pytest.raises(ValueError, match="right must be class numbers"):
+            Confidence(np.zeros((2, 3)), [share, 0.0])
 
 
-# --- facts
+# --- opinions
 
-def test_a_fact_is_a_sentence_of_a_review_of_that_product(facts):
-    found = facts.find("How is the battery of the nokia?")
+def test_an_opinion_is_a_sentence_of_a_review_of_that_product(opinions):
+    found = opinions.find("How is the battery of the nokia?")
     assert found.sentence == "the battery is weak" and found.rating == -1.0 and (found.positive, found.of) == (0, 1)
-    assert facts.find("battery of the CANON").sentence == "the canon has a fine battery"
+    assert opinions.find("battery of the CANON").sentence == "the canon has a fine battery"
     for question in ("is the battery good", "does the nokia fly", "nokia", "", "canonical battery"):
-        assert facts.find(question) is None, question
+        assert opinions.find(question) is None, question
+
+
+def test_the_products_name_does_not_make_a_sentence_near():
+    reviews = pd.DataFrame({"document": [1, 1], "rating": [0.4, -1.0],
+                            "text": ["nokia nokia nokia battery", "the nokia has a battery without sound"]})
+    found = ProductOpinions(reviews, {"phone": ["Nokia"]}, encode, least=0.0).find("has the NOKIA battery sound")
+    assert found.sentence == "the nokia has a battery without sound" and found.positive == 0  # 0.4 is not yet positive
+
+
+def test_questions_and_names_of_any_form(opinions):
+    for text in ("n\u0131kon", "NOK\u0130A battery", "nokia or canon battery"):  # letters beyond i; two products
+        assert opinions.find(text) is None
+    reviews = pd.DataFrame({"document": ["1", None], "rating": [1.0, 1.0], "text": ["my c++ has a battery", "sound"]})
+    assert ProductOpinions(reviews, {"language": ["C++"]}, encode, least=0.0).find("battery of c++") is not None
+    for products in ({}, {"phone": []}, {"phone": [""]}, {"phone": ["a"], "camera": ["A"]}):
+        with pytest.raises(ValueError, match="names of its own"):
+            ProductOpinions(reviews, products, encode)
+    with pytest.raises(TypeError, match="string"):
+        ProductOpinions(reviews, {"phone": "nokia"}, encode)
+    with pytest.raises(ValueError, match="rating must be numbers"):
+        ProductOpinions(reviews.assign(rating=[1.0, np.nan]), {"phone": ["nokia"]}, encode)
+
+
+def test_vectors_need_not_have_length_one():
+    reviews = pd.DataFrame({"document": [1] * 3, "rating": [1.0, 1.0, -1.0], "text": [
+        "nokia phone", "battery fine", "screen screen screen parcel battery battery"]})
+    found = ProductOpinions(reviews, {"phone": ["nokia"]}, lambda rows: 9 * encode(rows)).find("nokia battery")
+    assert found.sentence == "battery fine" and found.cosine == pytest.approx(1)
+    with pytest.raises(ValueError, match="must be finite"):
+        ProductOpinions(reviews, {"phone": ["nokia"]}, lambda rows: np.nan * encode(rows)).find("nokia battery")
+    with pytest.raises(ValueError, match="as many of each"):
+        Reader(lambda rows: encode(rows)[:1], KNOWN, HELD_OUT)
 
 
 # --- the assistant
 
-def test_replies(reader, facts):
-    assistant = Assistant(reader, ANSWERS, threshold=0.5, facts=facts)
+def test_replies(reader, opinions):
+    assistant = Assistant(reader, ANSWERS, threshold=0.5, opinions=opinions)
     found = assistant.reply("Please refund me")
     assert (found.answer, found.intent, found.evidence, found.handed_over) == ("Five days.", "refund", "refund my money", False)
     found = assistant.reply("weather")
     assert found.handed_over and found.answer == NOT_SURE and found.confidence < 0.5
     found = assistant.reply("nokia battery")
-    assert found.evidence == "the battery is weak" and "“the battery is weak” 0 of 1" in found.answer
+    assert found.evidence == "the battery is weak" and "“the battery is weak” Of the 1 sentences nearest to your question 0 are positive" in found.answer
     found = assistant.reply("battery battery")  # sure of the intent, but no product is named
     assert found.handed_over and not found.evidence and found.answer == NOT_SURE
     assert Assistant(reader, ANSWERS, threshold=0.5).reply("nokia battery").answer == "A buyer:"
@@ -199,6 +272,47 @@ def test_what_cannot_be_read_is_handed_over(reader, text):
 def test_what_is_no_text(reader):
     with pytest.raises(TypeError, match="one string"):
         Assistant(reader, ANSWERS).reply(None)
+
+
+def test_evidence_is_a_question_that_was_asked():
+    written = {"text": ["Five days: refund of money", "We deliver weather"], "intent": ["refund", "weather"]}
+    reader = Reader(encode, KNOWN, HELD_OUT, written)
+    numbers, _, evidence = reader.read(["refund money", "weather"])
+    assert [reader.intents[number] for number in numbers] == ["refund", "weather"]
+    assert evidence == ["refund my money", ""]  # nobody asked about the weather
+
+
+def test_what_is_held_out_is_not_known():
+    shared = {name: [*KNOWN[name][:1], *HELD_OUT[name]] for name in KNOWN}
+    with pytest.raises(ValueError, match="'refund my money' is an example and held out"):
+        Reader(encode, KNOWN, shared)
+    for wrong in (0, None, " ", float("nan")):
+        with pytest.raises(ValueError, match="Intents must be names"):
+            Reader(encode, {"text": ["a", "b"], "intent": ["x", wrong]}, HELD_OUT)
+    with pytest.raises(ValueError, match="one at least"):
+        Reader(encode, KNOWN, HELD_OUT).read([])
+
+
+@pytest.mark.parametrize("answer", [None, "", "  ", float("nan")])
+def test_answers_are_texts(reader, answer):
+    with pytest.raises(ValueError, match="answer to 'refund' must be a text"):
+        Assistant(reader, {**ANSWERS, "refund": answer})
+
+
+def test_no_intent_is_called_as_handing_over():
+    known = {"text": KNOWN["text"], "intent": [HAND_OVER, *KNOWN["intent"][1:]]}
+    with pytest.raises(ValueError, match="No intent may be called"):
+        Assistant(Reader(encode, known, HELD_OUT), {**ANSWERS, HAND_OVER: "A person comes."})
+
+
+def test_replies_are_read_together(reader):
+    calls = []
+    assistant = Assistant(reader, ANSWERS, threshold=0.5)
+    reader.encode = lambda rows: (calls.append(len(rows)), encode(rows))[1]
+    texts = ["refund please", "", "weather", "track"]
+    together = assistant.replies(texts)
+    assert calls == [3] and together == [assistant.reply(text) for text in texts]
+    assert assistant.replies([]) == [] == assistant.replies(iter(()))
 
 
 def test_unknown_intents(reader):
@@ -219,14 +333,22 @@ def test_a_reader_that_cannot_learn_how_sure_it_is():
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.9, 1.0])
-def test_the_service_chooses_as_the_reply_does(reader, threshold):
-    assistant, texts = ServedAssistant(reader, ANSWERS, threshold=threshold), [*HELD_OUT["text"], *KNOWN["text"], ""]
+def test_the_service_chooses_as_the_reply_does(reader, opinions, threshold):
+    assistant = ServedAssistant(reader, ANSWERS, threshold=threshold, opinions=opinions)
+    texts = [*HELD_OUT["text"], *KNOWN["text"], "", "battery battery"]  # the last names no product
     weights = assistant.predict_proba(texts)
     np.testing.assert_allclose(weights.sum(1), 1)
     for text, row in zip(texts, weights, strict=True):
         found = assistant.reply(text)
         assert assistant.labels[row.argmax()] == (HAND_OVER if found.handed_over else found.intent)
     assert assistant.predict_proba([]).shape == (0, 5)
+
+
+def test_a_chat_begins_with_questions(reader):
+    assistant = Assistant(reader, ANSWERS, threshold=0.5)
+    assert [text for text, _ in Chat(assistant, ["refund please"]).turns] == ["refund please"]
+    with pytest.raises(TypeError, match="string"):
+        Chat(assistant, "hi you")
 
 
 def test_behind_the_service(reader):

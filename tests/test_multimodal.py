@@ -119,6 +119,15 @@ def test_training_is_the_same_again_and_another_with_another_seed():
     assert torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(other))
 
 
+def test_looking_at_validation_pictures_changes_nothing():
+    """Batch normalisation remembers what it is trained on, not what is looked at while training"""
+    alone, watched = fresh(), fresh()
+    trained(alone)
+    trained(watched, rows(), rows("validation", 12))
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(value, watched.model.state_dict()[name]), name
+
+
 def test_pairs_that_fill_no_batch_wait():
     """26 pairs in batches of 8: three steps an epoch; fewer pairs than a batch make one step"""
     assert [len(trained(fresh(), rows("train", count), epochs=1).steps) for count in (26, 5)] == [3, 1]

@@ -57,10 +57,12 @@ def test_a_package_without_the_table_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize(("table", "said"), [
-    (ratings(rating=[4, 5, 3, 4, 0, 4, 4, 5.5]), "2 ratings are outside of the scale from 0.5 to 5, the first 0.0 of film 1"),
-    (ratings(film=[1, 1, 3, 4, 1, 2, 3, 4]), "repeat a person and a film, the first user 1 and film 1"),
+    (ratings(rating=[4, 5, 3, 4, 0, 4, 4, 5.5]), "2 of 8 ratings are outside of the scale from 0.5 to 5, the first 0.0 of film 1"),
+    (ratings(film=[1, 1, 3, 4, 1, 2, 3, 4]), "1 of 8 ratings repeat a person and a film, the first user 1 and film 1. Keep the latest"),
     (ratings(rating=[4, 5, math.nan, 4, 1, 4, 4, 5]), "Row 2 of the ratings lacks a value"),
     (ratings(time=[str(x) for x in range(8)]), "The column time must be numbers"),
+    (ratings(time=[1, 2, 3, math.inf] * 2), "time must be finite"), (ratings(user=["a"] * 8), "the first user a and film 1"),
+    (ratings(user=[12345678] * 8), "the first user 12345678 and film 1"),
     (ratings()[["user", "film"]], "user, film, rating, time"), (ratings()[:0], "an empty table"), ([1, 2], "must be a table"),
 ])
 def test_ratings_that_cannot_be(table, said):
@@ -140,6 +142,25 @@ def test_lists_leave_out_what_was_seen_and_keep_the_order_of_ties():
         top_films(np.full((2, 4), math.nan), excluded, 1)
     with pytest.raises(ValueError, match="as many of each"):
         top_films(scores[:1], excluded, 1)
+
+
+def test_what_is_excluded_is_never_shown_and_small_scores_stay_small():
+    """Minus infinity is the least of the rest; unsigned scores do not wrap"""
+    assert top_films(np.array([[5, -np.inf, 1]]), np.array([[True, False, False]]), 2).tolist() == [[2, 1]]
+    assert top_films(np.array([[0, 5, 3]], np.uint8), np.zeros((1, 3), bool), 2).tolist() == [[1, 2]]
+
+
+def test_lists_hold_different_places_of_the_catalogue():
+    wanted = np.array([[True, True, False]])
+    for shown, said in (([[0, 0]], "shows a place twice"), ([[-1, 0]], "places from 0 to 2, got -1 to 0"),
+                        ([[10, 20]], "Numbers of films become places by places_of"), ([[0.0]], "as top_films gives"),
+                        ([0, 1], "as top_films gives")):
+        with pytest.raises(ValueError, match=said):
+            ranking_measures(shown, wanted)
+    with pytest.raises(ValueError, match="show 3 different films, more than the 2"):
+        coverage([[7, 8], [9, 7]], 2)
+    with pytest.raises(ValueError, match="places"):
+        coverage([[-1, 8]], 9)
 
 
 def test_measures_refuse_what_has_no_value():
@@ -233,8 +254,79 @@ def test_reasons_of_neighbours_are_the_parts_of_the_sum():
     assert (made(Popularity).because([10, 40], 20) == 0).all()
 
 
+@pytest.mark.parametrize("kind", [Neighbours, Factors])
+def test_films_that_nobody_else_liked_are_no_history(kind):
+    """All scores would be zero, and the list the beginning of the catalogue"""
+    with pytest.raises(ValueError, match="or none that others liked"):
+        made(kind).recommend([60], 3)
+    assert 60 not in made(kind).recommend([60, 10], 3)
+
+
+@pytest.mark.parametrize("kind", [Popularity, Neighbours, Factors, TwoTowers])
+def test_what_was_learned_is_not_changed_from_outside(kind):
+    learned, films = LEARNED.copy(), FILMS.copy()
+    model = kind(films, learned, *((VECTORS,) if kind is TwoTowers else ()))
+    before = model.scores(LEARNED)
+    learned[:], films[0] = False, 99
+    assert (model.scores(LEARNED) == before).all() and (model.films == FILMS).all()
+
+
+@pytest.mark.parametrize("kind", [Popularity, Neighbours, Factors, TwoTowers])
+def test_a_catalogue_is_checked_before_anything_is_trained(kind):
+    more = (VECTORS,) if kind is TwoTowers else ()
+    for films, said in (([10, 10, 30, 40, 50, 60], "names film 10 twice"), ([math.nan, 20, 30, 40, 50, 60], "without a number")):
+        with pytest.raises(ValueError, match=said):
+            kind(films, LEARNED, *more)
+
+
+def test_film_numbers_may_be_tensors_or_come_one_by_one():
+    """The hash of a tensor is its address: it would be found by chance"""
+    model = made(Neighbours)
+    assert all(places_of([torch.tensor(20)], FILMS).tolist() == [1] for _ in range(50))
+    assert model.recommend(torch.tensor([20]), 1) == model.recommend([20], 1)
+    why = model.because((film for film in [20, 30, 20]), 10)
+    assert why.equals(model.because([20, 30], 10)) and len(why) == 2
+    with pytest.raises(ValueError, match="Film 99 is not in the catalogue of 2 films"):
+        places_of((film for film in [10, 99]), [10, 20])
+
+
+def test_numbers_of_another_kind_find_nobody_and_are_refused():
+    with pytest.raises(ValueError, match=r"users are of the type .* none would be found"):
+        likes(ratings(), ["1", "2"], [1, 2, 3])
+    with pytest.raises(ValueError, match="films are of the type"):
+        likes(ratings(), [1], ["1"])
+    with pytest.raises(ValueError, match="users must be different, got 1 twice"):
+        likes(ratings(), [1, 1], [1])
+
+
+def test_rows_of_factors_take_true_or_false():
+    """0 and 1 would be read as places"""
+    with pytest.raises(ValueError, match="true or false"):
+        factor_rows(np.array([[1, 0, 1]]), np.ones((3, 1)), 1, 1)
+    with pytest.raises(ValueError, match="penalty must be a number above 0"):
+        factor_rows(np.ones((1, 3), bool), np.ones((3, 1)), 1, -2)
+    with pytest.raises(ValueError, match="true or false"):
+        expected_popularity(LEARNED * 4.5, VECTORS)
+    with pytest.raises(ValueError, match="6 films"):
+        made(Popularity).scores(np.ones((2, 99), bool))
+
+
+def test_towers_train_where_gradients_are_off():
+    with torch.no_grad():
+        without = made(TwoTowers, steps=3, batch_size=8)
+    assert without.losses == made(TwoTowers, steps=3, batch_size=8).losses
+
+
+def test_genres_in_one_text_are_refused():
+    one = pd.DataFrame({"title": ["Heat"], "year": [1995.0], "genres": ["Action|Crime"]})
+    with pytest.raises(ValueError, match="Split it first"):
+        film_texts(one)
+    assert film_texts(one.assign(genres=one["genres"].str.split("|"))) == ["Heat (1995). Action, Crime"]
+    assert film_texts(one.assign(title="Blind Side, The ", genres=[()])) == ["The Blind Side (1995)"]
+
+
 @pytest.mark.parametrize(("options", "said"), [
-    ({"temperature": 0}, "temperature must be a number above 0"), ({"learning_rate": -1}, "learning_rate must be"),
+    ({"temperature": 0}, "temperature must be a number"), ({"learning_rate": -1}, "learning_rate must be"),
     ({"batch_size": 1}, "batch_size must be a whole number of at least 2"), ({"steps": -1}, "steps must be"),
     ({"seed": -1}, "seed must be"),
 ])
@@ -302,6 +394,8 @@ def test_the_benchmark_sums_up_its_rows(monkeypatch):
     assert set(found) == {"new"} and found["new"]["two towers"]["people"] == 3
     assert found["new"]["two towers"]["ndcg"][0] == pytest.approx(0.4) and found["new"]["two towers"]["ahead"] == (0, 0)
     assert found["new"]["guessed"]["ahead"][0] == pytest.approx(0.35)
+    rows["test"]["neighbours 0 0"], rows["test"]["factors 0 0"] = row(1, 2, ndcg=[0.1, 0.1]), row(2, ndcg=[0.4])
+    assert benchmark.summary(rows)["differences"]["new: factors less neighbours"][0] == pytest.approx(0.3)
     assert benchmark.summary({}) == {}
     settings = {"settings": {"factors 3 0 0": row(1, ndcg=[0.1]), "factors 10 0 0": row(1, ndcg=[0.3]),
                              "factors 10 0 1": row(1, ndcg=[0.1]), "factors 30 1 0": row(1, ndcg=[0.9])}}

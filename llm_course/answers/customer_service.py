@@ -6,8 +6,6 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/customer_service.ipynb #5030a004
-import math
-
 import numpy as np
 from scipy.stats import rankdata
 
@@ -18,24 +16,19 @@ LESSON = 50
 
 # %% ../../nbs/answers/customer_service.ipynb #5030a008
 @exercise(
-    "a word's share",
+    "mean reciprocal rank",
     LESSON,
-    "How many documents hold the word? That is n, and how often it stands in this one is f.",
-    "idf is the logarithm of 1 + (N - n + 1/2) / (n + 1/2).",
-    "The count becomes f / (f + k1 (1 - b + b times length over mean length)).",
+    "Which rank has the right document, if two score higher and none the same?",
+    "Count the scores that are at least as high as that of the right document; it is one of them.",
+    "Take 1 / rank of each question first, and then the mean.",
 )
-def _a_words_share(answer):
-    three = [["refund", "parcel"], ["refund", "refund", "card", "bank"], ["gift", "card"]]
-    same = [["a", "b"], ["a", "c"], ["a", "a"]]
-    idf = math.log(1.6)
+def _mean_reciprocal_rank(answer):
     for arguments, expected, why in (
-        (("refund", 0, three, 1.5, 0.75), idf / (1 + 1.5 * (0.25 + 0.75 * 2 / (8 / 3))),
-         "In a short document one word weighs more: the level has its length over the mean length."),
-        (("refund", 1, three, 1.5, 0.0), idf * 2 / 3.5, "With b = 0 length does not count."),
-        (("refund", 1, three, 0.0, 0.75), idf, "With k1 = 0 it does not count how often."),
-        (("a", 0, same, 1.5, 0.75), math.log(8 / 7) / 2.5, "A word of all documents weighs a little."),
-        (("gift", 0, three, 0.0, 0.75), 0.0, "The word does not stand in this document."),
-        (("lorry", 0, three, 1.5, 0.75), 0.0, "The word does not stand anywhere."),
+        (([[0.9, 0.5, 0.1]], [0]), 1.0, "The right document is first: its rank is 1."),
+        (([[0.9, 0.5, 0.1]], [2]), 1 / 3, "Two documents score higher: the rank is 3."),
+        (([[3, 2, 1, 0], [3, 2, 1, 0]], [0, 3]), 0.625, "Of the ranks 1 and 4 it is the mean of 1 and 1/4."),
+        (([[0.5, 0.5, 0.5]], [0]), 1 / 3, "A tie counts against it: among three equal scores it comes last."),
+        (([[-2.0, -1.0], [-1.0, -2.0], [0.0, 0.0]], [0, 0, 1]), 2 / 3, "Scores may be below zero."),
     ):
         expect(answer, list(arguments), expected, why)
 
@@ -52,6 +45,7 @@ def _fusion_of_short_lists(answer):
         ([["a", "c", "b"], ["b", "d", "e", "a"]], 60, ["b", "a", "c", "d", "e"],
          "b has 1/63 + 1/61, a has 1/61 + 1/64; c and d have the same, and so the alphabet decides."),
         ([["x"], ["y", "x"], ["z"]], 60, ["x", "y", "z"], "A list gives nothing to a name that it lacks."),
+        ([["a", "b"], ["c", "b"]], 60, ["b", "a", "c"], "With k = 60 two second ranks beat one first."),
         ([["a", "b"], ["c", "b"]], 0, ["a", "b", "c"],
          "With k = 0 the first of a list gets 1, as much as two second ranks: all three are equal."),
         ([["m", "n"]], 60, ["m", "n"], "A single list stays as it is."),
@@ -81,16 +75,18 @@ def _three_costs(answer):
 def _situation(seed: int) -> tuple[np.ndarray, ...]:
     "Examples, their labels, questions, and whether these fit"
     rng = np.random.default_rng(seed)
-    base = rng.normal(size=(4, 12))
-    centres = np.vstack([base, base + 0.5 * rng.normal(size=(4, 12))])  # in pairs that are hard to tell apart
+    base, others = rng.normal(size=(4, 12)), rng.normal(size=(8, 12))
+    centres = np.vstack([base, base + 0.5 * rng.normal(size=(4, 12)), others])  # in pairs, and others
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    turned = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    spread = np.diag([0.5] * 4 + [0.12] * 8) @ turned  # much in four directions
+    labels, inside = np.repeat(np.arange(8), 12), np.repeat(np.arange(16), 10)
+    order = rng.permutation(len(inside))
 
     def around(own: np.ndarray) -> np.ndarray:
-        return centres[own] + rng.normal(size=(len(own), 12)) * 0.12
+        return centres[own] + rng.normal(size=(len(own), 12)) @ spread
 
-    labels, inside = np.repeat(np.arange(8), 12), np.repeat(np.arange(8), 10)
-    far = rng.normal(size=(80, 12)) * 0.7  # in any direction, and longer
-    return around(labels), labels, np.vstack([around(inside), far]), np.repeat([1, 0], 80)
+    return around(labels), labels, around(inside[order]), (inside[order] < 8).astype(int)
 
 
 def _area(answer: object, seed: int) -> float:
@@ -105,14 +101,14 @@ def _area(answer: object, seed: int) -> float:
 @exercise(
     "your own score",
     LESSON,
-    "A question between two like intents fits both. What does a probability say of it, what a distance?",
-    "Bring all rows to length one. What is a product of two rows then?",
-    "Take the largest cosine with an example, or with the mean of an intent.",
+    "Subtract from each example the mean of its intent. In which directions is what is left large?",
+    "Divide by what varies: the covariance of these rows, inverted, weighs the directions.",
+    "Take the smallest (q - mean) @ inverse @ (q - mean) over the intents, with a minus sign.",
 )
 def _your_own_score(answer):
     mean = float(np.mean([_area(answer, seed) for seed in range(6)]))
-    reach(("Pairs in the right order, mean of six sets", mean, 0.9,
-           "How sure one is which intent it is says little of whether it is any."))
+    reach(("Pairs in the right order, mean of six sets", mean, 0.95,
+           "Not all directions tell the same: which of them vary among examples of one intent?"))
 
 # %% ../../nbs/answers/customer_service.ipynb #5030a020
 QUIZZES[LESSON] = (
@@ -126,11 +122,11 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "A word stands ten times in a document instead of once, at equal length. Its share of BM25's score",
+        "A word stands ten times, not once, in a text of mean length; k1 = 1.5. What it adds to BM25's score",
         (
             ("is ten times as large as before", "The count is levelled: f / (f + k1 …) stays below 1."),
             ("stays what it has been before", "Only with k1 = 0 does it count once."),
-            ("grows, by less than three times", "Yes: with k1 = 1.5 from 0.40 to 0.87 of the word's idf."),
+            ("grows, by less than three times", "Yes: from 0.40 to 0.87 of the word's idf."),
         ),
         2,
     ),
@@ -153,11 +149,11 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "All questions of this lesson were typed by its authors. What can its numbers tell you?",
+        "All questions of this lesson were invented by its authors. What can its numbers tell you?",
         (
             ("How often the assistant is right in a shop", "Customers ask other things in other shares."),
             ("Nothing at all, since nobody asked them", "All methods met the same questions."),
-            ("How the methods compare on such questions", "Yes: and even that you should try on your own."),
+            ("How the methods compare on such questions", "Yes, and even this should be checked on yours."),
         ),
         2,
     ),

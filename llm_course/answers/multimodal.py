@@ -61,7 +61,7 @@ def _first_losses() -> list[float]:
     "If all scores were equal, each question would have N equal answers.",
     "With 256 numbers, cosines of random vectors are near 0, give or take 1/16. Divided by 1 that is little.",
     "Divided by 0.01, a cosine of 1/16 is a score of 6. The largest of 512 such is three times that, and "
-    "rules the sum.",
+    "rules the sum. (Lesson 11's s**2 / 2 is for a small spread s.)",
 )
 def _how_large_is_it_at_the_start(answer):
     see(answer, _first_losses,
@@ -69,7 +69,8 @@ def _how_large_is_it_at_the_start(answer):
         ("512 pairs, temperature 1", 0.2, "Nearly equal again: near ln 512."),
         ("512 pairs, temperature 0.01", 5, "The nearest wrong text has a score near 20, the right one near "
                                            "0: the loss is "
-                                           "near their difference, and far above ln 512."))
+                                           "near their difference, and far above ln 512. (Lesson 11's "
+                                           "s**2 / 2 is for a small spread s.)"))
 
 # %% ../../nbs/answers/multimodal.ipynb #5539da9b
 def _topics(seed: int) -> tuple[torch.Tensor, torch.Tensor]:  # (96, 32) vectors, (96,) topics
@@ -77,7 +78,7 @@ def _topics(seed: int) -> tuple[torch.Tensor, torch.Tensor]:  # (96, 32) vectors
     generator = torch.Generator().manual_seed(6000 + seed)
     centres = F.normalize(torch.randn(12, 32, generator=generator), dim=-1)
     topics = torch.arange(96)[torch.randperm(96, generator=generator)] % 12
-    noise = 0.12 * torch.randn(96, 32, generator=generator)
+    noise = 0.2 * torch.randn(96, 32, generator=generator)
     return F.normalize(centres[topics] + noise, dim=-1), topics
 
 
@@ -99,14 +100,14 @@ def _checked_batches(found: object, count: int, size: int) -> list[list[int]]:
 
 
 @exercise(
-    "batches that teach",
+    "batches of near texts",
     LESSON,
     "vectors @ vectors.T holds how near each text is to each other one.",
     "Take a text that is not used yet, and the nearest that are not used yet, until the batch is full.",
     "Begin each batch where the texts that are left lie densest: where the mean of the `size` highest "
     "cosines is highest.",
 )
-def _batches_that_teach(answer):
+def _batches_of_near_texts(answer):
     shares = []
     for seed in range(6):
         vectors, topics = _topics(seed)
@@ -131,8 +132,8 @@ QUIZZES[LESSON] = (
     Question(
         "You train with batches of 16 in place of 256. The training loss falls much lower. What does it say?",
         (
-            ("Nothing yet: with 16 pairs the task is easier.", "Yes: at most ln 16 = 2.8 nats, instead of "
-                                                               "5.5."),
+            ("Nothing yet: with 16 pairs the task is easier.", "Yes: equal scores cost ln 16 = 2.8 nats "
+                                                               "there, in place of 5.5."),
             ("Small batches teach more for the same number of pairs.",
              "Compare recall on one collection instead."),
             ("The temperature was too high for the large batches.", "It may be; but the two losses cannot "
@@ -155,7 +156,7 @@ QUIZZES[LESSON] = (
         "Why did no family of emoji stand in training and test at once?",
         (
             ("So that both parts hold equally many people, clocks and flags.",
-             "They do not: large families train."),
+             "They do not: the largest families are all in training."),
             ("So that the towers are trained on as few emoji as possible.",
              "Their number was not the point."),
             ("So that a test picture is no near copy of a training picture.",
@@ -164,9 +165,11 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "A model answers zero-shot. One class is always missed. What do you try first, without labels?",
+        "You read answers of a zero-shot model, and one class never comes. You have no labels. What do you "
+        "try first?",
         (
-            ("Other prompts for it: they are all the classifier that there is.", "Yes: the words decide."),
+            ("Other prompts for it, and read the same answers once more.",
+             "Yes: they cost nothing, and no training."),
             ("More epochs on the same pairs, until the loss of training is zero.",
              "It learns those by heart."),
             ("A larger batch when the pictures are classified, for more contrast.",

@@ -43,8 +43,8 @@ def _the_share_behind_the_answers(answer):
         if number is None:
             raise Wrong(f"With {case}, I expected a number and got {shown(found)}.")
         if expected == -1 != number:
-            raise Wrong(f"With {case}, I expected -1 and got {shown(found)}: a positive text is no likelier to "
-                        "be called positive than a negative one.")
+            raise Wrong(f"With {case}, I expected -1 and got {shown(found)}: a positive text is no likelier "
+                        "to be called positive than a negative one.")
         if expected == -1:
             continue
         if not 0 <= number <= 1:
@@ -81,7 +81,8 @@ def _when_did_it_begin(answer):
         found = tuple(found) if isinstance(found, list) else found
         more = " and more" if len(increments) > 8 else ""
         case = f"With the increments {increments[:8]}{more}, and the threshold {threshold:g}"
-        if not isinstance(found, tuple) or len(found) != 2 or (found != expected and -1 in (*found, *expected)):
+        if (not isinstance(found, tuple) or len(found) != 2
+                or (found != expected and -1 in (*found, *expected))):
             raise Wrong(f"{case}, I expected {expected} and got {shown(found)}.")
         if found[1] != expected[1]:
             raise Wrong(f"{case}, it rings at place {expected[1]}, and you say {shown(found[1])}. The sum is "
@@ -137,8 +138,10 @@ def _your_own_rule(answer):
           ("Turns that are noticed, and not before", len(delays) / len(turned), 0.85,
            "You miss turns that are small, or of one direction, or you ring before anything has happened."))
     if late > LATEST:
-        raise Wrong(f"Turns are noticed, but {late:.1f} hours after they came, on average; the bar is {LATEST}. "
-                    "Ring as soon as the evidence is enough; wait neither for a fixed hour nor for a long window.")
+        raise Wrong(f"Turns are noticed, but {late:.1f} hours after they came, on average; the bar is "
+                    f"{LATEST}. "
+                    "Ring as soon as the evidence is enough; wait neither for a fixed hour nor for "
+                    "a long window.")
 
 # %% ../../nbs/answers/opinion_monitoring.ipynb #51200016
 QUIZZES[LESSON] = (
@@ -147,7 +150,8 @@ QUIZZES[LESSON] = (
         "many texts are counted. What happens to the bias of the share?",
         (
             ("It stays: the errors go the same way each time.", "Yes. Only the scatter gets smaller."),
-            ("It becomes ten times smaller, as errors cancel.", "They would only if as many went either way."),
+            ("It becomes ten times smaller, as errors cancel.",
+             "They would only if as many went either way."),
             ("It falls by the square root of ten, as errors do.", "That is what scatter does, not bias."),
         ),
         0,

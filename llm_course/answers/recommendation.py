@@ -68,6 +68,8 @@ def _popularity_comes_back(answer):
          "The same with k_u = 3 and ten times the likes: neither may matter."),
         ([0.0, 0.0, 0.0], [2, 1, 1], [0.5, 0.25, 0.25], "Scores that say nothing: popularity remains."),
         ([2000.0, 2000.0], [1, 3], [0.25, 0.75], "Large scores overflow: take the largest off first."),
+        ([0.0, 2000.0], [1, 1], [0.0, 1.0], "Only without the largest score does none overflow."),
+        ([2000.0, 0.0], [1, 1], [1.0, 0.0], "Only without the largest score does none overflow."),
     ):
         expect(answer, [scores, likes], expected, why)
 
@@ -144,7 +146,7 @@ QUIZZES[LESSON] = (
     Question(
         "A film has no rating. What do its factors by least squares say of it?",
         (
-            ("Nothing: the best vector is zero.", "Yes: only the penalty speaks."),
+            ("That nobody will like it.", "Yes: every target of it is 0, so its vector is zero."),
             ("What the mean film would get.", "The vector is solved from its own column, which is empty."),
             ("What its genres suggest.", "Factors never read genres."),
         ),

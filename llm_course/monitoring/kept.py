@@ -57,8 +57,8 @@ class _Locked:
         others = [path.name for path in self.folder.iterdir()
                   if path.name != ".lock" and not path.name.startswith(".llm_course-")]
         if others:
-            raise ValueError(f"{self.folder} has other files, such as {min(others)!r}. Give the state a folder "
-                             "of its own.")
+            raise ValueError(f"{self.folder} has other files, such as {min(others)!r}. Give the state a "
+                             "folder of its own.")
         self._write(first)
 
     @contextlib.contextmanager

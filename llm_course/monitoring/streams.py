@@ -60,8 +60,8 @@ def drawn_positives(
         raise ValueError("There must be positive and negative texts to draw from")
     counts, generator = as_array(counts), np.random.default_rng(checked_seed(seed))
     if counts.ndim != 2 or counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
-        raise ValueError("counts must be whole numbers of at least 0, a row an hour and a column a stream, got "
-                         f"the shape {counts.shape} and the type {counts.dtype}")
+        raise ValueError("counts must be whole numbers of at least 0, a row an hour and a column a "
+                         f"stream, got the shape {counts.shape} and the type {counts.dtype}")
     shares = [checked_fraction("each share", share) for share in shares]
     positive = generator.random(counts.sum()) < np.repeat(
         np.repeat(np.asarray(shares, float), counts.shape[1]), counts.ravel())

@@ -62,8 +62,8 @@ class Watch:
         for word, plain in zip(given, words, strict=True):
             whole = unicodedata.normalize("NFC", word.casefold())
             if re.split(r"[\s.'’-]+", whole.strip(" .'’-")) != plain.split():
-                raise ValueError(f"{word!r} would be looked for as {plain.strip()!r}: only letters and digits "
-                                 "count. Give words that still name the thing without signs.")
+                raise ValueError(f"{word!r} would be looked for as {plain.strip()!r}: only letters and "
+                                 "digits count. Give words that still name the thing without signs.")
         change, expected = checked_number("change", self.change, strict=True), float(self.expected)
         if not change < checked_fraction("expected", expected) < 1 - change:
             raise ValueError("expected must lie between change and 1 - change, so that a turn either way is "

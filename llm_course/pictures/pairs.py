@@ -139,7 +139,7 @@ def moved(
     zoom: float = 0.2,  # 0.2: drawn from 1.2 times as large to 1.2 times as small
     mirror: float = 0.5,  # share that is mirrored
 ) -> torch.Tensor:  # (B, 3, S, S)
-    "Each picture moved, turned and scaled at random, white where it came from, and perhaps mirrored"
+    "Each picture moved, turned and scaled at random, white where nothing was, and perhaps mirrored"
     count, side = len(pictures), pictures.shape[-1]
     across, down, turn, size = draws(torch.empty(4, count)).to(pictures.device) * 2 - 1  # each from -1 to 1
     flip = torch.where(draws(torch.empty(count)) < mirror, -1.0, 1.0).to(pictures.device)

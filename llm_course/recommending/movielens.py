@@ -49,6 +49,9 @@ def film_texts(
     films: pd.DataFrame,  # N films: title, year, genres
 ) -> list[str]:  # N texts
     "What an encoder reads of each film: `The Godfather (1972). Crime, Drama`"
-    titles = (_ARTICLE.sub(r"\2 \1\3", title) for title in films["title"])
-    return [f"{title} ({year}). {', '.join(genres)}".removesuffix(". ")
+    if any(isinstance(genres, str) for genres in films["genres"]):
+        raise ValueError("genres must be a sequence of texts for each film, got one text. Split it first: "
+                         "films['genres'].str.split('|')")
+    titles = (_ARTICLE.sub(r"\2 \1\3", title.strip()) for title in films["title"])
+    return [f"{title} ({int(year)}). {', '.join(genres)}".removesuffix(". ")
             for title, year, genres in zip(titles, films["year"], films["genres"], strict=True)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import ipywidgets as widgets
 
+from ..checks import checked_texts
 from ..customer_service import Assistant, Reply
 from .base import Explorer
 
@@ -24,7 +25,8 @@ class Chat(Explorer):
         questions: Sequence[str] = (),  # asked at once, as a beginning
     ):
         self.assistant = assistant
-        self.turns: list[tuple[str, Reply]] = [(text, assistant.reply(text)) for text in questions]
+        first = checked_texts(questions)
+        self.turns: list[tuple[str, Reply]] = [(text, assistant.reply(text)) for text in first]
         self.box = widgets.Text(placeholder="Your question", layout=widgets.Layout(width="30em"))
         self.button = widgets.Button(description="Ask")
         self.button.on_click(lambda pressed: self.ask(self.box.value))
