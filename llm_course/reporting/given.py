@@ -72,7 +72,7 @@ class Given:
         except (ValueError, TypeError):
             return None
 
-# %% ../../nbs/reporting/given.ipynb #c594eee3
+# %% ../../nbs/reporting/given.ipynb #ab3ad1f3
 def share(
     right: Sequence[bool],  # (N,)
     confidence: float,
@@ -92,9 +92,10 @@ def resampled(
     seed: int,
     unit: str = "share",
     told: str = "",
+    resamples: int = RESAMPLES,
 ) -> Found:
     "A number of N texts with its bootstrap interval, widened to hold the number itself"
-    found = bootstrap(score, *columns, resamples=RESAMPLES, confidence=confidence, seed=seed)
+    found = bootstrap(score, *columns, resamples=resamples, confidence=confidence, seed=seed)
     low, high = min(found.low, found.value), max(found.high, found.value)
     return Found(found.value, low, high, unit, "; ".join(filter(None, [f"{len(columns[0])} texts", told])))
 
