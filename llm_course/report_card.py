@@ -7,7 +7,7 @@ __all__ = ['ROWS', 'verdict', 'confidence_of_each', 'choose', 'prepare', 'fit', 
            'explained', 'fairness', 'protected', 'compressed', 'served', 'report_card', 'side_by_side', 'Bar', 'Found',
            'Given', 'Line', 'ReportCard', 'Row']
 
-# %% ../nbs/lessons/59_report_card.ipynb #e1b37852
+# %% ../nbs/lessons/59_report_card.ipynb #099e4523
 import json
 import math
 import tempfile
@@ -36,7 +36,7 @@ from .models import TextClassifier
 from .plots import figure_png
 from .reporting.found import Bar, Found, Line
 from .reporting.given import RESAMPLES, Given, Row, asked_by_http, chosen_rows, resampled
-from .reporting.given import seconds_of_an_answer, share
+from .reporting.given import of_both_kinds, seconds_of_an_answer, share
 from .reporting.kept import KeptRows
 from .reporting.page import ReportCard
 from .smoothing import certify_reading, substitutes_of
@@ -67,7 +67,7 @@ def confidence_of_each(
     "How sure each of some intervals must be, so that all of them hold together: 1 - (1 - c) / K"
     return 1 - (1 - checked_confidence(together)) / checked_count("rows", rows)
 
-# %% ../nbs/lessons/59_report_card.ipynb #72d2598d
+# %% ../nbs/lessons/59_report_card.ipynb #885de032
 def choose(given: Given, texts: int, confidence: float) -> Found:
     "Accuracy less that of counted words and a straight line, from the same training texts"
     train, test = given.drawn("train"), given.drawn("test", texts)
@@ -92,7 +92,8 @@ def fit(given: Given, texts: int, confidence: float) -> Found:
     right = [np.equal(logits.argmax(1), targets) for logits, targets in
              (given.logits(part, texts) for part in ("train", "validation"))]
     seen = np.repeat([True, False], [len(part) for part in right])
-    return resampled(lambda r, s: r[s].mean() - r[~s].mean(), np.concatenate(right), seen,
+    apart = of_both_kinds(lambda one, other: one.mean() - other.mean())
+    return resampled(apart, np.concatenate(right), seen,
                      confidence=confidence, seed=given.seed, unit="points",
                      told=f"{right[0].mean():.1%} of training, {right[1].mean():.1%} of validation texts")
 
@@ -112,10 +113,10 @@ def calibrate(given: Given, texts: int, confidence: float) -> Found:
     chance = calibration_error_of_chance(after, draws=50, seed=given.seed).mean()
     raw = expected_calibration_error(before, targets)
     return resampled(expected_calibration_error, after, targets, confidence=confidence, seed=given.seed,
-                     resamples=400, told=f"temperature {temperature:.2f}; {raw:.1%} before it; honest "
+                     resamples=200, told=f"temperature {temperature:.2f}; {raw:.1%} before it; honest "
                                          f"probabilities would have {chance:.1%}")
 
-# %% ../nbs/lessons/59_report_card.ipynb #cb2bb6f2
+# %% ../nbs/lessons/59_report_card.ipynb #400b3085
 def under_attack(given: Given, texts: int, confidence: float) -> Found:
     "Accuracy under typing mistakes in the words that matter"
     report = TypoAttack(seed=given.seed).attack(given.classifier, given.drawn("test", texts), progress=False)
@@ -166,7 +167,8 @@ def protected(given: Given, texts: int, confidence: float) -> Found:
     sure = [log_softmax(logits, -1)[range(len(targets)), targets] for logits, targets in
             (given.logits(part, texts) for part in ("train", "test"))]
     seen = np.repeat([True, False], [len(part) for part in sure])
-    return resampled(lambda s, m: true_positives_at(0.1, s[m], s[~m]), np.concatenate(sure), seen,
+    given_away = of_both_kinds(lambda members, others: true_positives_at(0.1, members, others))
+    return resampled(given_away, np.concatenate(sure), seen,
                      confidence=confidence, seed=given.seed, told="guessing finds 10.0%")
 
 # %% ../nbs/lessons/59_report_card.ipynb #1e660795

@@ -58,7 +58,7 @@ class Found:
         "As it was"
         return Found(**{**said, "right": tuple(said["right"])})
 
-# %% ../../nbs/reporting/found.ipynb #91aa2ab9
+# %% ../../nbs/reporting/found.ipynb #da573136
 class Bar(NamedTuple):
     "What a number has to reach; none of both ends is no bar"
 
@@ -85,7 +85,8 @@ def checked_bar(
     try:
         bar = Bar(*bar)
     except TypeError:
-        raise ValueError(f"The bar of {name} must be Bar(least, most), either may be None, got {bar!r}") from None
+        raise ValueError(f"The bar of {name} must be Bar(least, most), either may be None, got "
+                         f"{bar!r}") from None
     ends = [checked_number(f"the bar of {name}", end, least=-math.inf) for end in bar if end is not None]
     if ends != sorted(ends):
         raise ValueError(f"The bar of {name} must have its least before its most, got {tuple(bar)}")

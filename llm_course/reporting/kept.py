@@ -38,9 +38,9 @@ def _read(path: Path) -> dict:
         error = repr(wrong)
     raise ValueError(f"{path} is damaged ({error}). Delete it, and it is measured again.")
 
-# %% ../../nbs/reporting/kept.ipynb #73ac7cae
-class KeptRows:
-    "The finished rows of one card, for one program at a time"
+# %% ../../nbs/reporting/kept.ipynb #3e6a9b7d
+class _Place:
+    "A folder that belongs to one card"
 
     def __init__(
         self,
@@ -56,6 +56,15 @@ class KeptRows:
             raise FileExistsError(f"{self.folder} holds something that is no card. Choose an empty folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock", timeout=timeout)
+
+    def write(self, name: str, content: bytes):
+        "A file of the folder, whole"
+        write_whole(self.folder / name, content)
+        sync_path(self.folder)
+
+# %% ../../nbs/reporting/kept.ipynb #87bc1f0a
+class KeptRows(_Place):
+    "The finished rows of one card, for one program at a time"
 
     def __enter__(self) -> "KeptRows":
         "Alone with the folder; ValueError where it holds another card, TimeoutError where it is in use"
@@ -83,11 +92,6 @@ class KeptRows:
         if other := differences(_read(self.folder / MARK), self.identity):
             raise ValueError(f"{self.folder} holds another card. What differs: {'; '.join(other)}. Choose "
                              "another folder for this one.")
-
-    def write(self, name: str, content: bytes):
-        "A file of the folder, whole"
-        write_whole(self.folder / name, content)
-        sync_path(self.folder)
 
     def keep(self, name: str, found: Found, seconds: float, estimate: float):
         "A finished row"

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from ..plots import BLUE, GREY, ORANGE, new_axes
 from .found import Bar, Found, Line
 
-# %% ../../nbs/reporting/page.ipynb #202acbbf
+# %% ../../nbs/reporting/page.ipynb #12259dce
 LESSONS = "https://github.com/llm-course/llm_course/blob/main/nbs/lessons/{}.ipynb"
 REACH = 4.0  # halves of an interval; what lies further away is drawn there
 
@@ -32,10 +32,10 @@ def _safe(text: str) -> str:
     "A text as a cell of a table in Markdown"
     return " ".join(text.split()).replace("|", "\\|")
 
-
-@dataclass(frozen=True)
-class ReportCard:
-    "What was measured of a classifier, and what was not"
+# %% ../../nbs/reporting/page.ipynb #b52fcec7
+@dataclass(frozen=True, repr=False)
+class _Lines:
+    "What a card holds, and how it is counted"
 
     name: str
     confidence: float  # that all intervals hold together
@@ -64,6 +64,11 @@ class ReportCard:
             "bar": line.bar.written(line.found.unit) if line.found else "", "verdict": line.verdict,
             "seconds": line.seconds, "thought": line.estimate} for line in self.lines}
         return pd.DataFrame(rows).T
+
+# %% ../../nbs/reporting/page.ipynb #4baec509
+@dataclass(frozen=True, repr=False)
+class ReportCard(_Lines):
+    "What was measured of a classifier, and what was not"
 
     def to_dict(self) -> dict:
         "For a file that programs read"
