@@ -16,7 +16,7 @@ from .base import shown
 # %% ../../nbs/answers/report_card.ipynb #0f67d90a
 LESSON = 59
 
-# %% ../../nbs/answers/report_card.ipynb #c71ffeda
+# %% ../../nbs/answers/report_card.ipynb #b5ca6f26
 @exercise(
     "mean of means",
     LESSON,
@@ -32,10 +32,10 @@ def _mean_of_means(answer):
         if found is None:
             raise Wrong(f"I expected a number for the means {means} of {sizes} texts.")
         rough = float(np.mean([mean or 0 for mean in means]))
-        if abs(found - rough) < 1e-9 < abs(found - expected):
+        if abs(found - rough) < 1e-6 < abs(found - expected):
             raise Wrong(f"{found:g} is the mean of the means {means}. With {sizes} texts it is {expected:g}: "
                         "a batch counts as often as it has texts.")
-        if abs(found - expected) > 1e-9:
+        if abs(found - expected) > 1e-6:
             raise Wrong(f"For the means {means} of {sizes} texts I expected {expected:g}, and got {found:g}.")
 
 # %% ../../nbs/answers/report_card.ipynb #5d1c06bc
