@@ -221,7 +221,7 @@ ROWS = {row.name: row for row in (
     Row("compress", "40_compression", "same answers with 8 bits", compressed, Bar(0.95), 400, 2, 12),
     Row("serve", "41_deployment", "median time of a request", served, Bar(most=0.25), 40, 2, 2))}
 
-# %% ../nbs/lessons/59_report_card.ipynb #e33760ce
+# %% ../nbs/lessons/59_report_card.ipynb #80fc0401
 def _measured(
     row: Row, given: Given, kept: KeptRows, end: float, confidence: float, answer: float | None,
 ) -> Line:
@@ -238,7 +238,7 @@ def _measured(
         return replace(line, estimate=estimate, reason=f"about {estimate:.1f} s, and {left:.1f} s were left")
     try:
         found = row.measure(given, row.texts, confidence)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ImportError, RuntimeError, OSError) as error:
         return replace(line, verdict="cannot be run", reason=str(error))
     seconds = time.perf_counter() - begin
     kept.keep(row.name, found, seconds, estimate)

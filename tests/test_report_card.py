@@ -75,6 +75,16 @@ def test_unlabelled_data_leave_what_needs_no_label(tmp_path):
         assert card[name].verdict == "cannot be run" and "label" in card[name].reason
 
 
+def test_a_row_that_fails_says_why_and_the_others_go_on(tmp_path, monkeypatch):
+    def broken(given, texts, confidence):
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setitem(ROWS, "prepare", ROWS["prepare"]._replace(measure=broken))
+    card = report_card(tiny_classifier(), DATA, tmp_path / "card", texts=FEW, rows=["prepare", "evaluate"])
+    assert card["prepare"].reason == "the disk is full" and not card["prepare"].passed and card["evaluate"].found
+    assert not (tmp_path / "card/row-prepare.json").exists()  # it is tried again
+
+
 def test_a_missing_part_is_named(tmp_path):
     card = report_card(tiny_classifier(), {"test": TEST}, tmp_path / "card", texts=FEW, rows=["prepare", "evaluate"])
     assert card["prepare"].verdict == "cannot be run" and "needs the part train" in card["prepare"].reason
@@ -106,6 +116,7 @@ def test_the_folder_of_another_card_is_refused(tmp_path, change, said):
     ({"data": TEST}, ValueError, "some of the parts"),
     ({"data": {"test": {"label": [1]}}}, (ValueError, TypeError), "text"),
     ({"seed": -1}, ValueError, "seed"),
+    ({"classifier": "sentiment"}, TypeError, "needs a classifier"),
 ])
 def test_what_cannot_be_is_refused_before_anything_is_measured(tmp_path, change, error, said):
     with pytest.raises(error, match=said):

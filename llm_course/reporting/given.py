@@ -24,7 +24,7 @@ from .found import Bar, Found, checked_bar
 
 PARTS, RESAMPLES = ("train", "validation", "test"), 2000
 
-# %% ../../nbs/reporting/given.ipynb #237f5199
+# %% ../../nbs/reporting/given.ipynb #84567f19
 @dataclass(frozen=True)
 class Given:
     "A classifier, its data, and the seed that decides which texts are taken"
@@ -36,6 +36,9 @@ class Given:
 
     def __post_init__(self):
         checked_seed(self.seed)
+        if not callable(getattr(self.classifier, "predict_proba", None)):
+            raise TypeError("A card needs a classifier with labels and predict_proba, such as a "
+                            f"TextClassifier, got {type(self.classifier).__name__}")
         if not isinstance(self.data, Mapping) or not {*self.data} & {*PARTS}:
             raise ValueError(f"data must be a dict with some of the parts {', '.join(PARTS)}, got "
                              f"{list(self.data) if isinstance(self.data, Mapping) else type(self.data)}")

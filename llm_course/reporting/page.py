@@ -100,7 +100,7 @@ class ReportCard(_Lines):
         "Each number against its bar"
         return plot_cards([self], ax)
 
-# %% ../../nbs/reporting/page.ipynb #5b73bce4
+# %% ../../nbs/reporting/page.ipynb #7515cdb2
 def from_bar(
     found: Found,
     bar: Bar,
@@ -133,7 +133,8 @@ def plot_cards(
         for place, line in enumerate(card.lines):
             drawn = from_bar(line.found, line.bar) if line.found else None
             if drawn is None:
-                ax.text(0.1, place + shift, line.verdict, color=GREY, fontsize=9, va="center")
+                ax.text(0, place + shift, line.verdict, color=GREY, fontsize=9, va="center", ha="center",
+                        bbox={"color": "white", "pad": 1})  # on neither side
                 continue
             middle, low, high = drawn
             ax.plot([low, high], [place + shift] * 2, color=colour, linewidth=2)
@@ -141,7 +142,7 @@ def plot_cards(
         ax.plot([], [], marker, color=colour, label=f"{card.name}: {card.passed} of {len(names)} passed")
     ax.axvline(0, color="black", linewidth=1)
     ax.set(yticks=range(len(names)), yticklabels=names, xlim=(-REACH - 0.3, REACH + 0.3),
-           ylim=(len(names) - 0.5, -0.5), title="Each number against its bar",
+           ylim=(len(names) - 0.5, -0.5), title="What passed lies right of the line as a whole",
            xlabel="← misses its bar    distance in halves of the interval    passes it →")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2)
     return ax
