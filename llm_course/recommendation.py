@@ -21,7 +21,7 @@ from .checks import as_array, checked_count, checked_fraction, checked_lengths, 
 from .checks import checked_seed
 from .few_labels import ContrastiveLoss
 from .recommending.ratings import checked_catalogue, checked_index, checked_matrix, checked_places
-from .recommending.ratings import checked_ratings, checked_scale, places_of
+from .recommending.ratings import checked_ratings, places_of
 
 # %% ../nbs/lessons/52_recommendation.ipynb #5210b005
 class TimeSplit(NamedTuple):
@@ -68,7 +68,7 @@ def likes(
     least: float = 4,  # stars from which on a film counts as liked; 0: every rating counts
 ) -> np.ndarray:  # (U, F), bool
     "Who liked what; ratings by others or of other films are left out"
-    rated = ratings[ratings["rating"] >= checked_scale(least)]
+    rated = ratings[ratings["rating"] >= checked_number("least", least, least=0)]
     rows = checked_index("users", users, ratings["user"]).get_indexer(rated["user"])
     columns = checked_index("films", films, ratings["film"]).get_indexer(rated["film"])
     found, there = np.zeros((len(users), len(films)), bool), (rows >= 0) & (columns >= 0)
