@@ -50,10 +50,12 @@ def listening(
         raise ValueError(f"port must be from 0 to 65535, got {port}")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ValueError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another, or 0 for "
                          "a free one.") from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for its own sockets alone
+    return listener
 
 
 def url_of(listener: socket.socket) -> str:
