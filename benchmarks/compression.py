@@ -18,7 +18,7 @@ ONNX Runtime in float32, and in int8.
 - cost: milliseconds of one text and in batches of 32, in turn in each of seven rounds, medians; megabytes on the disk; and how
   far loading and answering lifts the memory of a process of its own, the median of three. Of the models of seed 0.
 
-Each row is written as it ends. Two processes work (or --processes), with one thread each; the cost is measured by one.
+Each row is written as it ends, and a call that finds all of them writes the summary anew. Two processes work (or --processes), with one thread each; the cost is measured by one.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
+from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision, sum_up
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.compression import (
@@ -208,16 +208,35 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     }
 
 
+TITLES = {"changed": "answers that changed", "calibration": "calibration error, points",
+          "shortest quarter": "right, shortest quarter", "longest quarter": "right, longest quarter",
+          "teacher unsure": "right, teacher unsure", "under attack": "right under attack"}
+
+
+def less(rows: dict[str, dict], figure: str, other: str) -> dict[str, dict]:
+    "A figure of each row less that of another model of the same seed; nothing where one of the two lacks it"
+    found = {key: (row, rows.get(f"{other} {key.rpartition(' ')[2]}", {})) for key, row in rows.items()}
+    return {key: {figure: row[figure] - there[figure]} for key, (row, there) in found.items()
+            if figure in row and figure in there}
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
-    "Means and intervals over seeds; gaps to the teacher, seed by seed; the cost"
-    reached = rows.get("answers", {})
-    gaps = {key: {"gap": row["accuracy"] - reached[f"torch, {TEACHER} {key.rpartition(' ')[2]}"]["accuracy"]}
-            for key, row in reached.items() if f"torch, {TEACHER} {key.rpartition(' ')[2]}" in reached}
-    titles = {"changed": "answers that changed", "calibration": "calibration error, points",
-              "shortest quarter": "right, shortest quarter", "longest quarter": "right, longest quarter",
-              "teacher unsure": "right, teacher unsure", "under attack": "right under attack"}
-    return {"accuracy": over_seeds(reached, "accuracy"), "gap": over_seeds(gaps, "gap"),
-            "hidden": {title: over_seeds(reached, figure) for figure, title in titles.items()} if reached else {},
+    "Means and intervals over seeds, also of differences to the teacher and between two students, seed by seed; the cost"
+    reached, taught = rows.get("answers", {}), {}
+    for runtime in RUNTIMES:
+        labels, teacher = (f"{runtime}, {student}" for student in STUDENTS[:2])
+        for figure in ("accuracy", *TITLES):
+            both = over_seeds(less(reached, figure, labels), figure)
+            if teacher in both:
+                taught.setdefault(runtime, {})[TITLES.get(figure, figure)] = both[teacher]
+    first = f"torch, {TEACHER}"
+    apart = {title: over_seeds(less(reached, figure, first), figure) for figure, title in TITLES.items() if figure != "changed"}
+    by_length = {key: {"length": row["longest quarter"] - row["shortest quarter"]} for key, row in reached.items()}
+    steps = over_seeds(rows.get("students", {}), "steps")
+    return {"accuracy": over_seeds(reached, "accuracy"), "gap": over_seeds(less(reached, "accuracy", first), "accuracy"),
+            "hidden": {title: over_seeds(reached, figure) for figure, title in TITLES.items()} if reached else {},
+            "apart": apart, "longest less shortest": over_seeds(less(by_length, "length", first), "length"),
+            "taught less labels": taught, "steps": {way: mean for way, (mean, _) in steps.items()},
             "cost": rows.get("cost", {}).get("all", {})}
 
 
@@ -232,6 +251,8 @@ def main():
         sys.exit()
     sizes = SMALL if given.small else FULL
     make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"cost"})
+    if not given.small:
+        sum_up(NAME, summary)
 
 
 if __name__ == "__main__":

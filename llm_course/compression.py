@@ -97,7 +97,8 @@ def zero_smallest(
     with torch.no_grad():
         for name in matrices_of(made.model):
             weight = made.model.get_submodule(name).weight
-            smallest = weight.abs().flatten().topk(round(fraction * weight.numel()), largest=False).indices
+            count = round(fraction * weight.numel())
+            smallest = weight.abs().flatten().topk(count, largest=False, sorted=False).indices
             weight.view(-1)[smallest] = 0
     return made
 

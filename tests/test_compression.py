@@ -320,6 +320,17 @@ def test_heads_are_cut_twice_and_the_classifier_stays(tmp_path):
     assert not torch.equal(twice.logits(TEXTS), once.logits(TEXTS))
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_model_with_fewer_heads_is_exported(tmp_path, folder, precision):
+    """Its configuration does not say how many heads there are: the graph does"""
+    cut = without_heads(trained(), {0: [0]})
+    assert head_counts(cut)[0] != head_counts(cut)[1]
+    exported = export(cut, tmp_path / "cut", precision)
+    apart = (OnnxClassifier.load(tmp_path / "cut").logits(TEXTS) - cut.logits(TEXTS)).abs().max()
+    assert apart < (1e-4 if precision == "float32" else 0.5)
+    assert bytes_of(exported) < bytes_of(export(OnnxClassifier.load(folder), tmp_path / "whole", precision))
+
+
 def test_importance_is_the_slope_and_leaves_no_trace():
     classifier = copy.deepcopy(trained())
     classifier.model.train()
@@ -447,8 +458,50 @@ def test_the_benchmark_sums_up_its_rows(monkeypatch):
     assert mean == pytest.approx(-0.1) and width == pytest.approx(0, abs=1e-9)
     assert found["accuracy"]["torch, six layers"][0] == pytest.approx(0.81)
     assert set(found["accuracy"]) == {f"{a}, {b}" for a in benchmark.RUNTIMES for b in benchmark.MODELS}
+    assert found["apart"]["calibration error, points"]["torch, two layers, teacher"] == pytest.approx((0, 0))
+    assert found["apart"]["right under attack"] == {}  # no row has it here
     assert set(benchmark.ATTACKED) <= set(found["accuracy"]) and not benchmark.summary({})["accuracy"]
     assert len(benchmark.jobs(benchmark.FULL)["answers"]) == 45
     small = pickle.loads(pickle.dumps(benchmark.SMALL))  # as another process gets it
     assert benchmark.place_of(small, "a", 0) == benchmark.place_of(benchmark.SMALL, "a", 0)
     assert benchmark.place_of(small, "a", 0) != benchmark.place_of(benchmark.FULL, "a", 0)
+
+
+def test_the_benchmark_compares_seed_by_seed(monkeypatch):
+    """Each seed is 0.1 better than the one before it, which no difference may show; a seed without the other model is left out"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import compression as benchmark
+
+    def row(seed, right=0.0, long=0.0, off=0.0):
+        return {"accuracy": 0.5 + 0.1 * seed + right, "shortest quarter": 0.4 + 0.1 * seed,
+                "longest quarter": 0.3 + 0.1 * seed + long, "calibration": 0.1 + off}
+
+    answers = {}
+    for seed in range(3):
+        answers |= {f"torch, six layers {seed}": row(seed), f"torch, six layers, half zeros {seed}": row(seed, -0.04, -0.07),
+                    f"torch, two layers, labels {seed}": row(seed, -0.05, off=0.06),
+                    f"torch, two layers, teacher {seed}": row(seed, -0.03)}
+    answers["int8, six layers, half zeros 7"] = row(7)
+    found = benchmark.summary({"answers": answers, "students": {f"two layers, labels {seed}": {"steps": 10} for seed in (0, 1)}})
+    assert found["gap"]["torch, six layers, half zeros"] == pytest.approx((-0.04, 0))
+    assert found["longest less shortest"]["torch, six layers, half zeros"] == pytest.approx((-0.07, 0))
+    assert found["taught less labels"]["torch"]["accuracy"] == pytest.approx((0.02, 0))
+    assert found["taught less labels"]["torch"]["calibration error, points"] == pytest.approx((-0.06, 0))
+    assert set(found["taught less labels"]) == {"torch"} and "int8, six layers, half zeros" not in found["gap"]
+    assert found["steps"] == {"two layers, labels": 10}
+
+
+def test_a_call_without_missing_rows_sums_up_anew(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import common
+    import compression as benchmark
+
+    kept = json.loads((ROOT / "benchmarks/results/compression.json").read_text())
+    (tmp_path / "compression.json").write_text(json.dumps({**kept, "machine": {"processor": "another"}, "summary": {}}))
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compression.py"])
+    monkeypatch.setattr(common.multiprocessing, "get_context", lambda kind: None)  # no process may begin
+    benchmark.main()
+    found = json.loads((tmp_path / "compression.json").read_text())
+    assert found["rows"] == kept["rows"] and found["machine"] == {"processor": "another"}
+    assert found["summary"] == json.loads(json.dumps(benchmark.summary(kept["rows"]))) == kept["summary"]

@@ -443,6 +443,18 @@ def compression(found: dict) -> str:
         names = list(next(iter(hidden.values())))
         parts += ["What one accuracy hides, of 100:", table(["runs in, model", *hidden], [
             [name, *(mean_and_width(column.get(name)) for column in hidden.values())] for name in names])]
+    if apart := {title: column for title, column in kept.get("apart", {}).items() if column}:
+        apart["longest less shortest"] = kept["longest less shortest"]
+        parts += ["The same less the model of six layers in torch, seed by seed, points; the last column is the longest quarter less "
+                  "the shortest:", table(["runs in, model", *apart], [
+                      [name, *(mean_and_width(column.get(name), "+.1f") for column in apart.values())] for name in kept["gap"]])]
+    if taught := kept.get("taught less labels"):
+        columns = list(next(iter(taught.values())))
+        parts += ["Two layers: the student of the teacher less the student of labels alone, seed by seed, points:",
+                  table(["runs in", *columns], [[runtime, *(mean_and_width(row.get(column), "+.1f") for column in columns)]
+                                                for runtime, row in taught.items()])]
+    if steps := kept.get("steps"):
+        parts.append("Steps of training: " + ", ".join(f"{way}: {count:,.0f}" for way, count in steps.items()) + ".")
     if cost := kept["cost"]:
         parts += ["Cost, of the models of the first seed, by turns: milliseconds for one text and for a text of a batch of 32, megabytes "
                   "on the disk, and how many megabytes of memory loading and answering take:",
