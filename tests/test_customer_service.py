@@ -312,8 +312,9 @@ def test_replies_are_read_together(reader):
     reader.encode = lambda rows: (calls.append(len(rows)), encode(rows))[1]
     texts = ["refund please", "", "weather", "track"]
     together = assistant.replies(texts)
+    assert calls == [3]
     alone = [assistant.reply(text) for text in texts]
-    assert calls == [3] and [reply.confidence for reply in together] == pytest.approx([reply.confidence for reply in alone])
+    assert [reply.confidence for reply in together] == pytest.approx([reply.confidence for reply in alone])
     assert [replace(reply, confidence=0.0) for reply in together] == [replace(reply, confidence=0.0) for reply in alone]
     assert assistant.replies([]) == [] == assistant.replies(iter(()))
 
