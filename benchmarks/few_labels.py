@@ -18,9 +18,11 @@ chosen where labels are plenty, on another task, and used as they are on movie r
 
 Methods: `frozen` is a straight line on the mean vector behind layer 5 of the bundled encoder, which stays as it is, each
 number brought to the pool's mean 0 and deviation 1; `frozen, threshold`, `frozen, calibrated` and `frozen, by class` learn
-three times from their own answers, the second after a temperature that cross-validation on the labels gave. `plain` is fine-tuning, 12 epochs in batches of 16. `contrastive` is SetFit's way, two dropout masks of each
-text, then a straight line on the tuned vectors. `threshold` and `by class` fine-tune once more, in 2 epochs (12 of 200
-texts or fewer), on the labels and on the plain classifier's own answers, `taught by frozen` on those of the line that learnt by class. `consistency` (after
+three times from their own answers, the second after a temperature that cross-validation on the labels gave. `plain` is
+fine-tuning, 12 epochs in batches of 16. `contrastive` has SetFit's two steps with another loss: the contrastive loss over a
+batch, two dropout masks of each text, then a straight line on the tuned vectors. `threshold` and `by class` fine-tune once
+more, in 2 epochs (12 of 200 texts or fewer), on the labels and on the plain classifier's own answers, `taught by frozen` on
+those of the line that learnt by class. `consistency` (after
 UDA) and `virtual adversarial` take texts without labels into each of their steps, 12 epochs. Learning rate 1e-4 wherever it
 is no setting. The line of `frozen` has three strengths to choose from.
 
@@ -231,7 +233,7 @@ def plain(sizes: Sizes, task: Task, seed: int, rate: float) -> dict:
 
 
 def contrastive(sizes: Sizes, task: Task, seed: int, temperature: float) -> dict:
-    "SetFit's way: pairs, then a line"
+    "SetFit's two steps with another loss: pairs of a batch, then a line"
     classifier = tuned(sizes, task, seed, make=lambda _: ContrastiveTuning(temperature))
     few, judged = (layer_features(classifier, texts)[-1].numpy() for texts in (
         task.pool.select(task.few)["text"], task.judged["text"]))

@@ -12,16 +12,19 @@ import pytest
 import torch
 from conftest import ROOT
 from datasets import Dataset
+from transformers import CLIPImageProcessor
 from transformers.models.clip import modeling_clip
 
 from llm_course.callbacks import Callback, Stop
 from llm_course.data import SPLITS, load_dataset
 from llm_course.few_labels import ContrastiveLoss
-from llm_course.models import SentenceEncoder
+from llm_course.models import SentenceEncoder, model_source
 from llm_course.multimodal import (DualEncoder, Matching, class_vectors, match, matching_scores, nearest, pairs_for,
                                    picture_occlusion, recall_at, retrieval_ranks, search, zero_shot)
+from llm_course.pictures.hub import HubClip, write_random_clip
 from llm_course.pictures.pairs import RememberedTexts, read_pairs
 from llm_course.pictures.reading import pasted, picture_tensor
+from llm_course.tokens import load_tokenizer
 
 
 @lru_cache
@@ -264,3 +267,15 @@ def test_a_text_is_read_once_and_forms_are_names_and_keywords():
     record = pairs_for(model, pictures, forms)
     assert record.columns["words"].shape[:2] == (24, 2) and len(texts().known) >= 24
     torch.testing.assert_close(record.columns["words"][3, 0], texts().encoder.encode([forms[3][0]])[0], atol=1e-5, rtol=0)
+
+
+def test_a_clip_sees_a_picture_as_its_library_prepares_it(tmp_path):
+    """Of the size that the model reads: the same colours, brought to the same mean and deviation"""
+    clip = HubClip(write_random_clip(tmp_path, load_tokenizer(model_source("tiny-bert"))), device="cpu")
+    side = clip.model.config.vision_config.image_size
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8))
+    prepare = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    with torch.inference_mode():
+        found = clip.model.get_image_features(pixel_values=torch.tensor(np.array(prepare(picture)["pixel_values"])))
+    theirs = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
+    torch.testing.assert_close(clip.embed_pictures([picture]), theirs, atol=1e-5, rtol=0)
