@@ -313,6 +313,14 @@ def test_no_proxy_stands_between_the_processes(monkeypatch, tmp_path):
     assert environment_of(tmp_path, "mark")["no_proxy"] == "127.0.0.1,localhost"
 
 
+def test_nothing_is_reported_to_anyone(monkeypatch, tmp_path):
+    """Whatever is set outside: no telemetry, and no look for a newer version"""
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "0")
+    environment = environment_of(tmp_path, "mark")
+    assert environment["FLWR_TELEMETRY_ENABLED"] == "0" and environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+
+
 def test_a_reply_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
     np.savez(tmp_path / "client-0.npz", vectors=np.ones((2, 4)), labels=[0, 1])
     config = {"server-round": 1, "delay": 0, "train": TRAIN, "steps": 1, "rate": 0.5, "proximal": 0.0}
@@ -343,9 +351,11 @@ def test_a_round_of_flower_is_the_loop_a_client_that_dies_is_told_and_nothing_is
 
 
 FLOWER = """
-federation = Federation([(np.ones((2, 3)), np.array([0, 1]))], train="a:b")
+federation = Federation([(np.ones((2, 3)), np.array([0, 1]))], train="llm_course.federated:train_locally")
 with federation:
-    federation.start_clients(0)
+    began(federation, np.zeros((2, 4)), rounds=1, steps=1, rate=0.5)
+    federation.start_clients(0, delay=600)
+    is_training(federation, 1, client=0)
 """
 PLAIN = """
 federation = Processes()
@@ -354,27 +364,32 @@ with closing(federation):
     federation.start("one", sys.executable, "-c", "import time; time.sleep(600)")
 """
 KILLED = """
-import os, sys, time
+import os, signal, sys, time
 from contextlib import closing
 import numpy as np
-from llm_course.federation.launch import Federation, Processes
-{}
+from llm_course.federation.launch import Federation, Processes, began, is_training, round_of
+{started}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the fork, which is to live on
     if fork := os.fork():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(federation.mark, federation.folder, fork, flush=True)
+        {waits}
     time.sleep(600)
 """
+CELLS = {"kill": (signal.SIGKILL, FLOWER, "round_of(federation, 1)"), "term": (signal.SIGTERM, PLAIN, "time.sleep(600)"),
+         "interrupt": (signal.SIGINT, FLOWER, "round_of(federation, 1)")}
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("number", "started"), [
-    (signal.SIGKILL, FLOWER), (signal.SIGTERM, PLAIN), (signal.SIGINT, PLAIN)], ids=["kill", "term", "interrupt"])
-def test_nothing_is_left_when_the_notebook_is_killed_though_a_fork_of_it_lives(number, started):
-    notebook = subprocess.Popen([sys.executable, "-c", KILLED.format(started)], env=RULES, stdout=subprocess.PIPE,
-                                text=True, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize(("number", "started", "waits"), CELLS.values(), ids=CELLS)
+def test_nothing_is_left_when_the_notebook_is_ended_while_a_client_trains_though_a_fork_of_it_lives(number, started, waits):
+    """Killed, or interrupted as Jupyter does it, which tells the whole group of the kernel"""
+    notebook = subprocess.Popen([sys.executable, "-c", KILLED.format(started=started, waits=waits)], env=RULES, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     mark, folder, fork = notebook.stdout.readline().split()
     try:
         assert marked(mark)
-        notebook.send_signal(number)
+        os.killpg(notebook.pid, number) if number == signal.SIGINT else notebook.send_signal(number)
         assert notebook.wait(60) != 0 and gone(mark)
         end = time.monotonic() + 30
         while Path(folder).exists() and time.monotonic() < end:

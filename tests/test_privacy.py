@@ -1,6 +1,9 @@
-"""Privacy from outside: what is refused, that batches are the private ones, and that no kill makes a run spend more."""
+"""Privacy from outside: what is refused, that batches are the private ones, and that no stop and no kill makes a run spend more."""
 
 import copy
+import os
+import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -369,8 +372,8 @@ def test_lengths_of_half_precision_are_exact():
 
 # --- the gradient and the account
 
-def test_gradients_of_examples_are_those_of_opacus_in_a_classifier():
-    """Head of the tiny model: what lies in the weights after a pass, against torch.func, to 1e-5"""
+def test_gradients_of_examples_are_those_of_opacus_in_a_network():
+    """What lies in the weights after a pass, against torch.func, to 1e-5"""
     network = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.GroupNorm(1, 5), torch.nn.GELU(), torch.nn.Linear(5, 3))
     inputs, targets = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
     hooked = opacus.GradSampleModule(copy.deepcopy(network), loss_reduction="mean")
@@ -379,6 +382,42 @@ def test_gradients_of_examples_are_those_of_opacus_in_a_classifier():
     ours = per_example_gradients(network, F.cross_entropy, inputs, targets)
     for name, weight in hooked._module.named_parameters():
         torch.testing.assert_close(ours[name], weight.grad_sample, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["layer", "lora"])
+def test_gradients_of_examples_in_a_run_are_those_of_the_classifier(monkeypatch, way):
+    """Last layer and head, or LoRA beside all matrices: what a step of `fine_tune` reads, against torch.func, to 1e-5"""
+    seen, real = [], PrivatePasses.read
+
+    def noting(self, batch):
+        loss = real(self, batch)
+        if len(batch["targets"]) > 2:  # not the attempts with two examples
+            seen.append(({name: value.clone() for name, value in batch.items()},
+                         {name: (weight.detach().clone(), weight.grad_sample.clone()) for name, weight in self.weights.items()}))
+        return loss
+
+    monkeypatch.setattr(PrivatePasses, "read", noting)
+    classifier = new() if way == "layer" else new().with_adapter("lora", rank=2, seed=0)
+    for name, weight in classifier.model.named_parameters():
+        if "lora_B" in name:  # at zero, as it begins, the other half would get no gradient
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    plain = copy.deepcopy(classifier).model.eval()
+    fine_tune(classifier, REVIEWS, privacy=BUDGET, objective=Still(), **{
+        **QUICK, "epochs": 1, "trainable": 1 if way == "layer" else "all"})
+    batch, found = seen[-1]
+    weights = {name.removeprefix("_module."): weight for name, (weight, _) in found.items()}
+    assert any("attention" in name for name in weights) and set(weights) <= dict(plain.named_parameters()).keys()
+
+    def loss_of(weights, ids, mask, target):
+        given = {"input_ids": ids[None], "attention_mask": mask[None]}
+        return F.cross_entropy(torch.func.functional_call(plain, weights, (), given).logits, target[None])
+
+    each = [torch.func.grad(loss_of)(weights, ids, mask, target) for ids, mask, target in zip(
+        batch["input_ids"], batch["attention_mask"], batch["targets"], strict=True)]
+    for name, (_, theirs) in found.items():
+        ours = torch.stack([one[name.removeprefix("_module.")] for one in each])
+        apart, largest = (theirs - ours).abs().max(), ours.abs().max()
+        assert apart < 1e-5 and 0 < largest and apart < 0.01 * largest, (name, apart, largest)
 
 
 def test_a_private_step_is_the_plain_one_without_noise_and_with_room(monkeypatch):
@@ -516,6 +555,37 @@ def test_a_stopped_run_spends_no_more_and_never_uses_noise_twice(tmp_path):
         private(privacy=DifferentialPrivacy(epsilon=9, delta=1e-3, seed=0), **folder)
     with pytest.raises(ValueError, match="privacy"):
         private(privacy=None, **folder)
+
+
+KILLED = """
+import os, signal, sys
+import test_privacy as here
+
+class Kill(here.Callback):
+    def on_step(self, run):
+        if len(run.steps) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+here.private(callbacks=[Kill()], checkpoints=sys.argv[1], resume="auto", checkpoint_every=3)
+"""
+
+
+def test_a_killed_run_spends_no_more(tmp_path):
+    """Nothing of the process is left but its checkpoint"""
+    folder = {"checkpoints": tmp_path / "run", "resume": "auto", "checkpoint_every": 3}
+    rules = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder["checkpoints"])], env=rules, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    again, whole = private(**folder), private()
+    assert [row["epsilon"] for row in again.steps] == [row["epsilon"] for row in whole.steps]
+    assert same(again.classifier, whole.classifier, 1e-5)
+
+
+def test_what_is_spent_is_shown_while_a_run_trains(capfd):
+    run = private(progress=True, epochs=1)
+    shown = [float(found) for found in re.findall(r"epsilon (\d+\.\d\d) spent", capfd.readouterr().err)]
+    assert shown and shown == sorted(shown) and shown[-1] == round(run.steps[-1]["epsilon"], 2)
 
 
 def test_a_secret_key_is_kept_for_the_run_and_drawn_for_each(tmp_path):
