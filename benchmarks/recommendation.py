@@ -17,9 +17,11 @@ is to be found ("unrated"; it differs from person to person).
   popularity guessed from the text, the genres of the person, the encoder untrained (with and without popularity), popularity
   of the day (ratings by others before the person's first film that is to be found), and popularity of a random split.
 
-An interval counts people: each person's mean over seeds, all cuts together, 95 % by Student's t. The windows after the cuts do
-not overlap. `ahead` is two towers less the other, on the same people; `differences` are those of other pairs. Two
-processes work (or --processes), with one thread each. Minutes of computing on one core: texts 2, settings 10, test 16.
+Means are over lists: one of each person at each cut where the person is judged, the mean of the seeds. The windows after the
+cuts do not overlap, but a person may be judged at several. So an interval counts people: the lists of one person may be alike,
+and their deviations from the mean are added up before they are squared; 95 % by Student's t. `ahead` is two towers less the other,
+on the same lists, by NDCG and by recall; `differences` are those of other pairs, by NDCG. `coverage` is the mean over cuts and
+seeds. Two processes work (or --processes), with one thread each. Minutes of computing on one core: texts 2, settings 10, test 16.
 """
 
 from functools import lru_cache
@@ -28,8 +30,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from common import interval, make_parts, parser_of_parts
+from common import keep, make_parts, parser_of_parts
 from safetensors.torch import load_file, save
+from scipy.stats import t as student
 
 from llm_course.core import cache_folder
 from llm_course.data import LABELS
@@ -49,7 +52,7 @@ SETTINGS = {
 OTHERS = ("popularity", "of the day", "random split", "two towers, no popularity", "untrained", "untrained, no popularity",
           "guessed", "genre popularity", "genre profile", "chance")
 DIFFERENCES = (("of the day", "popularity"), ("random split", "of the day"), ("factors", "neighbours"),
-               ("untrained, no popularity", "guessed"), ("untrained", "untrained, no popularity"))
+               ("factors", "popularity"), ("neighbours", "popularity"), ("untrained, no popularity", "guessed"), ("untrained", "untrained, no popularity"))
 KINDS = ("known", "new", "unrated")
 BY_SEED = ("factors", "two towers", "two towers, no popularity", "chance", "random split")
 
@@ -234,22 +237,43 @@ def by_person(rows: dict[str, dict], method: str, kind: str, figure: str) -> dic
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
+def over_people(values: dict[tuple[int, int], float]) -> tuple[float, float]:
+    "Mean, and the half-width of its 95 % interval; a person who is judged at several cuts is counted once"
+    mean = float(np.mean([*values.values()]))
+    sums: dict[int, float] = {}
+    for (_, person), value in values.items():
+        sums[person] = sums.get(person, 0.0) + value - mean
+    people = len(sums)
+    if people < 2:
+        return mean, float("nan")
+    variance = people / (people - 1) * sum(each**2 for each in sums.values()) / len(values) ** 2
+    return mean, float(student.ppf(0.975, people - 1) * variance**0.5)
+
+
+def lead(made: dict[str, dict], one: str, other: str, kind: str, figure: str = "ndcg") -> tuple[float, float] | None:
+    "One method less another, on the same lists; None where there are none"
+    a, b = (by_person(made, method, kind, figure) for method in (one, other))
+    shared = {key: a[key] - b[key] for key in a if key in b}
+    return over_people(shared) if shared else None
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over people, and how far the two towers are ahead on the same people"
     made, found = rows.get("test", {}), {}
     for kind in KINDS:
-        ours = by_person(made, "two towers", kind, "ndcg")
         for method in (*SETTINGS, *OTHERS):
+            ahead = {figure: lead(made, "two towers", method, kind, figure) for figure in ("ndcg", "recall")}
+            if not ahead["ndcg"]:
+                continue
             values = {figure: by_person(made, method, kind, figure) for figure in ("ndcg", "recall")}
-            shared = [key for key in values["ndcg"] if key in ours]
-            if shared:
-                found.setdefault(kind, {})[method] = {
-                    **{figure: interval([*each.values()]) for figure, each in values.items()}, "people": len(values["ndcg"]),
-                    "ahead": interval([ours[key] - values["ndcg"][key] for key in shared])}
+            shown = [row[kind]["coverage"] for key, row in made.items() if key.rsplit(" ", 2)[0] == method and kind in row]
+            found.setdefault(kind, {})[method] = {
+                **{figure: over_people(each) for figure, each in values.items()}, "coverage": float(np.mean(shown)),
+                "lists": len(values["ndcg"]), "people": len({person for _, person in values["ndcg"]}),
+                "ahead": ahead["ndcg"], "ahead in recall": ahead["recall"]}
         for one, other in DIFFERENCES:
-            a, b = (by_person(made, method, kind, "ndcg") for method in (one, other))
-            if shared := [key for key in a if key in b]:
-                found.setdefault("differences", {})[f"{kind}: {one} less {other}"] = interval([a[key] - b[key] for key in shared])
+            if apart := lead(made, one, other, kind):
+                found.setdefault("differences", {})[f"{kind}: {one} less {other}"] = apart
     return found
 
 
@@ -257,7 +281,9 @@ def main():
     given = parser_of_parts(__doc__, ["settings", "test"]).parse_args()
     sizes = SMALL if given.small else FULL
     vectors_of(sizes)
-    make_parts(NAME, given, sizes, jobs(sizes), {"settings": settings, "test": test}, summary, timed=True)
+    rows = make_parts(NAME, given, sizes, jobs(sizes), {"settings": settings, "test": test}, summary, timed=True)
+    if not given.small:  # the summary is made anew, also where no row was missing
+        keep(NAME, {"rows": rows, "summary": summary(rows)})
 
 
 if __name__ == "__main__":

@@ -183,6 +183,25 @@ def test_rows_of_factors_are_ridge_regressions():
             np.testing.assert_allclose(found, theirs, atol=1e-8)
 
 
+def test_a_factorisation_is_that_of_ridge_regressions_alone():
+    """From the same start, as many sweeps over people and films, each row fitted by scikit-learn"""
+    rng = np.random.default_rng(1)
+    liked, (weight, penalty, sweeps) = rng.random((20, 15)) < 0.3, (3, 0.7, 4)
+
+    def fitted(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return np.array([Ridge(alpha=penalty, fit_intercept=False).fit(others, row, sample_weight=1 + weight * row).coef_
+                         for row in rows])
+
+    films = np.random.default_rng(5).normal(0, 0.1, (15, 4))
+    for _ in range(sweeps):
+        people = fitted(liked, films)
+        films = fitted(liked.T, people)
+    model = Factors(range(15), liked, size=4, weight=weight, penalty=penalty, sweeps=sweeps, seed=5)
+    np.testing.assert_allclose(model.people, people, atol=1e-8)
+    np.testing.assert_allclose(model.vectors, films, atol=1e-8)
+    np.testing.assert_allclose(model.scores(liked), fitted(liked, films) @ films.T, atol=1e-8)
+
+
 def test_factors_of_one_seed_are_the_same_and_a_new_film_has_none():
     first, second = (made(Factors, size=3, seed=4) for _ in range(2))
     assert (first.vectors == second.vectors).all() and not first.vectors[5].any() and first.vectors[:5].any(1).all()
@@ -391,9 +410,14 @@ def test_the_benchmark_sums_up_its_rows(monkeypatch):
     rows = {"test": {"two towers 0 0": row(1, 2, ndcg=[0.2, 0.4]), "two towers 0 1": row(1, 2, ndcg=[0.4, 0.8]),
                      "two towers 1 0": row(1, ndcg=[0.3]), "guessed 0 0": row(1, 2, ndcg=[0.1, 0.1])}}
     found = benchmark.summary(rows)
-    assert set(found) == {"new"} and found["new"]["two towers"]["people"] == 3
-    assert found["new"]["two towers"]["ndcg"][0] == pytest.approx(0.4) and found["new"]["two towers"]["ahead"] == (0, 0)
-    assert found["new"]["guessed"]["ahead"][0] == pytest.approx(0.35)
+    towers, guessed = found["new"]["two towers"], found["new"]["guessed"]
+    assert set(found) == {"new"} and (towers["lists"], towers["people"], towers["coverage"]) == (3, 2, 0.5)
+    assert towers["ndcg"][0] == pytest.approx(0.4) and towers["ahead"] == towers["ahead in recall"] == (0, 0)
+    assert guessed["ahead"][0] == pytest.approx(0.35) and guessed["ahead in recall"] == guessed["ahead"]
+    # the deviations of person 1 (-0.1, -0.1) and of person 2 (0.2) are added up before they are squared
+    assert towers["ndcg"][1] == pytest.approx(12.7062 * math.sqrt(2 * (0.2**2 + 0.2**2) / 9), rel=1e-4)
+    assert benchmark.over_people({(0, person): value for person, value in enumerate((0.1, 0.4, 0.2))}) == pytest.approx(
+        benchmark.over_people({(cut, person): value for cut in range(4) for person, value in enumerate((0.1, 0.4, 0.2))}))
     rows["test"]["neighbours 0 0"], rows["test"]["factors 0 0"] = row(1, 2, ndcg=[0.1, 0.1]), row(2, ndcg=[0.4])
     assert benchmark.summary(rows)["differences"]["new: factors less neighbours"][0] == pytest.approx(0.3)
     assert benchmark.summary({}) == {}

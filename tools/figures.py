@@ -561,11 +561,13 @@ def recommendation(found: dict) -> str:
     for kind, said in (("known", "Films with ratings"), ("new", "Films without a rating before the cut"),
                        ("unrated", "Of these, films that nobody else had rated on the day")):
         if rows := found["summary"].get(kind):
-            parts += [f"{said}: NDCG and recall at 10, of 100, and how far the two towers are ahead in NDCG on the same people, with 95 % "
-                      "intervals over people:",
-                      table(["method", "NDCG", "recall", "two towers ahead by", "people"],
-                            [[name, mean_and_width(row["ndcg"]), mean_and_width(row["recall"]), mean_and_width(row["ahead"], "+.1f"),
-                              row["people"]] for name, row in rows.items()])]
+            of = rows["two towers"]
+            parts += [f"{said}, {of['lists']} lists of {of['people']} people: NDCG and recall at 10, how far the two towers are ahead on "
+                      "the same people, and the share of the films that is shown to anybody, all of 100, with 95 % intervals over people:",
+                      table(["method", "NDCG", "recall", "two towers ahead in NDCG", "in recall", "coverage"],
+                            [[name, *(mean_and_width(row[figure]) for figure in ("ndcg", "recall")),
+                              *(mean_and_width(row[figure], "+.1f") for figure in ("ahead", "ahead in recall")),
+                              f"{100 * row['coverage']:.1f}"] for name, row in rows.items()])]
     if apart := found["summary"].get("differences"):
         parts += ["Differences in NDCG, points, on the same people:",
                   table(["", "points"], [[name, mean_and_width(pair, "+.1f")] for name, pair in apart.items()])]
