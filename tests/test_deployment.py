@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -805,6 +806,16 @@ def test_an_empty_card_says_of_each_section_that_it_was_not_measured():
         "Model", "Data", "Training", "Results", "Slices", "Under attack", "Cost", "Limits"]
     assert page.count("Not measured.") == 4 and "**answering**: not measured" in page
     assert "**training texts**: not stated" in page and "**limits**: not stated" in page
+
+
+def test_a_card_takes_the_training_from_the_run():
+    rows = [{"learning_rate": rate} for rate in (0.0001, 0.0003, 0.0002)]
+    run = SimpleNamespace(steps=rows, total_steps=4, examples=90, seconds=2.0, interrupted=True)
+    assert model_card(tiny_classifier(), run).sections["Training"] == {
+        "steps": "3 of 4", "texts read": "90, repeats counted", "texts a step": "30.0 on average",
+        "highest learning rate": "0.0003", "stopped early": "yes"}
+    run = SimpleNamespace(steps=[], total_steps=4, examples=0, seconds=0.0, interrupted=True)
+    assert model_card(tiny_classifier(), run).sections["Training"]["highest learning rate"] == "not measured"
 
 
 @pytest.mark.parametrize("wrong", [([], []), ([1], [0]), ([0, 1], [2]), ([3], [3])])

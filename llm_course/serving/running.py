@@ -54,7 +54,7 @@ def listening(
     except OSError as error:
         raise ValueError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another, or 0 for "
                          "a free one.") from None
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for its own sockets alone
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for sockets that it made
     return listener
 
 
