@@ -396,19 +396,19 @@ def test_a_body_that_drips_in_is_cut_off(stub):
 
 
 def test_connections_beyond_the_limit_are_told_and_closed():
-    "One is silent, one drips its headers, one does not read its reply: each holds a place"
+    "One is silent, one drips its headers, one reads no more than the beginning of its reply: each holds a place"
     with Served(Stub(), limits=Limits(connections=3)) as service, contextlib.ExitStack() as open_ones:
         host, port = service.url.removeprefix("http://").split(":")
         slow = [open_ones.enter_context(socket.create_connection((host, int(port)), 20)) for _ in range(3)]
         slow[1].sendall(b"POST /v1/classify HTTP/1.1\r\nHost: loc")
         slow[2].sendall(request_of(b'{"text": "one of three is answered"}'))
+        assert slow[2].recv(12) == b"HTTP/1.1 200"  # then the others are connected as well
         fourth = Client(service.url)
         status, reply = fourth.ask("/v1/classify", {"text": "a"})
         assert (status, reply, fourth.retry_after) == (503, {"detail": "Too many connections are open"}, 1)
         assert fourth.connection is None  # it was closed: no other can be kept out by it
         assert fourth.ask("/healthz") == (200, {"status": "running"})  # busy is not ill
         fourth.close()
-        assert slow[2].recv(12) == b"HTTP/1.1 200"
         slow[0].close()
         until(lambda: Client(service.url).ask("/v1/classify", {"text": "a"})[0] == 200, 20)
 
