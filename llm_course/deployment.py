@@ -74,12 +74,19 @@ def model_card(
     weights = list(classifier.model.parameters()) if hasattr(classifier, "model") else []
     found = {"Model": {"labels": ", ".join(classifier.labels), "kind": type(classifier).__name__}}
     if weights:
-        found["Model"] |= {"weights": f"{sum(each.numel() for each in weights):,}",
-                           "longest text": f"{classifier.max_length} tokens; longer ones are cut"}
+        found["Model"]["weights"] = f"{sum(each.numel() for each in weights):,}"
+    elif hasattr(classifier, "precision"):  # an OnnxClassifier
+        size = (classifier.folder / "model.onnx").stat().st_size / 1e6
+        found["Model"]["weights"] = f"{classifier.precision}, {size:.1f} MB"
+    if hasattr(classifier, "max_length"):
+        found["Model"]["longest text"] = f"{classifier.max_length} tokens; longer ones are cut"
     found["Data"] = {"training texts": data}
     if run is not None:
+        rates = [row["learning_rate"] for row in run.steps]
         found["Training"] = {"steps": f"{len(run.steps)} of {run.total_steps}",
                              "texts read": f"{run.examples:,}, repeats counted",
+                             "texts a step": f"{run.examples / max(1, len(rates)):.1f} on average",
+                             "highest learning rate": f"{max(rates):.2g}" if rates else NOT_MEASURED,
                              "stopped early": "yes" if run.interrupted else "no"}
         found["Cost"] = {"training": f"{run.seconds:.0f} s"}
     if report is not None:

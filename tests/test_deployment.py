@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, headless_chromium, settings, tiny_classifier
+from conftest import ROOT, headless_chromium, run_tool, settings, tiny_classifier
 
 pytest.importorskip("fastapi")
 
@@ -33,9 +34,9 @@ from llm_course.serving.folder import load_to_serve, write_manifest
 from llm_course.serving.limits import Limits
 from llm_course.serving.running import Served, listening, main, options_of_serve
 
+from storm import LABELS, TEXTS, answers_again, is_right, outcomes, request_of, telling_classifier
+
 KEY = "a-key-that-nobody-guesses"
-LABELS = ["negative", "positive"]
-TEXTS = [f"Film {number} had a {'fine' if number % 2 else 'weak'} plot" for number in range(40)]
 
 
 class Stub:
@@ -82,13 +83,6 @@ def raw(url: str, sent: bytes, seconds: float = 20.0, whole: bool = False) -> by
                 if not whole and b"\r\n\r\n" in found:
                     break
         return found
-
-
-def request_of(body: bytes, kind: str = "application/json", **headers: str) -> bytes:
-    "A request as bytes"
-    lines = ["POST /v1/classify HTTP/1.1", "Host: localhost", f"Content-Type: {kind}",
-             f"Content-Length: {len(body)}", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def status_of(reply: bytes) -> int:
@@ -217,6 +211,28 @@ def test_weights_that_are_no_numbers_are_not_served(tmp_path):
         load_to_serve(classifier.save(tmp_path / "broken"))
 
 
+@pytest.mark.parametrize("way", ["packed", "exported"])
+def test_an_export_is_served_as_any_other_classifier(tmp_path, way):
+    for library in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(library)
+    from llm_course.compression import export
+    exported = export(telling_classifier(), tmp_path / "int8", precision="int8")
+    card = model_card(exported)
+    assert card.sections["Model"]["weights"].startswith("int8, ") and "64 tokens" in card.sections["Model"]["longest text"]
+    folder = pack(exported, tmp_path / "packed", card) if way == "packed" else tmp_path / "int8"
+    with Served(folder, "--threads", "1") as service:
+        client = Client(service.url)
+        about = client.ask("/v1/model")[1]
+        assert about["labels"] == LABELS and about["checked"] == (way == "packed")
+        for text, row in zip(TEXTS, (exported.predict_proba([text])[0] for text in TEXTS), strict=True):
+            [answer] = client.ask("/v1/classify", {"text": text})[1]["answers"]
+            assert np.allclose(list(answer["probabilities"].values()), row, atol=1e-3) and answer["cut"] is False
+    if way == "packed":
+        (folder / "model.onnx").write_bytes(b"damaged")
+        with pytest.raises(ValueError, match=r"model\.onnx is not what was packed"):
+            load_to_serve(folder)
+
+
 def run_cli(*arguments: str) -> subprocess.CompletedProcess:
     "The command, which shall end by itself"
     return subprocess.run([sys.executable, "-m", "llm_course", "serve", *arguments], capture_output=True, text=True,
@@ -285,7 +301,7 @@ HOSTILE = [
     (b'{"text": "fine"}', {}, 200), (rb'{"text": "half a pair \ud83d"}', {}, 200), (b'{"text": ""}', {}, 200),
     (b'{"text": "\\u0000\\u202e"}', {}, 200), (b'{"texts": ["a", "a", "a", "a", "a"]}', {}, 200),
     (b"", {}, 422), (b"{", {}, 422), (b"null", {}, 422), (b'"text"', {}, 422), (b"[]", {}, 422), (b"{}", {}, 422),
-    (DEEP, {}, 422), (b'{"text": NaN}', {}, 422), (b'{"text": 1e999}', {}, 422), (b'{"text": -Infinity}', {}, 422),
+    (DEEP, {}, 422), (b"[" * 1990, {}, 422), (b'{"text": NaN}', {}, 422), (b'{"text": 1e999}', {}, 422), (b'{"text": -Infinity}', {}, 422),
     (b'{"text": "\xff\xfe"}', {}, 422), (b'{"text": "a", "texts": ["b"]}', {}, 422), (b'{"txt": "a"}', {}, 422),
     (b'{"text": "a", "model": "/etc/passwd"}', {}, 422), (b'{"texts": []}', {}, 422), (b'{"texts": {}}', {}, 422),
     (b'{"texts": "abc"}', {}, 422), (b'{"texts": [["a"]]}', {}, 422), (b'{"texts": [null]}', {}, 422),
@@ -377,6 +393,24 @@ def test_a_body_that_drips_in_is_cut_off(stub):
     head = request_of(b"a" * 500)[:-500]
     reply = raw(stub.url, head + b'{"te', seconds=30)
     assert status_of(reply) == 408 and b"connection: close" in reply.lower()
+
+
+def test_connections_beyond_the_limit_are_told_and_closed():
+    "One is silent, one drips its headers, one reads no more than the beginning of its reply: each holds a place"
+    with Served(Stub(), limits=Limits(connections=3)) as service, contextlib.ExitStack() as open_ones:
+        host, port = service.url.removeprefix("http://").split(":")
+        slow = [open_ones.enter_context(socket.create_connection((host, int(port)), 20)) for _ in range(3)]
+        slow[1].sendall(b"POST /v1/classify HTTP/1.1\r\nHost: loc")
+        slow[2].sendall(request_of(b'{"text": "one of three is answered"}'))
+        assert slow[2].recv(12) == b"HTTP/1.1 200"  # then the others are connected as well
+        fourth = Client(service.url)
+        status, reply = fourth.ask("/v1/classify", {"text": "a"})
+        assert (status, reply, fourth.retry_after) == (503, {"detail": "Too many connections are open"}, 1)
+        assert fourth.connection is None  # it was closed: no other can be kept out by it
+        assert fourth.ask("/healthz") == (200, {"status": "running"})  # busy is not ill
+        fourth.close()
+        slow[0].close()
+        until(lambda: Client(service.url).ask("/v1/classify", {"text": "a"})[0] == 200, 20)
 
 
 def test_who_hangs_up_is_forgotten():
@@ -519,16 +553,6 @@ def test_the_page_works_in_a_browser(stub):
 def children(service: Served) -> list[psutil.Process]:
     "The workers"
     return psutil.Process(service.process.pid).children()
-
-
-def answers_again(url: str, seconds: float = 300.0) -> bool:
-    "Whether a service becomes ready"
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if Client(url, seconds=300).ask("/readyz")[0] == 200:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def until(true: Callable[[], bool], seconds: float = 300.0):
@@ -737,87 +761,39 @@ def test_workers_that_cannot_start_are_said(tmp_path):
 
 # --- none lost, none wrong
 
-def storm(url: str, expected: dict[str, str], until: int, counts: dict[str, int], lock: threading.Lock, seed: int):
-    "A client that asks, hangs up now and then, and counts what became of its requests"
-    client, drawn = Client(url, seconds=300), random.Random(seed)
-    while True:
-        with lock:
-            if counts["sent"] >= until:
-                break
-            counts["sent"] += 1
-        text = drawn.choice(list(expected))
-        if drawn.random() < 0.02:
-            with socket.create_connection((client.place.hostname, client.place.port)) as connection:
-                connection.sendall(request_of(json.dumps({"text": text}).encode()))
-            outcome = "hung up"
-        else:
-            try:
-                status, reply = client.ask("/v1/classify", {"text": text})
-                right = status == 200 and reply["answers"][0]["label"] == expected[text]
-                outcome = "right" if right else "wrong" if status == 200 else {0: "lost", 429: "told", 503: "told"}.get(status, "other")
-            except ConnectionError:
-                outcome = "lost"
-        with lock:
-            counts[outcome] = counts.get(outcome, 0) + 1
-        if outcome == "told":
-            time.sleep(client.retry_after)
-    client.close()
-
-
-def started_on(number: int, folder: Path, options: tuple[str, ...]) -> subprocess.Popen:
-    "A service on an inherited socket"
-    return subprocess.Popen([sys.executable, "-m", "llm_course", "serve", str(folder), "--fd", str(number), *options],
-                            pass_fds=[number], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def none_lost(folder: Path, requests: int, clients: int, *options: str) -> dict[str, int]:
-    "Clients ask and hang up while a worker is killed, a version exchanged, and the service restarted"
-    classifier = load_to_serve(folder, *options[1:])[0]
-    rows = np.asarray(classifier.predict_proba(TEXTS))
-    expected = {text: LABELS[best] for text, best in zip(TEXTS, rows.argmax(1), strict=True)}
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        listener.set_inheritable(True)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        process = started_on(listener.fileno(), folder, options)
-        assert answers_again(url)
-        counts, lock = {"sent": 0}, threading.Lock()
-        threads = [threading.Thread(target=storm, args=(url, expected, requests, counts, lock, seed))
-                   for seed in range(clients)]
-        for thread in threads:
-            thread.start()
-        for share, event in ((0.2, "kill"), (0.4, "exchange"), (0.6, "restart"), (0.8, "kill")):
-            while counts["sent"] < share * requests:
-                time.sleep(0.01)
-            if event == "kill":
-                psutil.Process(process.pid).children()[0].kill()
-                assert answers_again(url)
-            elif event == "exchange":
-                process.send_signal(signal.SIGHUP)
-            else:
-                process.terminate()
-                assert process.wait(120) == 0
-                process = started_on(listener.fileno(), folder, options)
-                assert answers_again(url)
-        for thread in threads:
-            thread.join()
-        process.terminate()
-        assert process.wait(120) == 0
-    return counts
+def test_a_wrong_answer_would_be_seen(packed):
+    "Both labels occur, and most texts have probabilities of their own"
+    rows = np.asarray(telling_classifier().predict_proba(TEXTS))
+    assert set(rows.argmax(1)) == {0, 1} and len(set(rows[:, 0].round(2))) > 20
+    [answer] = [{"label": LABELS[row.argmax()], "probabilities": dict(zip(LABELS, row.tolist(), strict=True))} for row in rows[:1]]
+    assert is_right(200, {"answers": [answer]}, rows[0]) and not is_right(503, {"detail": "later"}, rows[0])
+    assert sum(is_right(200, {"answers": [answer]}, row) for row in rows) <= 3
+    assert not is_right(200, {"answers": [{**answer, "label": LABELS[1 - rows[0].argmax()]}]}, rows[0])
+    with pytest.raises(ValueError, match="too much alike"):
+        outcomes(packed, 100, 2)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sockets are inherited by their number")
 def test_each_request_is_answered_rightly_or_told_that_it_was_not(light):
-    counts = none_lost(light, 3000, 16, *LIGHT)
-    assert not counts.keys() & {"lost", "wrong", "other"}, counts
+    counts = outcomes(light, 3000, 16, *LIGHT)
+    assert not any(counts[name] for name in ("lost", "wrong", "other")), counts
     assert counts["right"] > 1000 and counts["told"] > 0 and counts["hung up"] > 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets are inherited by their number")
+def test_the_benchmark_of_a_hundred_thousand_works_at_small_size():
+    output = run_tool(sys.executable, ROOT / "benchmarks/hundred_thousand.py", "--small")
+    assert "'sent': 2000" in output and "'wrong': 0, 'lost': 0" in output and "'other': 0" in output, output
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.name != "posix", reason="sockets are inherited by their number")
-def test_none_of_a_hundred_thousand_is_lost_or_wrong(packed):
-    counts = none_lost(packed, 100_000, 32)
-    assert not counts.keys() & {"lost", "wrong", "other"}, counts
+def test_none_of_a_hundred_thousand_is_lost_or_wrong(tmp_path):
+    classifier = telling_classifier()
+    counts = outcomes(pack(classifier, tmp_path / "telling", model_card(classifier)), 100_000, 32)
+    print(json.dumps(counts))
+    assert not any(counts[name] for name in ("lost", "wrong", "other")), counts
     assert sum(count for name, count in counts.items() if name != "sent") == counts["sent"] == 100_000
     assert counts["right"] > 50_000 and counts["told"] > 0 and counts["hung up"] > 1000
 
@@ -830,6 +806,16 @@ def test_an_empty_card_says_of_each_section_that_it_was_not_measured():
         "Model", "Data", "Training", "Results", "Slices", "Under attack", "Cost", "Limits"]
     assert page.count("Not measured.") == 4 and "**answering**: not measured" in page
     assert "**training texts**: not stated" in page and "**limits**: not stated" in page
+
+
+def test_a_card_takes_the_training_from_the_run():
+    rows = [{"learning_rate": rate} for rate in (0.0001, 0.0003, 0.0002)]
+    run = SimpleNamespace(steps=rows, total_steps=4, examples=90, seconds=2.0, interrupted=True)
+    assert model_card(tiny_classifier(), run).sections["Training"] == {
+        "steps": "3 of 4", "texts read": "90, repeats counted", "texts a step": "30.0 on average",
+        "highest learning rate": "0.0003", "stopped early": "yes"}
+    run = SimpleNamespace(steps=[], total_steps=4, examples=0, seconds=0.0, interrupted=True)
+    assert model_card(tiny_classifier(), run).sections["Training"]["highest learning rate"] == "not measured"
 
 
 @pytest.mark.parametrize("wrong", [([], []), ([1], [0]), ([0, 1], [2]), ([3], [3])])

@@ -465,16 +465,34 @@ def compression(found: dict) -> str:
 
 
 def serving(found: dict) -> str:
-    kept = found["summary"]
+    kept, rounds = found["summary"], found["rows"].get("load", {})
     if not kept["table"]:
         return "Settings are being chosen; nothing is loaded with them yet."
-    against = ", ".join(f"{name}: {number(row['rate'])} times the answers a second, {number(row['p99'])} times the 99th percentile"
-                        for name, row in kept["against"].items())
+    most = max((key for row in rounds.values() for key in row if key.isdecimal()), key=int)
+
+    def each_round(names: str, figure: str) -> list[float]:
+        one, other = ([row[most][figure] for key, row in rounds.items() if key.rpartition(", ")[0] == name]
+                      for name in names.split(" against "))
+        return [a / b for a, b in zip(one, other, strict=False)]
+
+    against = [[name, *(f"{number(row[figure])} ({spread(each_round(name, figure), number)})" for figure in ("rate", "p99"))]
+               for name, row in kept["against"].items()]
     return "\n\n".join([
         "A closed loop of clients with one review each, the ways by turns, three times; latencies in milliseconds. Each way runs with the "
         "setting that had the most answers a second at the most clients.",
         table(["way, clients", *next(iter(kept["table"].values()))], [[name, *row.values()] for name, row in kept["table"].items()]),
-        f"At the most clients, medians: {against}."])
+        f"Ratios with {most} clients: the median of the rounds, and the lowest and the highest.",
+        table(["", "answers a second", "99th percentile of the latency"], against)])
+
+
+def hundred_thousand(found: dict) -> str:
+    counts = found["counts"]
+    lines = {"right": "answered rightly", "wrong": "answered wrongly", "lost": "without any reply", "other": "with another error",
+             "told": "told to come again (429 or 503)", "hung up": "given up by their clients"}
+    return "\n\n".join([
+        f"{counts['sent']:,} requests of {found['clients']} clients in {found['seconds']:,.0f} seconds, while a worker was killed, the "
+        "folder read again, the service restarted on the same socket, and a worker killed again.",
+        table(["what became of them", "requests"], [[said, f"{counts[name]:,}"] for name, said in lines.items()])])
 
 
 def in_use(found: dict) -> str:
@@ -637,6 +655,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "federated": ("Clients that keep their texts", federated),
     "compression": ("Smaller models", compression),
     "serving": ("A service under load", serving),
+    "hundred_thousand": ("What becomes of 100,000 requests", hundred_thousand),
     "in_use": ("Signals in a simulated month", in_use),
     "customer_service": ("Which intent?", customer_service),
     "opinion_monitoring": ("When has opinion turned?", opinion_monitoring),
@@ -665,7 +684,7 @@ def page(folder: Path = FOLDER) -> str:
             found = json.loads((folder / f"results/{name}.json").read_text(encoding="utf-8"))
             script = f"{name}.py" if (folder / f"{name}.py").is_file() else f"../tools/{found['script']}"
             parts += [f"## {title}", written(found), f"{machine_of(found)} [Result](results/{name}.json) · [script]({script})"]
-    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "strangers", "__init__"}
+    measured = {path.stem for path in folder.glob("*.py")} - names - {"common", "rivals", "serving_rivals", "strangers", "__init__"}
     waiting = ", ".join(f"[{name}]({name}.py)" for name in sorted(measured))
     return "\n\n".join([*parts, "## Not measured yet", f"Ready, and tested at small size: {waiting}." if waiting else "Nothing."]) + "\n"
 

@@ -10,7 +10,7 @@ __all__ = ['REFUSALS', 'router', 'ANSWERED', 'HOSTS', 'Service', 'body_of', 'rea
 # %% ../../nbs/serving/app.ipynb #51c93078
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .measures import Measures, log  # first: it says what is missing
@@ -35,6 +35,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     digests: Sequence[bytes] = ()  # of the keys; none: everybody may ask
     ending: bool = False
+    connections: Callable[[], int] = lambda: 0  # how many are open, as the server knows
     measures: Measures = field(default_factory=Measures)
     queue: Queue | None = None
 
@@ -264,8 +265,12 @@ class Around:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
+        app, service = self.app, self.service
+        if service.connections() > service.limits.connections and scope["path"] != "/healthz":
+            app = JSONResponse({"detail": "Too many connections are open"}, 503,
+                               {"Retry-After": "1", "Connection": "close"})
         try:
-            await self.app(scope, receive, sending)
+            await app(scope, receive, sending)
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.service.measures.request(scope["method"], path, status, time.perf_counter() - began)

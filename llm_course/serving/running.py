@@ -54,7 +54,7 @@ def listening(
     except OSError as error:
         raise ValueError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another, or 0 for "
                          "a free one.") from None
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for its own sockets alone
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for sockets that it made
     return listener
 
 
@@ -90,11 +90,12 @@ def server_of(
     config = uvicorn.Config(
         make_app(service, hosts=hosts), log_config=None, access_log=False, lifespan="off", ws="none",
         server_header=False, proxy_headers=False, timeout_keep_alive=75,
-        limit_concurrency=service.limits.connections,
         timeout_graceful_shutdown=int(service.limits.deadline) + 5, backlog=2048)
     config.load()
     config.http_protocol_class = _without_log(config.http_protocol_class)
-    return _Server(config)
+    server = _Server(config)
+    service.connections = lambda: len(server.server_state.connections)
+    return server
 
 
 async def drain(
@@ -195,7 +196,8 @@ def options_of_serve(parser: argparse.ArgumentParser):
     parser.add_argument("--keys", metavar="FILE", help="one key a line; needed beyond this machine")
     parser.add_argument("--workers", type=int, default=1, help="processes that hold the model (1)")
     parser.add_argument("--threads", type=int, default=0, help="of each of them (0: chosen)")
-    parser.add_argument("--loader", default=LOADER, help="module:function that reads the folder")
+    parser.add_argument("--loader", default=LOADER, help="module:function that reads the folder "
+                        "(the one that fits it)")
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help=(
         "another limit; names: " + ", ".join(Limits.__dataclass_fields__)))
     parser.add_argument("--fd", type=int, help="number of an inherited socket that listens")
