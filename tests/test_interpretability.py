@@ -194,7 +194,7 @@ def test_a_classifier_of_three_classes(method):
     """The class of each text is the most probable; its log-odds are against both others, and the numbers of all add up"""
     three = TextClassifier.from_pretrained("tiny-bert", labels=["negative", "neutral", "positive"], seed=3, device="cpu")
     with torch.no_grad():
-        three.model.classifier.weight.mul_(20)  # a head that was never trained is nearly undecided
+        three.model.classifier.out_proj.weight.mul_(20)  # a head that was never trained is nearly undecided
     found = explain(three, TEXTS, method=method, steps=100, samples=60)
     p = three.predict_proba(TEXTS)
     assert found.targets == tuple(p.argmax(1).tolist()) and found.labels == ("negative", "neutral", "positive")
