@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.stats import t as student
 
@@ -88,6 +89,13 @@ def interval(values: list[float]) -> tuple[float, float]:
         return values[0], float("nan")
     width = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.mean(values), width
+
+
+def paired(rows: dict[str, dict], figure: Callable[[dict], Sequence[float] | float], kind: str, other: str) -> list[float]:
+    "The figures of one kind less those of the other, of rows whose names end in the same word, wherever they stand"
+    ends = [key.rpartition(" ")[2] for key in rows if key.rpartition(" ")[0] == kind]
+    pairs = [(rows[f"{kind} {end}"], rows[f"{other} {end}"]) for end in ends if f"{other} {end}" in rows]
+    return [float(gain) for one, base in pairs for gain in np.atleast_1d(np.subtract(figure(one), figure(base)))]
 
 
 def by_kind(rows: dict[str, dict]) -> dict[str, list[dict]]:
@@ -165,9 +173,10 @@ def make_parts(
     alone: Collection[str] = (),  # parts whose rows are made one at a time
     stale: Callable[[str, str, dict], bool] = lambda part, key, rows: False,  # whether a row has to be made anew
 ) -> dict[str, dict[str, dict]]:
-    "Make the rows that are missing; each is kept as it ends, or none in a small try"
+    "Make the rows that are missing; each is kept as it ends, or none in a small try. If none is, the summary is made anew"
     path, context = RESULTS / f"{name}.json", multiprocessing.get_context("spawn")
-    rows = json.loads(path.read_text())["rows"] if path.is_file() and not given.small else {}
+    kept = json.loads(path.read_text()) if path.is_file() and not given.small else {}
+    rows, made = kept.get("rows", {}), False
     for part, wanted in jobs.items():
         if given.part and part not in given.part:
             continue
@@ -178,8 +187,10 @@ def make_parts(
             continue  # no process has to begin
         with context.Pool(1 if part in alone else given.processes) as pool:
             for key, row in pool.imap_unordered(row_made, missing):
-                rows[part][key] = row
+                rows[part][key], made = row, True
                 print(part, key, row, flush=True)
                 if not given.small:
                     keep(name, {"rows": rows, "summary": summary(rows)})
+    if kept and not made:  # the machine stays the one on which they were measured
+        keep(name, {**kept, "rows": rows, "summary": summary(rows)})
     return rows

@@ -17,13 +17,16 @@ without and one with a constraint. The encoder is trained twice through in bfloa
   positive answers to 1,000 test reviews signed with names and in forms that were not in training, from the first list less
   from the second; accuracy is that over both versions.
 
-Each row is written as it ends. Two processes work (or --processes), with one thread each."""
+- summary: means with 95 % intervals over the seeds; the gaps of the seeds with their signs; and by how much an arm's gap and
+  accuracy lie above those of another arm on the same seed (`above`).
+
+Each row is written as it ends; where none is missing the summary is made anew. Two processes work (or --processes), with one thread each."""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import by_kind, interval, make_parts, parser_of_parts, quick_precision
+from common import by_kind, interval, make_parts, paired, parser_of_parts, quick_precision
 from datasets import Dataset
 
 from llm_course.augmenters import augment_dataset
@@ -41,6 +44,7 @@ KNOWN, UNSEEN = ({group: names[start::2] for group, names in CENSUS_NAMES.items(
 SETTINGS = {"penalty": (1.0, 3.0, 10.0), "thresholds by group": (0.75, 0.8, 0.85), "frozen, constraint": (0.02, 0.05, 0.1)}
 ARMS = ("no remedy", "no bias", "weights", "counterfactual copies", "penalty", "thresholds by group", "frozen, no remedy",
         "frozen, constraint")
+BASES = ("no remedy", "no bias", "frozen, no remedy")  # what the others are held against
 
 
 class Sizes(NamedTuple):
@@ -163,10 +167,19 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
-    "Means and 95 % intervals over seeds; of a gap its size"
-    made = by_kind(rows.get("remedies", {}))
-    return {figure: {arm: interval([abs(row[figure]) for row in made[arm]]) for arm in ARMS if arm in made}
-            for figure in ("gap", "accuracy")}
+    "Means and 95 % intervals over seeds, of a gap its size; and of what lies between two arms, seed by seed"
+    some = rows.get("remedies", {})
+    made, seeds = by_kind(some), sorted({key.rpartition(" ")[2] for key in some}, key=int)
+
+    def above(other: str, figure: str) -> dict[str, tuple[float, float]]:
+        apart = {arm: paired(some, lambda row: abs(row[figure]), arm, other) for arm in ARMS if arm in made and arm != other}
+        return {arm: interval(values) for arm, values in apart.items() if values}
+
+    return {**{figure: {arm: interval([abs(row[figure]) for row in made[arm]]) for arm in ARMS if arm in made}
+               for figure in ("gap", "accuracy")},
+            "gaps of the seeds": {arm: [some[f"{arm} {seed}"]["gap"] for seed in seeds if f"{arm} {seed}" in some]
+                                  for arm in ARMS if arm in made},
+            "above": {other: {figure: above(other, figure) for figure in ("gap", "accuracy")} for other in BASES}}
 
 
 def main():

@@ -9,20 +9,23 @@ The classifier is the baseline of the lessons; the reviews are of its test set, 
 
 - completeness: how far the numbers of integrated gradients are from the change that they share out, for several numbers
   of steps: the share of reviews within 1 % of it, and the mean and the largest difference.
-- faithfulness: comprehensiveness and sufficiency of each method, and of a random order; means with 95 % intervals.
-- shuffled: the rank correlation of explanations before and after the weights were shuffled.
+- faithfulness: comprehensiveness and sufficiency of each method, and of a random order (one deal for each review), each the
+  mean over the shares deleted; means with 95 % intervals, and by how much a method's lie above those of a random order, and of
+  Shapley values, on the same review (`above`).
+- shuffled: the rank correlation of explanations before and after the weights were shuffled, on the first half of the reviews.
 - planted: a word stands in each text of one class, labels are drawn by lot; how often each method puts it first. Several
   seeds, each with texts, labels, places and a start of their own, of a tiny model and of the bundled encoder.
 
-Each row is written as it ends. Two processes work (or --processes), with one thread each.
+Each row is written as it ends; where none is missing the summary is made anew. Two processes work (or --processes), with one thread each.
 """
 
 import json
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
-from common import by_kind, interval, make_parts, parser_of_parts
+from common import by_kind, interval, make_parts, paired, parser_of_parts
 
 from llm_course.data import LABELS, load_dataset
 from llm_course.fine_tuning import baseline_classifier, fine_tune
@@ -139,7 +142,7 @@ def joined(rows: list[dict], figure: str) -> np.ndarray:
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means with 95 % intervals over reviews; of planted words mean, lowest and highest of the trainings"
-    found, kinds = {part: {} for part in WORK}, {part: by_kind(rows.get(part, {})) for part in WORK}
+    found, kinds = {part: {} for part in (*WORK, "above")}, {part: by_kind(rows.get(part, {})) for part in WORK}
     for steps, some in kinds["completeness"].items():
         missing, change = (np.abs(joined(some, name)) for name in ("missing", "change"))
         found["completeness"][steps] = {"within 1 %, of 100": round(100 * float((missing <= 0.01 * change).mean()), 1),
@@ -149,6 +152,12 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         values = {name: joined(some, name).tolist() for name in ("comprehensiveness", "sufficiency")}
         found["faithfulness"][method] = {**{name: interval(each) for name, each in values.items()},
                                          "reviews": len(values["sufficiency"])}
+    for other in (RANDOM, "shapley"):
+        for method in kinds["faithfulness"]:
+            apart = {name: paired(rows["faithfulness"], itemgetter(name), method, other) if method != other else []
+                     for name in ("comprehensiveness", "sufficiency")}
+            if all(apart.values()):
+                found["above"].setdefault(other, {})[method] = {name: interval(each) for name, each in apart.items()}
     for method, some in kinds["shuffled"].items():
         values = joined(some, "correlation")
         values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike

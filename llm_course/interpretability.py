@@ -242,7 +242,7 @@ def explain(
     method: str = "shapley",  # a key of METHODS
     target: int | str | None = None,  # the class to explain; None: for each text the most probable one
     baselines: Sequence[Sequence[int]] | None = None,  # N lists of token ids; None: words become [MASK]
-    steps: int = 32,  # of integrated gradients, at least 1
+    steps: int = 32,  # of integrated gradients, at least 1; read `missing`: where it is large, ask 64 or more
     samples: int = 200,  # questions that lime and shapley ask of a text, about; at least 1
     batch_size: int = 32,  # most texts of a batch, at least 1
     seed: int = 0,  # of what lime and shapley draw

@@ -1,6 +1,10 @@
 """Fairness from outside: what is refused and how, edges, and equality with fairlearn, scipy and the formulas."""
 
+import importlib
 import itertools
+import json
+from argparse import Namespace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -446,3 +450,59 @@ def test_no_other_module_needs_fairlearn():
 def test_datasets_without_a_group_are_not_taken_for_planted_ones():
     with pytest.raises(ValueError, match="2 targets and 0 groups"):
         balancing_weights([1, 0], Dataset.from_dict({"group": []})["group"][:])
+
+
+# --- the benchmark
+
+def test_the_benchmark_compares_arms_seed_by_seed(monkeypatch):
+    """Wherever their rows stand, and gaps by their size; a seed that one of two arms lacks is left out"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("fairness")
+    assert benchmark.__file__ == str(ROOT / "benchmarks/fairness.py")
+
+    def row(gap: float, accuracy: float) -> dict:
+        return {"gap": gap, "accuracy": accuracy}
+
+    rows = {"no remedy 0": row(0.5, 0.6), "no remedy 1": row(0.7, 0.5), "weights 1": row(0.1, 0.8), "weights 0": row(-0.1, 0.8),
+            "frozen, no remedy 0": row(0.2, 0.7), "frozen, constraint 2": row(0.1, 0.7)}
+    found = benchmark.summary({"remedies": rows})
+    assert found["gap"]["weights"] == pytest.approx((0.1, 0)) and found["gaps of the seeds"]["weights"] == [-0.1, 0.1]
+    assert set(found["above"]["no remedy"]["accuracy"]) == {"weights", "frozen, no remedy"}
+    mean, reach = found["above"]["no remedy"]["accuracy"]["weights"]
+    assert mean == pytest.approx(0.25) and reach == pytest.approx(12.7062 * np.std([0.2, 0.3], ddof=1) / np.sqrt(2), rel=1e-4)
+    assert found["above"]["no remedy"]["gap"]["weights"][0] == pytest.approx(-0.5)
+    assert found["above"]["frozen, no remedy"]["gap"]["weights"][0] == pytest.approx(-0.1)
+    assert found["above"]["no bias"] == {"gap": {}, "accuracy": {}} == benchmark.summary({})["above"]["no remedy"]
+
+
+@pytest.mark.parametrize("name", ["fairness", "interpretability"])
+def test_the_summary_is_that_of_the_rows(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module(name)
+    found = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    flat = pd.json_normalize(json.loads(json.dumps(benchmark.summary(found["rows"])))).iloc[0]
+    kept = pd.json_normalize(found["summary"]).iloc[0]
+    assert [*flat.index] == [*kept.index]
+    for key in flat.index:
+        np.testing.assert_allclose(flat[key], kept[key], atol=1e-9, err_msg=key)
+
+
+class Nothing(NamedTuple):
+    "Sizes of a benchmark that trains nothing"
+
+
+def test_complete_rows_get_a_new_summary(tmp_path, monkeypatch):
+    """Nothing is made, the machine stays, and a small try writes nothing"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    common = importlib.import_module("common")
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    old = {"machine": {"cores": 1}, "rows": {"part": {"a 0": {"x": 1.0}}}, "summary": {"old": 1}, "note": "kept"}
+    (tmp_path / "some.json").write_text(json.dumps(old))
+
+    def run(small: bool):
+        given = Namespace(part=None, small=small, rows="never", processes=1)
+        common.make_parts("some", given, Nothing(), {"part": {"a 0": ()}}, {}, lambda rows: {"new": len(rows.get("part", {}))})
+        return json.loads((tmp_path / "some.json").read_text())
+
+    assert run(True) == old
+    assert run(False) == {**old, "summary": {"new": 1}}

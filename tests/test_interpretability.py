@@ -1,6 +1,7 @@
 """Explanations from outside: what is refused, equality with Captum, all kinds of models, and the benchmark at small size."""
 
 import copy
+import importlib
 import sys
 import warnings
 from functools import lru_cache
@@ -188,6 +189,37 @@ def test_of_two_classes_one_is_the_other_turned_round():
         np.testing.assert_allclose(one.values, [-value for value in two.values], atol=1e-4)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_classifier_of_three_classes(method):
+    """The class of each text is the most probable; its log-odds are against both others, and the numbers of all add up"""
+    three = TextClassifier.from_pretrained("tiny-bert", labels=["negative", "neutral", "positive"], seed=3, device="cpu")
+    with torch.no_grad():
+        three.model.classifier.out_proj.weight.mul_(20)  # a head that was never trained is nearly undecided
+    found = explain(three, TEXTS, method=method, steps=100, samples=60)
+    p = three.predict_proba(TEXTS)
+    assert found.targets == tuple(p.argmax(1).tolist()) and found.labels == ("negative", "neutral", "positive")
+    np.testing.assert_allclose(found.values, p.max(1).values.logit(), atol=1e-4)
+    if method in ("shapley", "integrated gradients"):
+        assert np.abs(found.missing).max() < 0.02
+    named, numbered = (explain(three, TEXTS, method=method, target=target, samples=60) for target in ("neutral", 1))
+    for ours, theirs in zip(named.scores, numbered.scores, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(named.values, p[:, 1].logit(), atol=1e-4)
+    after = after_deletion(three, named, (0.5, 1.0))
+    assert after.shape == (3, 2) and np.allclose(after[:, 1], three.predict_proba(
+        [text.without(range(len(text.words))) for text in named.texts])[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_numbers_of_three_classes_equal_captums(target):
+    three = TextClassifier.from_pretrained("tiny-bert", labels=["negative", "neutral", "positive"], device="cpu")
+    read, ids, ground = ends(three, TEXTS[1])
+    theirs = captum.attr.LayerIntegratedGradients(forward(three, target), input_embeddings(three.model)).attribute(
+        ids, ground, n_steps=16, method="riemann_middle").sum(-1)[0]
+    found = explain(three, [TEXTS[1]], method="integrated gradients", target=target, steps=16)
+    np.testing.assert_allclose(found.scores[0], [theirs[list(tokens)].sum().item() for tokens in read.tokens], atol=1e-4)
+
+
 def test_a_word_that_was_cut_off_counts_nothing():
     classifier = TextClassifier.from_pretrained("tiny-bert", labels=LABELS, device="cpu", max_length=6)
     with warnings.catch_warnings():
@@ -254,6 +286,24 @@ def test_the_benchmark_runs_whole_at_small_size():
     assert {line.split()[0] for line in output.splitlines() if line.strip()} >= {
         "completeness", "faithfulness", "shuffled", "planted", "summary"}
     assert (RESULT.read_bytes() if RESULT.is_file() else None) == before
+
+
+def test_the_benchmark_compares_methods_review_by_review(monkeypatch):
+    """Of the same block, wherever its row stands; a block that one of two methods lacks is left out"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("interpretability")
+    assert benchmark.__file__ == str(ROOT / "benchmarks/interpretability.py")
+
+    def row(*values: float) -> dict:
+        return {"comprehensiveness": [*values], "sufficiency": [-value for value in values]}
+
+    rows = {"faithfulness": {"shapley 0": row(0.5, 0.7), "shapley 50": row(0.4), "random order 50": row(0.1),
+                             "random order 0": row(0.2, 0.3), "lime 0": row(0.4, 0.5)}}
+    found = benchmark.summary(rows)["above"]
+    assert found["random order"]["shapley"]["comprehensiveness"][0] == pytest.approx((0.3 + 0.4 + 0.3) / 3)
+    assert found["random order"]["lime"]["sufficiency"][0] == pytest.approx(-0.2)
+    assert found["shapley"]["lime"]["comprehensiveness"][0] == pytest.approx(-0.15)
+    assert "shapley" not in found["shapley"] and benchmark.summary({})["above"] == {}
 
 
 def test_what_cannot_be_hidden_or_deleted_is_refused():
