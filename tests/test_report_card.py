@@ -1,4 +1,4 @@
-"""The report card from outside: kills, refusals, rows that cannot be run, bars, and the script that works."""
+"""The report card from outside: kills, refusals, rows that cannot be run, bars, and the benchmark."""
 
 import json
 import os
@@ -7,19 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import NBS, ROOT, cells_of, tiny_classifier
+from conftest import NBS, ROOT, cells_of, run_tool, tiny_classifier
 
+from llm_course.counterfactuals import NAME_FRAMES, written_sentences
 from llm_course.evaluation import evaluate
 from llm_course.intervals import wilson_interval
-from llm_course.report_card import ROWS, Bar, Found, Given, confidence_of_each, report_card, side_by_side, verdict
+from llm_course.report_card import ROWS, Bar, Found, Given, Line, ReportCard, confidence_of_each, report_card, side_by_side
+from llm_course.report_card import verdict
 from llm_course.reporting.given import RESAMPLES
-from llm_course.reporting.page import plot_cards
+from llm_course.reporting.page import from_bar, plot_cards
 
 LESSON = NBS / "lessons/59_report_card.ipynb"
+RESULT = ROOT / "benchmarks/results/report_card.json"
 TEXTS = ["A good film.", "A bad film, and too long.", "Dull and silly!", "So fine a story.", "No.", "Yes, it is great."]
 TEST = {"text": TEXTS, "label": [1, 0, 0, 1, 0, 1]}
 DATA = {"train": {"text": [f"{text} Really." for text in TEXTS], "label": TEST["label"]},
@@ -108,7 +111,7 @@ def test_the_folder_of_another_card_is_refused(tmp_path, change, said):
 
 @pytest.mark.parametrize(("change", "error", "said"), [
     ({"rows": ["speed"]}, ValueError, "row must be one of"),
-    ({"rows": []}, ValueError, "a row at least"),
+    ({"rows": []}, ValueError, "at least one row"),
     ({"bars": {"evaluate": 0.6}}, ValueError, "must be Bar"),
     ({"bars": {"evaluate": (0.9, 0.1)}}, ValueError, "least before its most"),
     ({"texts": {"evaluate": 1}}, ValueError, "texts"),
@@ -196,7 +199,21 @@ def test_the_verdict_is_that_of_the_interval():
         assert verdict(found, Bar(least)) == expected
         mirrored = Found(-value, -high, -low)
         assert verdict(mirrored, Bar(most=-least)) == expected
-    assert verdict(Found(0, -9, 9), Bar(-1, 1)) == "open"
+
+
+def test_the_verdict_against_a_bar_with_two_ends_asks_whether_interval_and_bar_meet():
+    assert verdict(Found(0, -9, 9), Bar(-1, 1)) == verdict(Found(-0.12, -0.3, 0.11), Bar(-0.1, 0.1)) == "open"
+    generator, seen = np.random.default_rng(0), set()
+    for _ in range(500):
+        (low, value, high), (least, most) = np.sort(generator.random(3)), np.sort(generator.random(2))
+        found, bar = Found(value, low, high), Bar(least, most)
+        inside = [bar.margin(point) >= 0 for point in np.linspace(low, high, 2001)]
+        expected = "passed" if all(inside) else "open" if low <= most and high >= least else "failed"
+        assert verdict(found, bar) == expected and (any(inside) <= (expected != "failed"))
+        middle, worst, best = from_bar(found, bar)
+        assert worst <= middle <= best and (expected != "passed" or worst >= 0) and (expected != "failed" or best <= 0)
+        seen.add((expected, value < least, value > most))
+    assert {("open", True, False), ("open", False, True), ("open", False, False)} <= seen
 
 
 def test_two_cards_are_compared_on_the_same_texts_only(tmp_path):
@@ -204,37 +221,59 @@ def test_two_cards_are_compared_on_the_same_texts_only(tmp_path):
              for seed in (0, 1)]
     table = side_by_side(*cards)
     right = [np.mean(card["evaluate"].found.right) for card in cards]
-    assert table.loc["evaluate", "second less first"].startswith(f"{right[1] - right[0]:.1%}")
+    assert table.loc["evaluate", "second less first"].startswith(f"{100 * (right[1] - right[0]):+.1f} points")
     assert table["p"].notna().sum() == 2
     others = report_card(tiny_classifier(), DATA, tmp_path / "2", rows=QUICK, texts=FEW, seed=2)
     with pytest.raises(ValueError, match="not measured on the same texts"):
         side_by_side(cards[0], others)
 
 
-def script_of_the_lesson() -> str:
-    "The two cells below the heading of the script that works"
-    cells = cells_of(LESSON)
-    place = next(place for place, cell in enumerate(cells) if "def train_sentiment" in cell)
-    return f"{cells[place - 1]}\n\n{cells[place]}"
+def test_the_gap_that_may_be_largest_is_shown(tmp_path, monkeypatch):
+    gaps = pd.DataFrame({"gap": [0.03, -0.02], "low": [-0.01, -0.19], "high": [0.07, 0.15], "names": [12, 12]},
+                        ["women's list less men's list", "white list less black list"])
+    monkeypatch.setattr("llm_course.fairness.group_gaps", lambda *_, **__: gaps)
+    card = report_card(tiny_classifier(), DATA, tmp_path, rows=["fairness"], texts=FEW)
+    assert (card["fairness"].found.low, card["fairness"].verdict) == (-0.19, "open")
+    words = len(written_sentences({"a": ["x"]}, NAME_FRAMES[:4]))
+    assert f"{12 * words} sentences with 12 names" in card["fairness"].found.told
 
 
-def test_the_script_that_works_runs_alone_saves_and_comes_out_again(tmp_path):
-    path = tmp_path / "sentiment.py"
-    call = ("\n\nif __name__ == '__main__':\n    import sys\n"
-            "    print(train_sentiment(sys.argv[1], texts=64, epochs=1)[1])\n")
-    path.write_text(script_of_the_lesson() + call)
-    outputs = [subprocess.run([sys.executable, str(path), str(tmp_path / folder)], env=RULES, text=True, timeout=300,
-                              capture_output=True, check=True).stdout for folder in ("first", "second")]
-    assert outputs[0] == outputs[1] and "validation loss" in outputs[0]
-    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("first", "second")]
-    assert weights[0] == weights[1]
+def test_a_service_is_asked_what_the_classifier_says_of_one_text_at_a_time(tmp_path, monkeypatch):
+    classifier, sizes = tiny_classifier(), []
+    real = type(classifier).predict
+    monkeypatch.setattr(type(classifier), "predict", lambda self, texts: sizes.append(len(texts)) or real(self, texts))
+    assert report_card(classifier, DATA, tmp_path, rows=["serve"], texts=FEW)["serve"].found
+    assert set(sizes) == {1}
 
 
-def test_the_faulty_script_is_python_and_is_never_run():
-    cell = next(cell for cell in cells_of(LESSON) if cell.startswith("script = '''"))
-    script = cell.split("'''")[1]
-    compile(script, "script", "exec")
-    for fault in ("BucketIterator", "squeeze(1)", "BCEWithLogitsLoss", "dtype=torch.float", "binary_accuracy",
-                  "run(test_iterator", "/ len(iterator)"):
-        assert fault in script
-    assert "attention_mask" not in script and "exec(script" not in Path(LESSON).read_text()
+def test_paired_intervals_are_corrected_for_their_number(tmp_path):
+    def card(name: str, *right: tuple) -> ReportCard:
+        lines = [Line(f"row {place}", "13_evaluation", "accuracy", "open", Bar(0.5), Found(np.mean(some), 0, 1, right=some))
+                 for place, some in enumerate(right)]
+        return ReportCard(name, 0.95, tuple(lines), "same texts")
+
+    zeros, ones = (0,) * 60, (1,) * 12 + (0,) * 48
+    one, three = (side_by_side(card("a", *[zeros] * count), card("b", *[ones] * count)) for count in (1, 3))
+    assert three.loc["row 0", "p"] == pytest.approx(3 * one.loc["row 0", "p"])
+    widths = [np.diff([*map(float, re.findall(r"[+-][\d.]+", table.loc["row 0", "second less first"])[1:])])[0]
+              for table in (one, three)]
+    assert widths[1] > widths[0] > 0
+
+
+def test_the_bars_of_the_card_are_those_that_the_lesson_explains():
+    said = next(cell for cell in cells_of(LESSON, "markdown") if "How the bars were set" in cell)
+    ends = {name: tuple(row.bar) for name, row in ROWS.items()}
+    assert ends["choose"] == ends["explain"] == (0, None) and "*choose*, *explain*" in said
+    assert ends["evaluate"] == (0.6, None) and ends["attack"] == ends["defend"] == (0.3, None) and "60 %" in said
+    assert ends["fine-tune"] == ends["calibrate"] == (None, 0.1) and ends["fairness"] == (-0.1, 0.1)
+    assert ends["prepare"] == (None, 0.05) and ends["compress"] == (0.95, None)
+    assert ends["protect"] == (None, 0.2) and ends["serve"] == (None, 0.25)
+
+
+def test_the_benchmark_runs_whole_at_small_size_and_writes_nothing():
+    before = RESULT.read_bytes() if RESULT.is_file() else None
+    output = run_tool(sys.executable, ROOT / "benchmarks/report_card.py", "--small", timeout=600, OMP_NUM_THREADS="1",
+                      PYTHONWARNINGS="ignore", HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT))
+    assert [line.split()[:3] for line in output.splitlines() if line.startswith("cards ")] == [
+        ["cards", kind, seed] for seed in "12" for kind in ("plain", "defended")]
+    assert "'seeds': 2" in output and (RESULT.read_bytes() if RESULT.is_file() else None) == before

@@ -6,7 +6,9 @@
 __all__ = ['LESSON']
 
 # %% ../../nbs/answers/report_card.ipynb #30750bf6
+import math
 from itertools import product
+from statistics import NormalDist
 
 import numpy as np
 
@@ -18,61 +20,65 @@ LESSON = 59
 
 # %% ../../nbs/answers/report_card.ipynb #b5ca6f26
 @exercise(
-    "mean of means",
+    "two ends",
     LESSON,
-    "A batch of three texts must count three times as much as a batch of one.",
-    "The sum of a batch's losses is its mean times its size.",
-    "Leave out batches of size 0 before you multiply: their mean is None.",
+    "An end that is None is as good as minus or plus infinity.",
+    "Passed: low and high both lie from least to most.",
+    "Failed: no value from low to high lies from least to most. When is that? Only if all of it is below "
+    "least, or all of it above most.",
 )
-def _mean_of_means(answer):
-    cases = (([0.2, 1.0], [3, 1], 0.4), ([0.5], [7], 0.5), ([1.0, 3.0], [4, 4], 2.0),
-             ([0.2, None, 1.0], [3, 0, 1], 0.4))
-    for means, sizes, expected in cases:
-        found = number_of(ask(answer, means, sizes))
-        if found is None:
-            raise Wrong(f"I expected a number for the means {means} of {sizes} texts.")
-        rough = float(np.mean([mean or 0 for mean in means]))
-        if abs(found - rough) < 1e-6 < abs(found - expected):
-            raise Wrong(f"{found:g} is the mean of the means {means}. With {sizes} texts it is {expected:g}: "
-                        "a batch counts as often as it has texts.")
-        if abs(found - expected) > 1e-6:
-            raise Wrong(f"For the means {means} of {sizes} texts I expected {expected:g}, and got {found:g}.")
+def _two_ends(answer):
+    cases = (
+        (0.61, 0.69, 0.6, None, "passed", "All of it lies above the bar."),
+        (0.61, 0.69, 0.7, None, "failed", "All of it lies below the bar."),
+        (0.61, 0.69, 0.65, None, "open", "The bar lies inside of it."),
+        (0.05, 0.09, None, 0.1, "passed", "A bar may be one that must not be passed."),
+        (0.11, 0.2, None, 0.1, "failed", "All of it lies above what is allowed at most."),
+        (0.05, 0.2, None, 0.1, "open", "The bar lies inside of it."),
+        (-0.05, 0.02, -0.1, 0.1, "passed", "All of it lies between the ends of the bar."),
+        (0.12, 0.3, -0.1, 0.1, "failed", "All of it lies above the upper end of the bar."),
+        (-0.3, -0.12, -0.1, 0.1, "failed", "All of it lies below the lower end of the bar."),
+        (0.05, 0.3, -0.1, 0.1, "open", "The upper end of the bar lies inside of it."),
+        (-0.3, 0.05, -0.1, 0.1, "open", "The lower end of the bar lies inside of it."),
+        (-0.3, 0.11, -0.1, 0.1, "open", "Both its ends are outside, and yet it covers all that is good."),
+        (0.6, 0.7, 0.6, None, "passed", "At least 60 % is reached by 60 %."),
+        (0.5, 0.6, 0.6, None, "open", "Its upper end reaches the bar."),
+        (-0.1, 0.2, 0.0, None, "open", "A bar of 0 is a bar."),
+    )
+    for low, high, least, most, expected, reason in cases:
+        found = ask(answer, low, high, least, most)
+        if found != expected:
+            raise Wrong(f"For the interval [{low}, {high}] and a bar from {least} to {most} I expected "
+                        f"{expected!r}, and got {shown(found)}. {reason}")
 
 # %% ../../nbs/answers/report_card.ipynb #5d1c06bc
-def _names(answer: object, script: str) -> set[str]:
-    "What the answer says of a script; Wrong where that is no set of names"
-    found = plain(ask(answer, script))
-    kinds = (set, frozenset, list, tuple)
-    if not isinstance(found, kinds) or not all(isinstance(name, str) for name in found):
-        raise Wrong(f"I expected a set of names, and got {shown(found)}.")
-    return set(found)
-
-
 @exercise(
-    "never made",
+    "texts to decide",
     LESSON,
-    "ast.parse(script).body holds the statements, and statement_of tells what each binds and uses.",
-    "Unite all that is bound, and all that is used. What is the difference?",
-    "dir(builtins) holds Python's own names.",
+    "Write down when the bar lies just at the end: the distance of share and bar is z standard errors.",
+    "Solve |share - bar| = z sqrt(bar (1 - bar) / n) for n.",
+    "NormalDist().inv_cdf((1 + confidence) / 2) of the module statistics is z. Where share and bar are "
+    "equal there is no such n, so it is math.inf.",
 )
-def _never_made(answer):
-    cases = (
-        ("print(len([1]))", set(), "print and len are Python's own."),
-        ("import math\nfrom os import path as p\nmath.pi, p", set(),
-         "An import makes a name, the one behind as."),
-        ("def f(a, *, b=2):\n    c = a + b\n    return [d for d in c]", set(),
-         "Arguments, and what a function or a loop binds, are made inside."),
-        ("x = y", {"y"}, "y is used and never made."),
-        ("def train(rows):\n    for row in rows:\n        optimizer.step(row)", {"optimizer"},
-         "Names inside of functions count as well."),
-        ("def f():\n    return later\nlater = 1\nf()", set(), "later is made before f runs."),
-        ("words = 'a device'  # criterion\nprint(words)", set(),
-         "What stands in a string or a remark is no name."),
-    )
-    for script, expected, reason in cases:
-        if (found := _names(answer, script)) != expected:
-            raise Wrong(f"For the script {script!r} I expected {shown(expected or 'no name')}, and got "
-                        f"{shown(sorted(found) or 'no name')}. {reason}")
+def _texts_to_decide(answer):
+    for share, bar, confidence in ((0.65, 0.6, 0.95), (0.65, 0.6, 1 - 0.05 / 12), (0.08, 0.3, 0.99),
+                                   (0.9, 0.95, 0.9), (0.62, 0.6, 0.95)):
+        z = NormalDist().inv_cdf((1 + confidence) / 2)
+        expected = math.ceil(z**2 * bar * (1 - bar) / (share - bar) ** 2)
+        found = number_of(ask(answer, share, bar, confidence))
+        given = f"For a share of {share}, a bar of {bar} and a confidence of {confidence:.4g}"
+        if found is None or not math.isfinite(found) or found != int(found):
+            raise Wrong(f"{given} I expected a whole number of texts, and got {shown(found)}.")
+        of_the_share = math.ceil(z**2 * share * (1 - share) / (share - bar) ** 2)
+        if abs(found - of_the_share) <= 1 < abs(found - expected):
+            raise Wrong(f"{given} I expected {expected}. {found:g} takes the standard error of the share; "
+                        "Wilson takes that of the bar.")
+        if found != expected:
+            more = " Round up: with fewer the interval still holds the bar." if found == expected - 1 else ""
+            raise Wrong(f"{given} I expected {expected}, and got {found:g}.{more}")
+    if number_of(found := ask(answer, 0.6, 0.6, 0.95)) != math.inf:
+        raise Wrong("A share that equals its bar stays open however many texts there are. I expected "
+                    f"math.inf, and got {shown(found)}.")
 
 # %% ../../nbs/answers/report_card.ipynb #39538c13
 def _drawn_card(generator: np.random.Generator) -> tuple[dict[str, float], dict[str, float], float]:
@@ -109,8 +115,8 @@ def _reached(answer: object, seed: int) -> list[float]:
     "what to run",
     LESSON,
     "A row of little worth that takes long keeps out three others.",
-    "Sort by worth for a second, and take what still fits: that comes close.",
-    "Twelve rows have 4,096 choices. Try them all, or drop those that another beats in time and worth.",
+    "What does a second of each row bring? And what may still be taken when one does not fit?",
+    "Twelve rows have 4,096 choices, so the best can be found by trying them all.",
 )
 def _what_to_run(answer):
     shares = _reached(answer, 59)
@@ -131,20 +137,20 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "Twelve intervals shall hold together with 95 %. How sure must each be?",
+        "Twelve intervals should hold together with 95 %. How sure must each be?",
         (
-            ("95 %, for each is about another question", "Then some card in four has a false pass."),
-            ("95 % to the power of twelve, about 54 %", "That is how sure all twelve of 95 % would be."),
+            ("95 %, for each is about another question", "Then up to three cards of ten have a false pass."),
+            ("95 % to the power of twelve, about 54 %", "So sure are twelve independent ones of 95 %."),
             ("About 99.6 %: a twelfth of 5 % may miss", "Yes, and no independence is needed."),
         ),
         2,
     ),
     Question(
-        "An attack leaves 60 of 100 right. What is known of accuracy under this kind of change?",
+        "An attack leaves 60 of 100 texts right. What is known of these texts under this kind of change?",
         (
-            ("It is 60 % at most: another search may do more", "Yes. A proof bounds it from below."),
-            ("It is 60 % at least: these texts were held", "They were held against this search only."),
-            ("It is 60 %, give or take the interval", "The interval speaks of texts, not of other attacks."),
+            ("At most 60 of them hold: another search may do more", "Yes. A proof bounds it from below."),
+            ("At least 60 of them hold: these were tried", "They held against this search only."),
+            ("60 of them hold, give or take the interval", "It speaks of other texts, not of other attacks."),
         ),
         0,
     ),
@@ -158,12 +164,12 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "Which of these faults of a script raises an error by itself?",
+        "One classifier passes a row, and another is open there. Which is better at it?",
         (
-            ("A binary loss of two logits and one label", "Yes: the shapes do not fit."),
-            ("A batch without its attention mask", "Padding is read like words, and nothing is said."),
-            ("Loss averaged over unequal batches", "The number is another one, and looks the same."),
+            ("The first, for its whole interval passed", "Their numbers may lie a hair apart, on both sides of the bar."),
+            ("Neither: open means that they are equal", "Open means that the interval holds the bar."),
+            ("Not known: compare them on the same texts", "Yes, by the paired difference."),
         ),
-        0,
+        2,
     ),
 )

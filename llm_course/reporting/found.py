@@ -60,7 +60,7 @@ class Found:
 
 # %% ../../nbs/reporting/found.ipynb #da573136
 class Bar(NamedTuple):
-    "What a number has to reach; none of both ends is no bar"
+    "What a number has to reach; with neither end there is no bar"
 
     least: float | None = None
     most: float | None = None
@@ -75,6 +75,14 @@ class Bar(NamedTuple):
         ends = [value - self.least] if self.least is not None else []
         ends += [self.most - value] if self.most is not None else []
         return min(ends, default=math.inf)
+
+    def margins(self, low: float, high: float) -> tuple[float, float]:
+        "The least and the greatest margin of the values from low to high"
+        tried = [low, high]
+        if None not in self and low < (middle := sum(self) / 2) < high:
+            tried.append(middle)  # between two ends what lies in the middle is furthest inside
+        margins = [self.margin(value) for value in tried]
+        return min(margins), max(margins)
 
 
 def checked_bar(

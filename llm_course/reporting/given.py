@@ -123,7 +123,7 @@ class Row(NamedTuple):
     bar: Bar
     texts: int  # that are taken
     answers: float  # that the classifier gives for each of them, about
-    fixed: float = 0.0  # seconds beside that, about
+    fixed: float = 0.0  # seconds besides, about
 
     def seconds(self, answer: float) -> float:
         "What it will take, where one answer takes so long"
@@ -141,7 +141,7 @@ def chosen_rows(
     for name in [*rows, *bars, *texts]:
         checked_choice("row", name, known)
     if not rows:
-        raise ValueError(f"A card needs a row at least: {', '.join(known)}")
+        raise ValueError(f"A card needs at least one row: {', '.join(known)}")
     found = [row for name, row in known.items() if name in rows]
     return [row._replace(bar=checked_bar(row.name, bars.get(row.name, row.bar)),
                          texts=checked_count("texts", texts.get(row.name, row.texts), 2)) for row in found]
@@ -149,7 +149,7 @@ def chosen_rows(
 
 def seconds_of_an_answer(
     given: Given,
-    texts: int = 32,  # of the trial
+    texts: int = 128,  # of the trial
 ) -> float:
     "A small trial: what one text takes in a batch, the better of two times"
     part = next(name for name in PARTS if name in given.data)

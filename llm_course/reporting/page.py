@@ -7,7 +7,6 @@ __all__ = ['LESSONS', 'REACH', 'ReportCard', 'from_bar', 'plot_cards']
 
 # %% ../../nbs/reporting/page.ipynb #7828580b
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class _Lines:
         rows = {line.name: {
             "what is measured": line.what, "number": str(line.found) if line.found else "",
             "bar": line.bar.written(line.found.unit) if line.found else "", "verdict": line.verdict,
-            "seconds": line.seconds, "thought": line.estimate} for line in self.lines}
+            "seconds": line.seconds, "estimate": line.estimate} for line in self.lines}
         return pd.DataFrame(rows).T
 
 # %% ../../nbs/reporting/page.ipynb #4baec509
@@ -81,13 +80,15 @@ class ReportCard(_Lines):
 
     def to_markdown(self) -> str:
         "For a file that people read"
-        lines = [f"# {self.name}", "", f"{self.passed} of {len(self.lines)} rows passed. All intervals hold "
-                 f"together with {self.confidence:.0%}. A row that was not measured has not passed.", "",
-                 "| Row | What is measured | Number | Bar | Verdict | Price | Lesson |", "|" + "---|" * 7]
+        lines = [f"# {self.name}", "", f"{self.passed} of {len(self.lines)} rows passed. The intervals are "
+                 f"made to hold together with {self.confidence:.0%}; those from resampled texts do so "
+                 "roughly. A row that was not measured has not passed.", "",
+                 "| Row | What is measured | Number | Bar | Verdict | Took | Estimate | Lesson |",
+                 "|" + "---|" * 8]
         for line in self.lines:
             bar = line.bar.written(line.found.unit) if line.found else ""
             cells = (line.name, line.what, str(line.found or ""), bar, line.verdict, _priced(line.seconds),
-                     f"[{line.lesson[:2]}]({LESSONS.format(line.lesson)})")
+                     _priced(line.estimate), f"[{line.lesson[:2]}]({LESSONS.format(line.lesson)})")
             lines.append("|" + "".join(f" {_safe(cell)} |" for cell in cells))
         notes = [f"- **{line.name}**: {_safe(line.reason or line.found.told)}" for line in self.lines
                  if line.reason or (line.found and line.found.told)]
@@ -106,24 +107,18 @@ def from_bar(
     bar: Bar,
 ) -> tuple[float, float, float] | None:  # value, low, high; None without a bar
     "How far number and interval lie on the good side of the bar, in halves of the interval"
-    half = max((found.high - found.low) / 2, 1e-9)
-    ends = sorted(bar.margin(value) for value in (found.low, found.high))
-    if math.isinf(ends[0]):
+    if bar == Bar():
         return None
-    middle = bar.margin(found.value)
-    return tuple(float(np.clip(part / half, -REACH, REACH)) for part in (middle, *_widest(ends, middle)))
-
-
-def _widest(ends: Sequence[float], middle: float) -> tuple[float, float]:
-    "Both ends with the number between them: of a bar with two ends the middle may lie furthest inside"
-    return min(ends[0], middle), max(ends[1], middle)
+    half = max((found.high - found.low) / 2, 1e-9)
+    margins = bar.margin(found.value), *bar.margins(found.low, found.high)
+    return tuple(float(np.clip(margin / half, -REACH, REACH)) for margin in margins)
 
 
 def plot_cards(
     cards: Sequence[ReportCard],  # with the same lines, one or two
     ax: Axes | None = None,  # axes to draw on; new ones if None
 ) -> Axes:
-    "Each number against its bar: on the right of the line it passed, on the left it failed"
+    "Each number against its bar: filled where it passed, hollow where it is open, a cross where it failed"
     names = [line.name for line in cards[0].lines]
     if any([line.name for line in card.lines] != names for card in cards):
         raise ValueError("Cards that are drawn together must have the same rows")
@@ -138,11 +133,15 @@ def plot_cards(
                 continue
             middle, low, high = drawn
             ax.plot([low, high], [place + shift] * 2, color=colour, linewidth=2)
-            ax.plot(middle, place + shift, marker, color=colour, markersize=7)
+            shape = "X" if line.verdict == "failed" else marker
+            ax.plot(middle, place + shift, shape, color=colour, markersize=8,
+                    markerfacecolor="white" if line.verdict == "open" else colour)
         ax.plot([], [], marker, color=colour, label=f"{card.name}: {card.passed} of {len(names)} passed")
     ax.axvline(0, color="black", linewidth=1)
     ax.set(yticks=range(len(names)), yticklabels=names, xlim=(-REACH - 0.3, REACH + 0.3),
            ylim=(len(names) - 0.5, -0.5), title="What passed lies right of the line as a whole",
            xlabel="← misses its bar    distance in halves of the interval    passes it →")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2)
+    for shape, said, inside in (("o", "passed", GREY), ("o", "open", "white"), ("X", "failed", GREY)):
+        ax.plot([], [], shape, color=GREY, markerfacecolor=inside, markersize=8, linestyle="", label=said)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=3)
     return ax
