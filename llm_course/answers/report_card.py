@@ -166,7 +166,7 @@ QUIZZES[LESSON] = (
     Question(
         "One classifier passes a row, and another is open there. Which is better at it?",
         (
-            ("The first, for its whole interval passed", "Their numbers may lie a hair apart, on both sides of the bar."),
+            ("The first, for its whole interval passed", "Their numbers may lie a hair apart."),
             ("Neither: open means that they are equal", "Open means that the interval holds the bar."),
             ("Not known: compare them on the same texts", "Yes, by the paired difference."),
         ),
