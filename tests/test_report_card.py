@@ -230,7 +230,7 @@ def test_two_cards_are_compared_on_the_same_texts_only(tmp_path):
 
 def test_the_gap_that_may_be_largest_is_shown(tmp_path, monkeypatch):
     gaps = pd.DataFrame({"gap": [0.03, -0.02], "low": [-0.01, -0.19], "high": [0.07, 0.15], "names": [12, 12]},
-                        ["women's list less men's list", "white list less black list"])
+                        ["women's list less men's list", "white list less Black list"])
     monkeypatch.setattr("llm_course.fairness.group_gaps", lambda *_, **__: gaps)
     card = report_card(tiny_classifier(), DATA, tmp_path, rows=["fairness"], texts=FEW)
     assert (card["fairness"].found.low, card["fairness"].verdict) == (-0.19, "open")
