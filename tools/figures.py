@@ -634,6 +634,27 @@ def transfer_learning(found: dict) -> str:
     return "\n\n".join(parts)
 
 
+def report_card(found: dict) -> str:
+    kept = found["summary"]
+    if not kept["seeds"]:
+        return "Some cards are made, and no pair of them yet."
+    shown = {"share": lambda value: f"{100 * value:.1f}", "seconds": lambda value: f"{1000 * value:.0f} ms"}
+    rows = [[name, *(f"{' · '.join(shown['seconds' if name == 'serve' else 'share'](value) for value in kept['numbers'][kind][name])} "
+                     f"({' · '.join(kept['verdicts'][kind][name])})" for kind in kept["numbers"])] for name in kept["seconds"]]
+    pairs = [[name, " · ".join(f"{100 * each['value']:+.1f} (p {number(each['p'])})" for each in row["each"]),
+              mean_and_width(row["mean"], "+.1f")] for name, row in kept["defended less plain"].items()]
+    bounds = "; ".join(f"{kind} {' · '.join(f'{percent(low, 0)} to {percent(high, 0)}' for low, high in some)}"
+                       for kind, some in kept["proof and attack"].items())
+    return "\n\n".join([
+        f"A tiny BERT after 600 movie reviews, plain and defended against synonyms, {kept['seeds']} seeds: numbers in percent or points, and "
+        "in brackets the verdicts, seed by seed.", table(["row", *kept["numbers"]], rows),
+        "Of 12 verdicts the same over all seeds: " + ", ".join(f"{kind} {count}" for kind, count in kept["same verdicts"].items()) + ".",
+        "Defended less plain on the same texts, points; p is corrected for the rows of a card; the interval of the mean is that over seeds:",
+        table(["row", "each seed", "mean"], pairs),
+        f"Right whatever checked synonyms are written, between a proof and an attack: {bounds}.",
+        "Seconds, medians of the cards:", table(["row", "took", "estimate"], [[name, *row.values()] for name, row in kept["seconds"].items()])])
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "training_speed": ("Speed of training", training_speed),
     "inference_speed": ("Speed of answers", inference_speed),
@@ -668,6 +689,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "customer_service": ("Which intent?", customer_service),
     "opinion_monitoring": ("When has opinion turned?", opinion_monitoring),
     "recommendation": ("What to show next", recommendation),
+    "report_card": ("Report cards", report_card),
     "front_page": ("The review on the front page", front_page),
     "gradient_attacks": ("Gradient attacks against torchattacks", gradient_attacks),
     "before_after": ("Before and after the package was taken apart", before_after),
