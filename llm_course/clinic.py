@@ -90,7 +90,7 @@ def in_loops(
             if any(word in str(getattr(node, "id", getattr(node, "value", ""))) for node in ast.walk(part)
                    if isinstance(node, ast.Name | ast.Constant))]
 
-# %% ../nbs/lessons/58_clinic.ipynb #5579d179
+# %% ../nbs/lessons/58_clinic.ipynb #a74cb0de
 class Call(NamedTuple):
     "How a model was called, once"
 
@@ -121,15 +121,15 @@ class Watch:
         learning = [call for call in self.calls if call.learning]
         norms, rates = [step.norm for step in self.steps], [step.learning_rate for step in self.steps]
         counts = {"calls with an attention mask": [call.masked for call in self.calls],
-                  "calls with gradients that are in training mode": [call.training for call in learning],
-                  "calls without gradients that are in evaluation mode":
+                  "calls with gradients, in training mode": [call.training for call in learning],
+                  "calls without gradients, in evaluation mode":
                       [not call.training for call in self.calls if not call.learning]}
         return pd.Series({**{name: f"{sum(kind)} of {len(kind)}" for name, kind in counts.items()},
                           "largest norm of the gradients": f"{max(norms, default=0):.2f}",
                           "first and largest learning rate": " and ".join(
                               f"{rate:.1e}" for rate in (*rates[:1], max(rates, default=0)))})
 
-# %% ../nbs/lessons/58_clinic.ipynb #b772866b
+# %% ../nbs/lessons/58_clinic.ipynb #e221eba9
 @contextmanager
 def watched() -> Iterator[Watch]:
     "Watch calls of transformers models and steps of optimisers, until the block ends; one watch at a time"
@@ -139,7 +139,7 @@ def watched() -> Iterator[Watch]:
         if not inside:  # a model calls models inside of it
             ids = next((each for each in (named.get("input_ids"), named.get("inputs_embeds"), *given)
                         if each is not None), torch.empty(0, 0))
-            masked = named.get("attention_mask") is not None or len(given) > 1
+            masked = named.get("attention_mask") is not None or (len(given) > 1 and given[1] is not None)
             watch.calls.append(Call(*ids.shape[:2], masked, model.training, torch.is_grad_enabled()))
         inside.append(model)
         try:

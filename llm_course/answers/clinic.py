@@ -106,7 +106,7 @@ def _reads_padding(answer):
             if found != reads:
                 raise Wrong(f"For a model {name} you said {found}; it is {reads}. Padding was {padding}.")
 
-# %% ../../nbs/answers/clinic.ipynb #f767e07e
+# %% ../../nbs/answers/clinic.ipynb #154c5c65
 _EPOCHS, _BATCH = 4, 16
 
 
@@ -139,11 +139,11 @@ class _Watched(nn.Module):
 
 
 def _part(generator: np.random.Generator, size: int, longer: int) -> tuple[list[list[int]], list[int]]:
-    "Rows sorted by label: two words in five tell the class, and the rows of one class are longer"
+    "Rows sorted by label: three words in ten tell the class, and the rows of one class are longer"
     rows, labels = [], [int(2 * place >= size) for place in range(size)]
     for label in labels:
-        length = generator.integers(4, 8) + 12 * (label == longer)
-        told = generator.random(length) < 0.4
+        length = generator.integers(8, 16) + 12 * (label == longer)
+        told = generator.random(length) < 0.3
         rows.append(np.where(told, generator.integers(1 + 5 * label, 6 + 5 * label, length),
                              generator.integers(11, 40, length)).tolist())
     return rows, labels
