@@ -94,7 +94,6 @@ def test_the_working_script_is_seen_to_work(seen):
 @pytest.mark.parametrize(("words", "others", "fault"), [
     ("classifier.model(**batch)", 'classifier.model(batch["input_ids"])', "mask"),
     ("classifier.model.train()", "classifier.model.eval()", "training mode"),
-    ("torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), 1.0)", "pass", "clipping"),
     ("warmup_then_decay(step, steps, 0.1)", "1.0", "warm-up"),
     ("schedule.step()", "pass", "warm-up"),
 ])
@@ -102,6 +101,14 @@ def test_what_goes_missing_in_the_working_script_is_seen(words, others, fault, t
     assert WORKING.count(words) == 1
     watch, _ = run(WORKING.replace(words, others), tmp_path / "model")
     assert faults_of(watch) == {fault}
+
+
+def test_clipping_is_seen_in_the_norms(tmp_path):
+    clipping = "torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), 1.0)"
+    assert WORKING.count(clipping) == 1
+    largest = [max(step.norm for step in run(WORKING.replace(clipping, text), tmp_path / name)[0].steps)
+               for name, text in (("less", clipping.replace("1.0", "0.05")), ("none", "pass"))]
+    assert largest[0] == pytest.approx(0.05, rel=1e-3) and largest[1] > 0.1
 
 
 @pytest.mark.parametrize(("words", "others", "error"), [
