@@ -270,6 +270,7 @@ def test_the_bars_of_the_card_are_those_that_the_lesson_explains():
     assert ends["protect"] == (None, 0.2) and ends["serve"] == (None, 0.25)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_whole_at_small_size_and_writes_nothing():
     before = RESULT.read_bytes() if RESULT.is_file() else None
     output = run_tool(sys.executable, ROOT / "benchmarks/report_card.py", "--small", timeout=600, OMP_NUM_THREADS="1",
