@@ -121,12 +121,6 @@ def keep(name: str, content: dict) -> str:
     return text
 
 
-def sum_up(name: str, summary: Callable[[dict], dict]):
-    "Write the summary of a result file anew from the rows that are there; the machine stays the one that made them"
-    found = json.loads((RESULTS / f"{name}.json").read_text())
-    keep(name, {**found, "summary": summary(found["rows"])})
-
-
 def write(name: str, content: dict):
     "Keep the results and print them"
     print(keep(name, content))

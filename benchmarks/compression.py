@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision, sum_up
+from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.compression import (
@@ -251,8 +251,6 @@ def main():
         sys.exit()
     sizes = SMALL if given.small else FULL
     make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"cost"})
-    if not given.small:
-        sum_up(NAME, summary)
 
 
 if __name__ == "__main__":
