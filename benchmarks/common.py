@@ -106,6 +106,12 @@ def by_kind(rows: dict[str, dict]) -> dict[str, list[dict]]:
     return groups
 
 
+def gains(rows: dict[str, dict], figure: Callable[[dict], Sequence[float] | float], other: str) -> dict[str, tuple[float, float]]:
+    "Mean and 95 % interval of what `paired` finds, for each kind of rows that has a partner"
+    apart = {kind: paired(rows, figure, kind, other) for kind in by_kind(rows)}
+    return {kind: interval(values) for kind, values in apart.items() if values}
+
+
 def over_seeds(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, float]]:
     "Mean and 95 % interval of a figure over seeds, which end the names of rows; rows without it are left out"
     groups = {key: [row[figure] for row in group if figure in row] for key, group in by_kind(rows).items()}

@@ -26,12 +26,13 @@ import json
 import statistics
 import sys
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
+from common import gains, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.compression import (
@@ -213,11 +214,9 @@ TITLES = {"changed": "answers that changed", "calibration": "calibration error, 
           "teacher unsure": "right, teacher unsure", "under attack": "right under attack"}
 
 
-def less(rows: dict[str, dict], figure: str, other: str) -> dict[str, dict]:
-    "A figure of each row less that of another model of the same seed; nothing where one of the two lacks it"
-    found = {key: (row, rows.get(f"{other} {key.rpartition(' ')[2]}", {})) for key, row in rows.items()}
-    return {key: {figure: row[figure] - there[figure]} for key, (row, there) in found.items()
-            if figure in row and figure in there}
+def less(rows: dict[str, dict], figure: str, other: str) -> dict[str, tuple[float, float]]:
+    "A figure of each model less that of another, seed by seed, of rows that have it"
+    return gains({key: row for key, row in rows.items() if figure in row}, itemgetter(figure), other)
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
@@ -226,16 +225,16 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     for runtime in RUNTIMES:
         labels, teacher = (f"{runtime}, {student}" for student in STUDENTS[:2])
         for figure in ("accuracy", *TITLES):
-            both = over_seeds(less(reached, figure, labels), figure)
+            both = less(reached, figure, labels)
             if teacher in both:
                 taught.setdefault(runtime, {})[TITLES.get(figure, figure)] = both[teacher]
     first = f"torch, {TEACHER}"
-    apart = {title: over_seeds(less(reached, figure, first), figure) for figure, title in TITLES.items() if figure != "changed"}
+    apart = {title: less(reached, figure, first) for figure, title in TITLES.items() if figure != "changed"}
     by_length = {key: {"length": row["longest quarter"] - row["shortest quarter"]} for key, row in reached.items()}
     steps = over_seeds(rows.get("students", {}), "steps")
-    return {"accuracy": over_seeds(reached, "accuracy"), "gap": over_seeds(less(reached, "accuracy", first), "accuracy"),
+    return {"accuracy": over_seeds(reached, "accuracy"), "gap": less(reached, "accuracy", first),
             "hidden": {title: over_seeds(reached, figure) for figure, title in TITLES.items()} if reached else {},
-            "apart": apart, "longest less shortest": over_seeds(less(by_length, "length", first), "length"),
+            "apart": apart, "longest less shortest": less(by_length, "length", first),
             "taught less labels": taught, "steps": {way: mean for way, (mean, _) in steps.items()},
             "cost": rows.get("cost", {}).get("all", {})}
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import by_kind, interval, make_parts, paired, parser_of_parts, quick_precision
+from common import by_kind, gains, interval, make_parts, parser_of_parts, quick_precision
 from datasets import Dataset
 
 from llm_course.augmenters import augment_dataset
@@ -172,8 +172,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     made, seeds = by_kind(some), sorted({key.rpartition(" ")[2] for key in some}, key=int)
 
     def above(other: str, figure: str) -> dict[str, tuple[float, float]]:
-        apart = {arm: paired(some, lambda row: abs(row[figure]), arm, other) for arm in ARMS if arm in made and arm != other}
-        return {arm: interval(values) for arm, values in apart.items() if values}
+        apart = gains(some, lambda row: abs(row[figure]), other)
+        return {arm: apart[arm] for arm in ARMS if arm in apart and arm != other}
 
     return {**{figure: {arm: interval([abs(row[figure]) for row in made[arm]]) for arm in ARMS if arm in made}
                for figure in ("gap", "accuracy")},

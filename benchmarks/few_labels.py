@@ -33,11 +33,12 @@ that trains on 25 reviews of the bundled encoder a second and answers 80: settin
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import interval, make_parts, over_seeds, parser_of_parts, quick_precision
+from common import gains, make_parts, over_seeds, parser_of_parts, quick_precision
 from datasets import Dataset
 from safetensors.torch import load_file, save
 from sklearn.linear_model import LogisticRegression
@@ -392,15 +393,10 @@ def stale(part: str, key: str, rows: dict) -> bool:
     return rows["methods"][key]["setting"] != chosen_setting(rows, method)
 
 
-def paired(rows: dict[str, dict], figure: str, base: str) -> dict[str, tuple[float, float]]:
-    "Mean difference from the base on the same draws, with its 95 % interval"
-    found: dict[str, list[float]] = {}
-    for key, row in rows.items():
-        kind, _, seed = key.rpartition(" ")
-        other = rows.get(f"{base} {seed}")
-        if kind != base and other is not None and figure in row and figure in other:
-            found.setdefault(kind, []).append(row[figure] - other[figure])
-    return {kind: interval(values) for kind, values in found.items()}
+def above(rows: dict[str, dict], figure: str, base: str) -> dict[str, tuple[float, float]]:
+    "How far the others lie above the base on the same draws"
+    found = gains({key: row for key, row in rows.items() if figure in row}, itemgetter(figure), base)
+    return {kind: pair for kind, pair in found.items() if kind != base}
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
@@ -408,11 +404,11 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     found, made, asked = {}, rows.get("methods", {}), rows.get("questions", {})
     for figure in ("accuracy", "precision", "confidence", "positive", "taken"):
         found[figure] = over_seeds(made, figure)
-    found |= {f"gain over {base}": paired(made, "accuracy", base) for base in ("plain", "frozen")}
+    found |= {f"gain over {base}": above(made, "accuracy", base) for base in ("plain", "frozen")}
     found["settings"] = {key.rpartition(" ")[0]: row["setting"] for key, row in made.items()}
     counts = sorted({int(count) for row in asked.values() for count in row if count.isdecimal()})
     found["questions"] = {str(count): over_seeds(asked, str(count)) for count in counts}
-    found["gain over random"] = {str(count): paired(asked, str(count), "random") for count in counts}
+    found["gain over random"] = {str(count): above(asked, str(count), "random") for count in counts}
     flawed = rows.get("wrong", {})
     figures = {figure for row in flawed.values() for figure in row if figure != "seconds"}
     found["wrong"] = {figure: over_seeds(flawed, figure) for figure in sorted(figures)}

@@ -25,7 +25,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
-from common import by_kind, interval, make_parts, paired, parser_of_parts
+from common import by_kind, gains, interval, make_parts, parser_of_parts
 
 from llm_course.data import LABELS, load_dataset
 from llm_course.fine_tuning import baseline_classifier, fine_tune
@@ -153,11 +153,10 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         found["faithfulness"][method] = {**{name: interval(each) for name, each in values.items()},
                                          "reviews": len(values["sufficiency"])}
     for other in (RANDOM, "shapley"):
-        for method in kinds["faithfulness"]:
-            apart = {name: paired(rows["faithfulness"], itemgetter(name), method, other) if method != other else []
-                     for name in ("comprehensiveness", "sufficiency")}
-            if all(apart.values()):
-                found["above"].setdefault(other, {})[method] = {name: interval(each) for name, each in apart.items()}
+        apart = {name: gains(rows.get("faithfulness", {}), itemgetter(name), other)
+                 for name in ("comprehensiveness", "sufficiency")}
+        if methods := [method for method in apart["sufficiency"] if method != other]:
+            found["above"][other] = {method: {name: each[method] for name, each in apart.items()} for method in methods}
     for method, some in kinds["shuffled"].items():
         values = joined(some, "correlation")
         values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike

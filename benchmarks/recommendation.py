@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from common import keep, make_parts, parser_of_parts
+from common import make_parts, parser_of_parts
 from safetensors.torch import load_file, save
 from scipy.stats import t as student
 
@@ -281,9 +281,7 @@ def main():
     given = parser_of_parts(__doc__, ["settings", "test"]).parse_args()
     sizes = SMALL if given.small else FULL
     vectors_of(sizes)
-    rows = make_parts(NAME, given, sizes, jobs(sizes), {"settings": settings, "test": test}, summary, timed=True)
-    if not given.small:  # the summary is made anew, also where no row was missing
-        keep(NAME, {"rows": rows, "summary": summary(rows)})
+    make_parts(NAME, given, sizes, jobs(sizes), {"settings": settings, "test": test}, summary, timed=True)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,9 @@ from common import by_kind, interval, make_parts, parser_of_parts
 from llm_course.adversarial_examples import SynonymAttack, checked_synonyms
 from llm_course.adversarial_training import Substitutions, WorstSynonyms
 from llm_course.data import load_dataset
-from llm_course.evaluation import compare
 from llm_course.fine_tuning import CrossEntropy, fine_tune
 from llm_course.models import TextClassifier
-from llm_course.report_card import ROWS, Given, confidence_of_each, report_card
-from llm_course.reporting.given import resampled
+from llm_course.report_card import ROWS, Given, paired_change, report_card
 
 NAME, KINDS, LABELS = "report_card", ("plain", "defended"), ["negative", "positive"]
 
@@ -78,9 +76,8 @@ def paired(plain: dict, defended: dict, seed: int) -> dict:
     found = {}
     for name in names:
         before, after = (np.array([*row["lines"][name]["right"]], int) for row in (plain, defended))
-        change = resampled(np.mean, after - before, confidence=confidence_of_each(len(names)), seed=seed, unit="points")
-        p_value = compare(np.ones(len(before), int), after, before).p_value * len(names)
-        found[name] = {"value": change.value, "low": change.low, "high": change.high, "p": min(1.0, p_value)}
+        change, p_value = paired_change(before, after, len(names), seed)
+        found[name] = {"value": change.value, "low": change.low, "high": change.high, "p": p_value}
     return found
 
 

@@ -156,19 +156,26 @@ def compare(
     return Comparison(Estimate(value, low, high), *map(int, only), float(p_value))
 
 # %% ../nbs/lessons/13_evaluation.ipynb #8596cf91
+def _in_bins(
+    probabilities: np.ndarray, targets: Sequence[int], bins: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # each (N,)
+    "The bin of each answer, its confidence, and whether it is right"
+    probabilities, bins = checked_probabilities(probabilities), checked_count("bins", bins)
+    targets = checked_classes("targets", targets, probabilities.shape[1])
+    checked_lengths(probabilities=probabilities, targets=targets)
+    confidence, least = probabilities.max(-1), 1 / probabilities.shape[-1]
+    place = np.clip(((confidence - least) / (1 - least) * bins).astype(int), 0, bins - 1)
+    return place, confidence, probabilities.argmax(-1) == targets
+
+
 def calibration_table(
     probabilities: np.ndarray,  # (N, C), rows sum to 1
     targets: Sequence[int],  # (N,)
     bins: int = 10,  # of equal width, from 1 / C to 1; at least 1
 ) -> pd.DataFrame:  # one row for each bin that is not empty: texts, confidence, accuracy
     "Mean confidence and accuracy of the answers in each bin of confidence"
-    probabilities, bins = checked_probabilities(probabilities), checked_count("bins", bins)
-    targets = checked_classes("targets", targets, probabilities.shape[1])
-    checked_lengths(probabilities=probabilities, targets=targets)
-    confidence, least = probabilities.max(-1), 1 / probabilities.shape[-1]
-    place = np.clip(((confidence - least) / (1 - least) * bins).astype(int), 0, bins - 1)
-    frame = pd.DataFrame({"bin": place, "confidence": confidence,
-                          "accuracy": probabilities.argmax(-1) == targets})
+    place, confidence, right = _in_bins(probabilities, targets, bins)
+    frame = pd.DataFrame({"bin": place, "confidence": confidence, "accuracy": right})
     return frame.groupby("bin").agg(texts=("bin", "size"), confidence=("confidence", "mean"),
                                     accuracy=("accuracy", "mean"))
 
@@ -179,9 +186,8 @@ def expected_calibration_error(
     bins: int = 10,  # see calibration_table
 ) -> float:  # 0 to 1
     "The mean distance of confidence and accuracy (Naeini et al. 2015)"
-    table = calibration_table(probabilities, targets, bins)
-    gaps = (table["accuracy"] - table["confidence"]).abs()
-    return float((gaps * table["texts"]).sum() / table["texts"].sum())
+    place, confidence, right = _in_bins(probabilities, targets, bins)
+    return float(np.abs(np.bincount(place, confidence - right)).sum() / len(place))  # of each bin the sum
 
 
 def calibration_error_of_chance(

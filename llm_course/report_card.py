@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'verdict', 'confidence_of_each', 'choose', 'prepare', 'fit', 'accuracy', 'calibrate', 'under_attack', 'proved',
-           'explained', 'fairness', 'protected', 'compressed', 'served', 'report_card', 'side_by_side', 'Bar', 'Found',
-           'Given', 'Line', 'ReportCard', 'Row']
+           'explained', 'fairness', 'protected', 'compressed', 'served', 'report_card', 'paired_change', 'side_by_side',
+           'Bar', 'Found', 'Given', 'Line', 'ReportCard', 'Row']
 
 # %% ../nbs/lessons/59_report_card.ipynb #099e4523
 import json
@@ -28,7 +28,8 @@ from .checks import checked_confidence, checked_count, checked_number
 from .counterfactuals import AUDIT_NAMES, CENSUS_NAMES, NAME_FRAMES, written_sentences
 from .data_preparation import duplicate_groups
 from .deployment import model_card, pack
-from .evaluation import calibration_error_of_chance, compare, evaluate, fit_temperature
+from .evaluation import calibration_error_of_chance, compare, evaluate
+from .evaluation import expected_calibration_error, fit_temperature
 from .identity import digest
 from .interpretability import explain, faithfulness, in_random_order
 from .models import TextClassifier
@@ -107,22 +108,9 @@ def calibrate(given: Given, texts: int, confidence: float) -> Found:
     logits, targets = given.logits("test", texts)
     before, after = softmax(logits, -1), softmax(logits / temperature, -1)
     chance = calibration_error_of_chance(after, draws=50, seed=given.seed).mean()
-    return resampled(_calibration_error, *_surer_in_bins(after, targets), confidence=confidence,
-                     seed=given.seed, told=f"temperature {temperature:.2f}; "
-                     f"{_calibration_error(*_surer_in_bins(before, targets)):.1%} before it; honest "
-                     f"probabilities would have {chance:.1%}")
-
-
-def _surer_in_bins(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "How much surer each answer is than right, and its bin of ten"
-    confidence, least = probabilities.max(-1), 1 / probabilities.shape[-1]
-    bins = np.clip(((confidence - least) / (1 - least) * 10).astype(int), 0, 9)
-    return confidence - (probabilities.argmax(-1) == targets), bins
-
-
-def _calibration_error(surer: np.ndarray, bins: np.ndarray) -> float:
-    "That of lesson 13, in a hundredth of the time: 2,000 sets of texts are drawn"
-    return float(np.abs(np.bincount(bins, surer)).sum() / len(surer))
+    return resampled(expected_calibration_error, after, targets, confidence=confidence, seed=given.seed,
+                     told=f"temperature {temperature:.2f}; {expected_calibration_error(before, targets):.1%} "
+                     f"before it; honest probabilities would have {chance:.1%}")
 
 # %% ../nbs/lessons/59_report_card.ipynb #400b3085
 def under_attack(given: Given, texts: int, confidence: float) -> Found:
@@ -231,14 +219,17 @@ ROWS = {row.name: row for row in (
     Row("serve", "41_deployment", "median time of a request", served, Bar(most=0.25), 40, 2, 2.5))}
 
 # %% ../nbs/lessons/59_report_card.ipynb #80fc0401
+def _kept(row: Row, done: tuple[Found, float, float]) -> Line:
+    "A line of what was measured, the seconds it took, and those it was thought to take"
+    found, seconds, estimate = done
+    return Line(row.name, row.lesson, row.what, verdict(found, row.bar), row.bar, found, seconds, estimate)
+
+
 def _measured(
     row: Row, given: Given, kept: KeptRows, end: float, confidence: float, answer: float | None,
 ) -> Line:
-    "A line: as it was kept, or measured now if it fits and can be"
+    "A line that is measured now, if it fits and can be"
     line = Line(row.name, row.lesson, row.what, "not run", row.bar)
-    if (done := kept.row(row.name)) is not None:
-        found, seconds, estimate = done
-        return replace(line, verdict=verdict(found, row.bar), found=found, seconds=seconds, estimate=estimate)
     if answer is None:
         return replace(line, reason="no time was given")
     begin, estimate = time.perf_counter(), row.seconds(answer)
@@ -249,9 +240,9 @@ def _measured(
         found = row.measure(given, row.texts, confidence)
     except (ValueError, TypeError, AttributeError, ImportError, RuntimeError, OSError) as error:
         return replace(line, verdict="cannot be run", reason=str(error))
-    seconds = time.perf_counter() - begin
-    kept.keep(row.name, found, seconds, estimate)
-    return replace(line, verdict=verdict(found, row.bar), found=found, seconds=seconds, estimate=estimate)
+    done = found, time.perf_counter() - begin, estimate
+    kept.keep(row.name, *done)
+    return _kept(row, done)
 
 
 def report_card(
@@ -276,9 +267,10 @@ def report_card(
     identity = {**given.identity(), "seed": seed, "settings": settings}
     same = digest(json.dumps([identity["data"], seed, settings]).encode())
     with KeptRows(folder, identity) as kept:
-        missing = left and any(kept.row(row.name) is None for row in chosen)
-        answer = seconds_of_an_answer(given) if missing else None
-        lines = [_measured(row, given, kept, end, confidence, answer) for row in chosen]
+        done = {row.name: kept.row(row.name) for row in chosen}
+        answer = seconds_of_an_answer(given) if left and None in done.values() else None
+        lines = [_kept(row, done[row.name]) if done[row.name] else
+                 _measured(row, given, kept, end, confidence, answer) for row in chosen]
         card = ReportCard(name, 0.95, tuple(lines), same)
         kept.write("card.md", card.to_markdown().encode())
         kept.write("report.json", card.to_json().encode())
@@ -286,6 +278,18 @@ def report_card(
     return card
 
 # %% ../nbs/lessons/59_report_card.ipynb #5f5ca2b0
+def paired_change(
+    before: np.ndarray,  # (N,), 1 where an answer is right and 0 where it is not
+    after: np.ndarray,  # (N,), of the same texts
+    pairs: int,  # that are looked at together, at least 1
+    seed: int = 0,  # of the bootstrap
+) -> tuple[Found, float]:  # in points, and p
+    "What changed from one classifier to the other; interval and p are corrected for the number of pairs"
+    change = resampled(np.mean, after - before, confidence=confidence_of_each(pairs), seed=seed,
+                       unit="points")
+    return change, min(1.0, compare(np.ones(len(before), int), after, before).p_value * pairs)
+
+
 def side_by_side(
     first: ReportCard,
     second: ReportCard,  # with the same rows, on the same texts
@@ -303,9 +307,7 @@ def side_by_side(
         pair = [np.array(line.found.right if line.found else ()) for line in (one, other)]
         if all(map(len, pair)):
             pairs[one.name] = pair
-    for name, (before, after) in pairs.items():
-        change = resampled(np.mean, after - before, confidence=confidence_of_each(len(pairs)), seed=seed,
-                           unit="points")
-        p_value = compare(np.ones(len(before), int), after, before).p_value * len(pairs)
-        rows[name] |= {"second less first": str(change), "p": min(1.0, p_value)}
+    for name, pair in pairs.items():
+        change, p_value = paired_change(*pair, len(pairs), seed)
+        rows[name] |= {"second less first": str(change), "p": p_value}
     return pd.DataFrame(rows).T
