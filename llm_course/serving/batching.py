@@ -68,6 +68,7 @@ class Queue:
         self.waiting: list[Waiting] = []  # the oldest first
         self.arrived, self.ended, self.pace = asyncio.Event(), False, 0.0  # texts a second, of late
         self.computing = 0  # texts that are in a batch now
+        self.idle = 0  # who waits for a batch
 
     async def ask(
         self,
@@ -105,20 +106,28 @@ class Queue:
         return min(60, max(1, math.ceil(len(self.waiting) / self.pace))) if self.pace else 1
 
     async def take(self) -> list[Waiting]:
-        "The next batch, once its window is over or it is full"
+        "The next batch, once its window is over or it is full: a fair share for each who has nothing to do"
         loop = asyncio.get_running_loop()
-        while True:
-            self.arrived.clear()
-            left = self.waiting[0].since + self.window - loop.time() if self.waiting else None
-            if self.waiting and (left <= 1e-9 or len(self.waiting) >= self.most):
-                places = set(oldest_and_nearest([len(one.text) for one in self.waiting], self.most))
-                batch = [self.waiting[place] for place in sorted(places)]
-                self.waiting[:] = [one for place, one in enumerate(self.waiting) if place not in places]
-                return batch
-            try:
-                await asyncio.wait_for(self.arrived.wait(), left)
-            except TimeoutError:
-                continue  # the window is over
+        self.idle += 1
+        try:
+            while True:
+                self.arrived.clear()
+                left = self.waiting[0].since + self.window - loop.time() if self.waiting else None
+                if self.waiting and (left <= 1e-9 or len(self.waiting) >= self.most):
+                    return self.leave(min(self.most, math.ceil(len(self.waiting) / self.idle)))
+                try:
+                    await asyncio.wait_for(self.arrived.wait(), left)
+                except TimeoutError:
+                    continue  # the window is over
+        finally:
+            self.idle -= 1
+
+    def leave(self, most: int) -> list[Waiting]:
+        "The oldest text and those like it stop waiting"
+        places = set(oldest_and_nearest([len(one.text) for one in self.waiting], most))
+        batch = [self.waiting[place] for place in sorted(places)]
+        self.waiting[:] = [one for place, one in enumerate(self.waiting) if place not in places]
+        return batch
 
 # %% ../../nbs/serving/batching.ipynb #056f6721
 Answer = Callable[[list[str]], Awaitable[list[object]]]  # texts to as many answers
