@@ -348,8 +348,31 @@ def test_an_answer_says_whether_its_text_was_cut(reading, stub):
     assert [answer["cut"] for answer in answers] == [False, False, True, True]
     assert Client(stub.url).ask("/v1/classify", {"text": texts[3][:90]})[1]["answers"][0]["cut"] is None  # it does not say
     answer = Client(reading.url).ask("/openapi.json")[1]["components"]["schemas"]["Answer"]
-    assert set(answer["required"]) == {"label", "probabilities", "cut"}
+    assert set(answer["required"]) == {"label", "probabilities", "cut", "details"}
     assert "only its beginning was read" in answer["properties"]["cut"]["description"]
+
+
+class Telling(Stub):
+    "A stub that says more than a label"
+
+    def predict_with_details(self, texts):
+        told = [{"answer": float("nan") if text == "nan" else text.upper()} if text else None for text in texts]
+        return self.predict_proba(texts), told
+
+
+def test_details_come_with_the_answer_of_their_text(stub):
+    with Served(Telling()) as service:
+        answers = Client(service.url).ask("/v1/classify", {"texts": ["one", "", "two"]})[1]["answers"]
+        assert [answer["details"] for answer in answers] == [{"answer": "ONE"}, None, {"answer": "TWO"}]
+    assert Client(stub.url).ask("/v1/classify", {"text": "one"})[1]["answers"][0]["details"] is None
+
+
+def test_details_that_cannot_be_sent_are_a_fault_of_the_model(caplog):
+    with Served(Telling()) as service:
+        status, said = Client(service.url).ask("/v1/classify", {"text": "nan"})
+        assert status == 500 and "sent again, it would fail again" in said["detail"]
+        assert Client(service.url).ask("/v1/classify", {"text": "one"})[0] == 200
+    assert "the model failed on a text" in caplog.text
 
 
 def test_a_text_on_which_the_model_fails_is_not_asked_for_again(caplog):

@@ -96,8 +96,8 @@ async def answered(
     request: Request,
     service: Service,
     texts: list[str],
-) -> list[tuple[list[float], bool | None]] | None:  # None where the client hung up
-    "The probabilities of each text, and whether it was cut; Refused where there are none"
+) -> list[tuple[list[float], bool | None, dict | None]] | None:  # None where the client hung up
+    "The probabilities of each text, whether it was cut, and details; Refused where there are none"
     asked = asyncio.ensure_future(service.queue.ask(texts, service.limits.deadline))
     gone = asyncio.ensure_future(request.receive())
     try:
@@ -136,6 +136,7 @@ class Answer(BaseModel):
     cut: bool | None = Field(description=(
         "true: the text is longer than the model reads, and only its beginning was read; "
         "null: this classifier does not say"))
+    details: dict | None = Field(description="What this classifier says beside its label; null: nothing")
 
 
 class Answers(BaseModel):
@@ -192,9 +193,9 @@ async def classify(request: Request) -> Response:
         service.measures.hung_up.inc()
         return Response(status_code=499)  # nobody reads it
     labels, found = about["labels"], []
-    for row, cut in told:
+    for row, cut, details in told:
         best = max(range(len(row)), key=row.__getitem__)
-        found.append({"label": labels[best], "cut": cut,
+        found.append({"label": labels[best], "cut": cut, "details": details,
                       "probabilities": dict(zip(labels, row, strict=True))})
     return JSONResponse({"version": about["version"], "labels": labels, "answers": found})
 

@@ -100,13 +100,23 @@ def differing_versions(
 def rows_of(
     classifier: object,  # with predict_proba and labels
     texts: list[str],  # N
-) -> list[list[float]]:  # N rows of C probabilities
-    "What a classifier says, as plain numbers; ValueError where they are no probabilities"
-    rows = as_array(classifier.predict_proba(texts)).astype(float)
+) -> tuple[list[list[float]], list[dict | None]]:  # N rows of C probabilities, and N details
+    "What a classifier says, as plain numbers; ValueError where they are no probabilities, or details no JSON"
+    if hasattr(classifier, "predict_with_details"):
+        said, details = classifier.predict_with_details(texts)
+    else:
+        said, details = classifier.predict_proba(texts), [None] * len(texts)
+    rows = as_array(said).astype(float)
     wanted = (len(texts), len(classifier.labels))
     if rows.shape != wanted or not np.isfinite(rows).all() or not np.allclose(rows.sum(1), 1, atol=1e-3):
         raise ValueError(f"The model's answers are no probabilities of shape {wanted}")
-    return rows.tolist()
+    if len(details) != len(texts) or not all(each is None or isinstance(each, dict) for each in details):
+        raise ValueError(f"The model's details must be a dict or None for each of {len(texts)} texts")
+    try:
+        json.dumps(details, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The model's details cannot be sent as JSON ({type(error).__name__})") from None
+    return rows.tolist(), details
 
 
 def cuts_of(
@@ -126,9 +136,10 @@ def cuts_of(
 def answers_of(
     classifier: object,
     texts: list[str],  # N
-) -> list[tuple[list[float], bool | None]]:  # N: the probabilities, and whether the text was cut
+) -> list[tuple[list[float], bool | None, dict | None]]:  # N: probabilities, whether the text was cut, details
     "What is said of each text"
-    return list(zip(rows_of(classifier, texts), cuts_of(classifier, texts), strict=True))
+    rows, details = rows_of(classifier, texts)
+    return list(zip(rows, cuts_of(classifier, texts), details, strict=True))
 
 
 def checked_to_serve(

@@ -42,10 +42,13 @@ form.addEventListener("submit", async event => {
       for (const value of values) { const cell = document.createElement(kind); cell.textContent = value;
                                     line.append(cell); }
     };
-    row("th", ["text", "label", ...found.labels]);
+    const details = found.answers.some(answer => answer.details);
+    const told = answer => Object.entries(answer.details || {}).map(([name, value]) => name + ": " + value).join("; ");
+    row("th", ["text", "label", ...found.labels, ...(details ? ["details"] : [])]);
     found.answers.forEach((answer, place) => row("td", [texts[place],
       answer.label + (answer.cut ? " (only its beginning was read)" : ""),
-      ...found.labels.map(label => (100 * answer.probabilities[label]).toFixed(1) + " %")]));
+      ...found.labels.map(label => (100 * answer.probabilities[label]).toFixed(1) + " %"),
+      ...(details ? [told(answer)] : [])]));
     said.replaceChildren(table);
   } catch (error) { said.textContent = "The service did not answer: " + error.message; }
 });
