@@ -44,11 +44,10 @@ form.addEventListener("submit", async event => {
     };
     const details = found.answers.some(answer => answer.details);
     const told = answer => Object.entries(answer.details || {}).map(([name, value]) => name + ": " + value).join("; ");
-    row("th", ["text", "label", ...found.labels, ...(details ? ["details"] : [])]);
+    row("th", ["text", "label", ...(details ? ["details"] : []), ...found.labels]);
     found.answers.forEach((answer, place) => row("td", [texts[place],
-      answer.label + (answer.cut ? " (only its beginning was read)" : ""),
-      ...found.labels.map(label => (100 * answer.probabilities[label]).toFixed(1) + " %"),
-      ...(details ? [told(answer)] : [])]));
+      answer.label + (answer.cut ? " (only its beginning was read)" : ""), ...(details ? [told(answer)] : []),
+      ...found.labels.map(label => (100 * answer.probabilities[label]).toFixed(1) + " %")]));
     said.replaceChildren(table);
   } catch (error) { said.textContent = "The service did not answer: " + error.message; }
 });
