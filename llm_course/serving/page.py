@@ -43,7 +43,8 @@ form.addEventListener("submit", async event => {
                                     line.append(cell); }
     };
     const details = found.answers.some(answer => answer.details);
-    const told = answer => Object.entries(answer.details || {}).map(([name, value]) => name + ": " + value).join("; ");
+    const pairs = answer => Object.entries(answer.details || {});
+    const told = answer => pairs(answer).map(([name, value]) => name + ": " + value).join("; ");
     row("th", ["text", "label", ...(details ? ["details"] : []), ...found.labels]);
     found.answers.forEach((answer, place) => row("td", [texts[place],
       answer.label + (answer.cut ? " (only its beginning was read)" : ""), ...(details ? [told(answer)] : []),
