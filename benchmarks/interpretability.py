@@ -12,25 +12,33 @@ The classifier is the baseline of the lessons; the reviews are of its test set, 
 - faithfulness: comprehensiveness and sufficiency of each method, and of a random order (one deal for each review), each the
   mean over the shares deleted; means with 95 % intervals, and by how much a method's lie above those of a random order, and of
   Shapley values, on the same review (`above`).
-- shuffled: the rank correlation of explanations before and after the weights were shuffled, on the first half of the reviews.
+- orders: the probability of the class when the first 10 to 50 of 100 words of each method's order are deleted, and the mean of
+  ten random orders; and the rank correlation of each two methods on the same review (of sizes, where one is attention).
+- shuffled: the rank correlation of explanations before and after the weights were shuffled, a shuffle for each block of reviews.
+- attacked: each review that SynonymAttack turns is explained before and after, by Shapley values for its own class: how much of the
+  log-odds that it lost is lost at the words that were exchanged. Those with another number of words after it are left out.
 - planted: a word stands in each text of one class, labels are drawn by lot; how often each method puts it first. Several
   seeds, each with texts, labels, places and a start of their own, of a tiny model and of the bundled encoder.
 
 Each row is written as it ends; where none is missing the summary is made anew. Two processes work (or --processes), with one thread each.
 """
 
+import dataclasses
 import json
 from functools import lru_cache
+from itertools import combinations
 from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from common import by_kind, gains, interval, make_parts, parser_of_parts
 
+from llm_course.adversarial_examples import SynonymAttack
 from llm_course.data import LABELS, load_dataset
 from llm_course.fine_tuning import baseline_classifier, fine_tune
-from llm_course.interpretability import (METHODS, agreement, explain, faithfulness, found_first, in_random_order, plant_word,
-                                         with_shuffled_weights)
+from llm_course.interpretability import (FRACTIONS, METHODS, after_deletion, agreement, explain, faithfulness, found_first,
+                                         in_random_order, plant_word, with_shuffled_weights)
+from llm_course.intervals import bootstrap
 from llm_course.models import TextClassifier
 
 NAME = "interpretability"
@@ -99,6 +107,45 @@ def shuffled(sizes: Sizes, rows: dict, method: str, start: int) -> dict:
     return {"correlation": agreement(*pair).tolist()}
 
 
+def orders(sizes: Sizes, rows: dict, start: int) -> dict:
+    "What is left of the class as words go, by each method's order; and how alike the orders of each two methods are"
+    classifier, texts = classifier_of(sizes), block_of(sizes, start)
+    told = {method: explain(classifier, texts, method=method, samples=sizes.samples, seed=start) for method in METHODS}
+    left = {method: after_deletion(classifier, found) for method, found in told.items()}
+    lots = [after_deletion(classifier, in_random_order(told["shapley"], seed=start + lot)) for lot in range(10)]
+    whole = 1 / (1 + np.exp(-np.array(told["shapley"].values)))  # two classes
+    sizes_of = {name: dataclasses.replace(found, scores=tuple(np.abs(each) for each in found.scores))
+                for name, found in told.items()}
+    alike = {}
+    for pair in combinations(METHODS, 2):
+        them = sizes_of if "attention" in pair else told
+        alike[", ".join(pair)] = agreement(them[pair[0]], them[pair[1]]).tolist()
+    return {"whole": whole.tolist(), "agreement": alike,
+            "left": {**{method: found.tolist() for method, found in left.items()}, RANDOM: np.mean(lots, 0).tolist()}}
+
+
+def attacked(sizes: Sizes, rows: dict, start: int) -> dict:
+    "For each review that was turned: log-odds lost, those lost at the exchanged words, these words, and all words"
+    classifier, texts = classifier_of(sizes), load_dataset("movies")["test"].shuffle(seed=0)
+    places = {text: place for place, text in enumerate(texts["text"])}
+    report = SynonymAttack(seed=0).attack(classifier, texts.select([places[text] for text in block_of(sizes, start)]),
+                                          progress=False)
+    found = {"lost": [], "at the words": [], "exchanged": [], "words": [], "left out": 0}
+    for result in report.results:
+        if result.status != "succeeded":
+            continue
+        before, after = (explain(classifier, [text], target=result.label, samples=sizes.samples, seed=start).scores[0]
+                         for text in (result.text, result.perturbed))
+        if len(before) != len(after):
+            found["left out"] += 1
+            continue
+        changed = [(place - 1) // 2 for place, _ in result.changes]  # words stand at the odd places
+        for name, value in (("lost", (before - after).sum()), ("at the words", (before - after)[changed].sum()),
+                            ("exchanged", len(changed)), ("words", len(before))):
+            found[name].append(float(value))
+    return found
+
+
 def short(part: str, seed: int, count: int) -> list[str]:
     "Reviews to plant a word into"
     texts = load_dataset("movies")[part].shuffle(seed=seed)["text"]
@@ -121,7 +168,8 @@ def planted(sizes: Sizes, rows: dict, model: str, seed: int) -> dict:
     return {**found, "called positive": right, "texts": len(texts)}
 
 
-WORK = {"completeness": completeness, "faithfulness": faithful, "shuffled": shuffled, "planted": planted}
+WORK = {"completeness": completeness, "faithfulness": faithful, "orders": orders, "shuffled": shuffled, "attacked": attacked,
+        "planted": planted}
 
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
@@ -130,7 +178,9 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     return {
         "completeness": {f"{steps} {start}": (steps, start) for steps in sizes.steps for start in starts},
         "faithfulness": {f"{method} {start}": (method, start) for method in (*METHODS, RANDOM) for start in starts},
-        "shuffled": {f"{method} {start}": (method, start) for method in METHODS for start in list(starts)[:2]},
+        "orders": {f"from {start}": (start,) for start in starts},
+        "shuffled": {f"{method} {start}": (method, start) for method in METHODS for start in starts},
+        "attacked": {f"from {start}": (start,) for start in starts},
         "planted": {f"{model} {seed}": (model, seed) for model, seeds in sizes.planted for seed in range(seeds)},
     }
 
@@ -161,6 +211,20 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         values = joined(some, "correlation")
         values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike
         found["shuffled"][method] = {"correlation": interval(values), "reviews": len(values)}
+    for some in kinds["orders"].values():
+        found["orders"] = {"whole": interval(joined(some, "whole").tolist()), "reviews": len(joined(some, "whole"))}
+        for method in some[0]["left"]:
+            values = np.concatenate([row["left"][method] for row in some])
+            found["orders"][method] = {f"{100 * share:.0f}": interval(values[:, place].tolist())
+                                       for place, share in enumerate(FRACTIONS)}
+        alike = {pair: np.concatenate([row["agreement"][pair] for row in some]) for pair in some[0]["agreement"]}
+        found["agreement"] = {pair: interval(values[~np.isnan(values)].tolist()) for pair, values in alike.items()}
+    for some in kinds["attacked"].values():
+        lost, at_words, exchanged, words = (joined(some, name) for name in ("lost", "at the words", "exchanged", "words"))
+        share = bootstrap(lambda own, at: at.sum() / own.sum(), lost, at_words)
+        found["attacked"] = {"at the words, of 100": [100 * each for each in (share.value, share.low, share.high)],
+                             "words exchanged, of 100": 100 * exchanged.sum() / words.sum(), "reviews": len(lost),
+                             "left out": sum(row["left out"] for row in some)}
     for model, runs in kinds["planted"].items():
         shares = {method: [row[method] / row["texts"] for row in runs] for method in METHODS}
         found["planted"][model] = {"trainings": len(runs), **{

@@ -397,6 +397,24 @@ def privacy(found: dict) -> str:
                         table(["trained", "epsilon", "weights", "right of 100", "found of 100"], rows), *guessing])
 
 
+def memorisation(found: dict) -> str:
+    kept, parts = found["summary"], []
+    if rows := kept.get("canaries"):
+        parts += [f"Exposure of a secret code among 500 candidates, in bits of 9, by how often it stood among 600 reviews; {len(found['rows']['canaries'])} "
+                  "seeds with six codes for each number of times, means over the seeds with 95 % intervals:",
+                  table(["times", "exposure", "in the twin that read none", "above the twin", "in the first place, of 100"],
+                        [[times, *(f"{row[name][0]:{sign}.1f} ± {row[name][1]:.1f}"
+                                   for name, sign in (("bits", ""), ("twin", ""), ("above the twin", "+"))),
+                          f"{100 * row['in the first place']:.0f}"] for times, row in rows.items()])]
+    if rows := kept.get("membership"):
+        parts += ["tiny-bert, fine-tuned on half of 1,200 reviews; 33 trainings for each seed, each the target once, the others its shadow "
+                  "models. Means over the seeds made so far, of 100, with 95 % intervals where there are several:",
+                  table(["training", "right on members", "right on others", *(f"{attack}, at {100 * float(rate):.0f} of 100" for attack in
+                                                                          ("loss", "likelihood ratio") for rate in ("0.01", "0.1"))],
+                        [[arm, *(mean_and_width(value) for value in row.values())] for arm, row in rows.items()])]
+    return "\n\n".join(parts)
+
+
 def fairness(found: dict) -> str:
     kept = found["summary"]
     if not kept["gap"]:
@@ -429,6 +447,20 @@ def interpretability(found: dict) -> str:
                   table(["method", *(f"above {other}" for other in rows)], [
                       [method, *("{:+.3f} ± {:.3f}".format(*found[method]["comprehensiveness"]) if method in found else ""
                                  for found in rows.values())] for method in kept["faithfulness"]])]
+    if rows := kept.get("orders"):
+        shares = [name for name in rows["random order"]]
+        parts += [f"What is left of the class's probability when the first words are deleted; {rows['reviews']} reviews, before "
+                  "{:.2f} ± {:.2f}:".format(*rows["whole"]),
+                  table(["method", *(f"{share} of 100 words deleted" for share in shares)], [
+                      [method, *("{:.2f} ± {:.2f}".format(*row[share]) for share in shares)]
+                      for method, row in rows.items() if method not in ("whole", "reviews")])]
+    if rows := kept.get("agreement"):
+        parts += ["Mean rank correlation of the orders of two methods on the same review (of sizes, where one is attention):",
+                  table(["methods", "correlation"], [[pair, "{:+.2f} ± {:.2f}".format(*value)] for pair, value in rows.items()])]
+    if row := kept.get("attacked"):
+        parts.append("Of the log-odds that {} turned reviews lost, {:.0f} of 100 ({:.0f} to {:.0f}) were lost at the words that the attack "
+                     "exchanged, which are {:.0f} of 100 words ({} reviews with another number of words left out).".format(
+                         row["reviews"], *row["at the words, of 100"], row["words exchanged, of 100"], row["left out"]))
     if rows := kept.get("shuffled"):
         parts += ["Rank correlation of explanations before and after the weights were shuffled:",
                   table(["method", "correlation", "reviews"], [
@@ -681,6 +713,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "interpretability": ("Are explanations true?", interpretability),
     "fairness": ("A planted bias, and remedies", fairness),
     "privacy": ("What a budget of privacy costs", privacy),
+    "memorisation": ("What fine-tuned models remember", memorisation),
     "federated": ("Clients that keep their texts", federated),
     "compression": ("Smaller models", compression),
     "serving": ("A service under load", serving),
