@@ -7,16 +7,21 @@
 
 Models: the bundled encoder of six layers, fine-tuned on all 8,034 reviews (the teacher); the same with the smaller half of the
 weights zero; and students of its first and last layer, trained on the same reviews with labels alone, with the teacher (read
-twice), and with the teacher and 1,500 labels, where the other reviews join in without a label. Each runs in torch, in
-ONNX Runtime in float32, and in int8.
+twice), and with the teacher and 1,500 labels, where the other reviews join in without a label. One more student reads the
+reviews four times, and beside each batch of 16 there are 32 texts without a label that the teacher judges: reviews of which
+a quarter of the words is gone (three copies each), the first half of one with the second half of another, and the texts of
+other domains. Its rival has labels alone, and the best of four recipes by validation: read twice or four times, or once or
+twice with three copies, each without a quarter of its words. Each runs in torch, in ONNX Runtime in float32, and in int8.
 
+- recipes: right answers of 1,000 validation reviews for the four recipes of labels alone, with seed 0.
 - teachers, students: trained once for each of three seeds and kept in the cache. A seed draws the head, the order, dropout
   and which labels are known. In bfloat16 where the processor computes in it; judged in float32.
 - answers: on 1,000 test reviews accuracy, calibration error, accuracy on the shortest and the longest quarter, on the texts
   that the teacher was least sure of, and the share of the teacher's answers that changed. For four of the models the
   share of 40 reviews that stay right under SynonymAttack.
 - cost: milliseconds of one text and in batches of 32, in turn in each of seven rounds, medians; megabytes on the disk; and how
-  far loading and answering lifts the memory of a process of its own, the median of three. Of the models of seed 0.
+  far loading and answering lifts the memory of a process of its own, the median of three. Of the models of seed 0; the two
+  students that came last have the shape of the others and were not timed.
 
 Each row is written as it ends, and a call that finds all of them writes the summary anew. Two processes work (or --processes), with one thread each; the cost is measured by one.
 """
@@ -32,7 +37,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import gains, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
+from datasets import concatenate_datasets
+from common import RESULTS, gains, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.compression import (
@@ -52,8 +58,11 @@ from llm_course.models import TextClassifier
 
 NAME, SPARE = "compression", 100  # the seed that draws what is judged
 TEACHER, KEPT = "six layers", (0, 5)
-STUDENTS = ("two layers, labels", "two layers, teacher", "two layers, 1,500 labels and teacher")
+STUDENTS = ("two layers, labels", "two layers, teacher", "two layers, 1,500 labels and teacher",
+            "two layers, labels, best recipe", "two layers, teacher and more texts")
 MODELS = (TEACHER, "six layers, half zeros", *STUDENTS)
+TIMED = MODELS[:5]
+RECIPES = {"twice": (2, 0), "four times": (4, 0), "once with copies": (1, 3), "twice with copies": (2, 3)}  # epochs, copies
 RUNTIMES = ("torch", "ONNX float32", "int8")
 ATTACKED = (f"torch, {TEACHER}", f"int8, {TEACHER}", f"torch, {STUDENTS[0]}", f"torch, {STUDENTS[1]}")
 
@@ -104,18 +113,63 @@ def teacher_of(sizes: Sizes, seed: int) -> TextClassifier:
     return TextClassifier.load(place_of(sizes, TEACHER, seed))
 
 
+def with_fewer_words(texts: list[str], generator: np.random.Generator) -> list[str]:
+    "Copies in which each word is gone with a probability of a quarter"
+    found = []
+    for text in texts:
+        words = text.split()
+        found.append(" ".join(word for word, stays in zip(words, generator.random(len(words)) > 0.25, strict=True) if stays) or text)
+    return found
+
+
+def in_halves(texts: list[str], generator: np.random.Generator) -> list[str]:
+    "The first half of each with the second half of another"
+    pairs = [(text.split(), texts[place].split()) for text, place in zip(texts, generator.permutation(len(texts)), strict=True)]
+    return [" ".join([*first[: (len(first) + 1) // 2], *second[len(second) // 2:]]) for first, second in pairs]
+
+
+def by_recipe(sizes: Sizes, recipe: str, seed: int) -> tuple[TextClassifier, object]:
+    "A student that has labels alone"
+    epochs, copies = RECIPES[recipe]
+    train, generator = part_of("train", sizes.train, seed), np.random.default_rng(seed)
+    train = train.select_columns(["text", "label"])
+    copied = [train.map(lambda rows: {"text": with_fewer_words(rows["text"], generator)}, batched=True, batch_size=None,
+                        load_from_cache_file=False) for _ in range(copies)]
+    student = keep_layers(teacher_of(sizes, seed), KEPT)
+    return student, fine_tune(student, concatenate_datasets([train, *copied]), batch_size=16, epochs=epochs, learning_rate=3e-4,
+                              seed=seed, progress=False, mixed_precision=quick_precision())
+
+
+def recipes(sizes: Sizes, rows: dict, recipe: str) -> dict:
+    "Right answers on validation reviews"
+    student, _ = by_recipe(sizes, recipe, 0)
+    return {"accuracy": evaluate(student, part_of("validation", sizes.judged)).accuracy.value}
+
+
 def students(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
     "Train a student of two layers"
     teacher, train = teacher_of(sizes, seed), part_of("train", sizes.train, seed)
-    student, options = keep_layers(teacher, KEPT), {}
+    student, options, epochs = keep_layers(teacher, KEPT), {}, sizes.epochs
+    if way == STUDENTS[3]:
+        tried = rows.get("recipes") or json.loads((RESULTS / f"{NAME}.json").read_text())["rows"]["recipes"]
+        recipe = max(RECIPES, key=lambda name: tried[name]["accuracy"])
+        student, run = by_recipe(sizes, recipe, seed)
+        student.save(place_of(sizes, way, seed))
+        return {"seconds": run.seconds, "steps": len(run.steps), "recipe": recipe}
     if way != STUDENTS[0]:
         judge = exported(sizes, TEACHER, "int8", seed)
         more = None
+        if way == STUDENTS[4]:
+            generator, texts, epochs = np.random.default_rng(seed), list(train["text"]), 2 * sizes.epochs
+            pool = [*in_halves(texts, generator), *(text for _ in range(3) for text in with_fewer_words(texts, generator))]
+            for name in ("products", "tweets", "opinions"):
+                pool += load_dataset(name)["train"]["text"][: sizes.train]
+            more = UnlabelledTexts(student, pool, 32)
         if way == STUDENTS[2]:
             more = UnlabelledTexts(student, train["text"][sizes.known :], 32)
             train = train.select(range(sizes.known))
         options = {"objective": Distillation(judge, share=0.9, unlabelled=more)}
-    run = fine_tune(student, train, batch_size=16, epochs=sizes.epochs, learning_rate=3e-4, seed=seed, progress=False,
+    run = fine_tune(student, train, batch_size=16, epochs=epochs, learning_rate=3e-4, seed=seed, progress=False,
                     mixed_precision=quick_precision(), **options)
     student.save(place_of(sizes, way, seed))
     return {"seconds": run.seconds, "steps": len(run.steps)}
@@ -181,7 +235,7 @@ def memory(runtime: str, model: str, small: bool) -> dict:
 
 def cost(sizes: Sizes, rows: dict) -> dict:
     "Times in turn, bytes, and memory of all contestants"
-    contestants = {f"{runtime}, {model}": (runtime, model) for runtime in RUNTIMES for model in MODELS}
+    contestants = {f"{runtime}, {model}": (runtime, model) for runtime in RUNTIMES for model in TIMED}
     made = {name: model_in(sizes, *each, 0) for name, each in contestants.items()}
     found = race(made, part_of("test", sizes.timed)["text"], sizes.rounds).T.to_dict()
     small = ["--small"] * (sizes == SMALL)  # no "is": a process of its own holds a copy
@@ -194,7 +248,7 @@ def cost(sizes: Sizes, rows: dict) -> dict:
     return found
 
 
-WORK = {"teachers": teachers, "students": students, "answers": answers, "cost": cost}
+WORK = {"recipes": recipes, "teachers": teachers, "students": students, "answers": answers, "cost": cost}
 
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
@@ -202,6 +256,7 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     seeds = range(sizes.seeds)
     return {
         "teachers": {str(seed): (seed,) for seed in seeds},
+        "recipes": {name: (name,) for name in RECIPES},
         "students": {f"{way} {seed}": (way, seed) for seed in seeds for way in STUDENTS},
         "answers": {f"{runtime}, {model} {seed}": (runtime, model, seed)
                     for seed in seeds for runtime in RUNTIMES for model in MODELS},
@@ -221,13 +276,14 @@ def less(rows: dict[str, dict], figure: str, other: str) -> dict[str, tuple[floa
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and intervals over seeds, also of differences to the teacher and between two students, seed by seed; the cost"
-    reached, taught = rows.get("answers", {}), {}
+    reached, taught, more = rows.get("answers", {}), {}, {}
     for runtime in RUNTIMES:
-        labels, teacher = (f"{runtime}, {student}" for student in STUDENTS[:2])
-        for figure in ("accuracy", *TITLES):
-            both = less(reached, figure, labels)
-            if teacher in both:
-                taught.setdefault(runtime, {})[TITLES.get(figure, figure)] = both[teacher]
+        for kept, pair in ((taught, STUDENTS[:2]), (more, STUDENTS[3:])):
+            labels, teacher = (f"{runtime}, {student}" for student in pair)
+            for figure in ("accuracy", *TITLES):
+                both = less(reached, figure, labels)
+                if teacher in both:
+                    kept.setdefault(runtime, {})[TITLES.get(figure, figure)] = both[teacher]
     first = f"torch, {TEACHER}"
     apart = {title: less(reached, figure, first) for figure, title in TITLES.items() if figure != "changed"}
     by_length = {key: {"length": row["longest quarter"] - row["shortest quarter"]} for key, row in reached.items()}
@@ -235,7 +291,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     return {"accuracy": over_seeds(reached, "accuracy"), "gap": less(reached, "accuracy", first),
             "hidden": {title: over_seeds(reached, figure) for figure, title in TITLES.items()} if reached else {},
             "apart": apart, "longest less shortest": less(by_length, "length", first),
-            "taught less labels": taught, "steps": {way: mean for way, (mean, _) in steps.items()},
+            "taught less labels": taught, "more texts less best recipe": more,
+            "recipes": {name: row["accuracy"] for name, row in rows.get("recipes", {}).items()}, "steps": {way: mean for way, (mean, _) in steps.items()},
             "cost": rows.get("cost", {}).get("all", {})}
 
 

@@ -11,6 +11,7 @@ __all__ = ['INPUTS', 'PRECISIONS', 'MARK', 'FILES', 'TRIED', 'InputsToLogits', '
 import contextlib
 import json
 import logging
+import os
 import platform
 import re
 import shutil
@@ -31,6 +32,8 @@ from ..core import needs
 from ..folders import UNFINISHED, check_place, new_folder, tidy_up
 from ..models import TextClassifier, check_fit, file_sha256, length_batches, own_copy, quiet_loading
 from ..tokens import load_tokenizer
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports models and their use; read when it begins
 
 # %% ../../nbs/compressing/onnx_classifier.ipynb #5d83503b
 class InputsToLogits(torch.nn.Module):
@@ -127,6 +130,7 @@ def session_of(
 ) -> object:  # onnxruntime.InferenceSession
     "What runs a file; ValueError where ONNX Runtime cannot"
     runtime = needs("onnxruntime", extra="lessons")
+    runtime.disable_telemetry_events()  # where it had been imported before this package
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.log_severity_level = 3  # errors only
