@@ -272,7 +272,10 @@ def test_the_container_gives_the_command_what_it_reads():
     given = parser.parse_args(command[2:])
     assert command[:2] == ["llm-course", "serve"] and given.keys and any(given.folder in line for line in lines if "COPY" in line)
     assert any("[serve]" in line for line in lines) and "serve_requirements" in settings()
-    assert [line for line in lines if line.startswith("USER ")] not in ([], ["USER root"])
+    [user] = [line.removeprefix("USER ") for line in lines if line.startswith("USER ")]
+    [copied] = [line for line in lines if line.startswith("COPY") and line.endswith(given.folder)]
+    assert user != "root" and f"--chown={user}:{user}" in copied  # weights are saved for their owner alone
+    assert any("whl/cpu" in line for line in lines) and any("onnxruntime" in line for line in lines)
 
 
 def test_serve_refuses_before_it_listens():
