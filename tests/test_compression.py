@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_the_exported_answers_are_those_of_torch(folder):
     with pytest.raises(TypeError, match="text"):
         exported.predict("one text")
     assert str(exported).startswith("OnnxClassifier(float32")
+
+
+@pytest.mark.parametrize("before", ["", "import onnxruntime\n"])
+def test_onnx_runtime_reports_nothing(tmp_path, folder, before):
+    "Since 1.29 it gives each machine a number and reports models to its makers, unless it is told not to before it begins"
+    code = ("from llm_course.compression import OnnxClassifier\n" + before +
+            f"assert len(OnnxClassifier.load({str(folder)!r}).predict(['A fine film.'])) == 1")
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, cwd=ROOT, check=True)
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path).lower()]
 
 
 def test_an_attack_takes_it_as_it_is(folder):
