@@ -276,7 +276,7 @@ def expected_popularity(
     counted = np.log1p(checked_matrix("learned", learned, len(values)).sum(0))
     unknown = counted == 0
     if unknown.any() and not unknown.all():
-        guess = RidgeCV(np.logspace(-2, 3, 11)).fit(values[~unknown], counted[~unknown])
+        guess = RidgeCV(np.logspace(-2, 3, 11)).fit(values[~unknown], counted[~unknown])  # liked ones only
         counted[unknown] = guess.predict(values[unknown])
     return counted
 
