@@ -124,7 +124,7 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "A film has no rating. What do its factors by least squares give it?",
+        "A film has no rating. What do factors by least squares give it?",
         (
             ("A score of 0 for everybody.", "Yes: every target of it is 0, so its vector is zero."),
             ("What the mean film gets.", "The vector is solved from its own column, which is empty."),
