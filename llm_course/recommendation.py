@@ -154,11 +154,11 @@ class Recommender:
         "What one person liked; ValueError for an unknown film, and for nothing where something is needed"
         row = np.zeros((1, len(self.films)), bool)
         row[0, places_of(liked, self.films)] = True
-        self._need(row)
+        self._need(row)  # all false: nothing liked
         return row
 
     def _need(self, known: np.ndarray):
-        "ValueError where a list would only look personal"
+        "ValueError where a list would only look personal: nothing liked, or all scores zero"
         if self.personal and not known.any():
             raise ValueError("Nothing is known of this person: no film was liked so far, or none that others "
                              "liked. Show what is popular (Popularity), or ask for a few films first.")
@@ -176,11 +176,11 @@ class Recommender:
         excluded[0, places_of(seen, self.films)] = True
         scores = self.scores(row)
         shown = top_films(scores, excluded, count)[0]
-        self._need(scores[~excluded])
+        self._need(scores[~excluded])  # all zero: nobody shares a film
         return self.films[shown].tolist()
 
     def because(self, liked: Sequence[int], film: int) -> pd.Series:  # by film, the largest first
-        "By how much a film's score falls if one of the liked films is forgotten; popularity is no part of it"
+        "How far a film's score falls, in its own unit, if a liked film is forgotten; what others liked stays"
         places, place = np.unique(places_of(liked, self.films)), places_of([film], self.films)[0]
         row = self.row(self.films[places])
         rows = np.repeat(row, len(places) + 1, axis=0)
@@ -188,7 +188,7 @@ class Recommender:
         found = self.scores(rows)[:, place]
         return pd.Series(found[-1] - found[:-1], index=self.films[places]).sort_values(ascending=False)
 
-
+# %% ../nbs/lessons/52_recommendation.ipynb #5210c013
 class Popularity(Recommender):
     "The logarithm of one more than the number of people who liked a film: the same for all"
 
@@ -230,7 +230,7 @@ def factor_rows(
     "The best vector of each row: weighted least squares with a penalty"
     liked, weight = checked_matrix("liked", liked, len(others)), checked_number("weight", weight)
     penalty = checked_number("penalty", penalty, strict=True)
-    common = others.T @ others + penalty * np.eye(others.shape[1])
+    common = others.T @ others + penalty * np.eye(others.shape[1])  # over all films, once for all people
     found = np.zeros((len(liked), others.shape[1]))
     for row, mine in enumerate(liked):
         near = others[mine]  # of nothing liked, the best vector is zero
@@ -276,7 +276,7 @@ def expected_popularity(
     counted = np.log1p(checked_matrix("learned", learned, len(values)).sum(0))
     unknown = counted == 0
     if unknown.any() and not unknown.all():
-        guess = RidgeCV(np.logspace(-2, 3, 11)).fit(values[~unknown], counted[~unknown])
+        guess = RidgeCV(np.logspace(-2, 3, 11)).fit(values[~unknown], counted[~unknown])  # liked ones only
         counted[unknown] = guess.predict(values[unknown])
     return counted
 

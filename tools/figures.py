@@ -617,7 +617,7 @@ def opinion_monitoring(found: dict) -> str:
 def recommendation(found: dict) -> str:
     parts = []
     for kind, said in (("known", "Films with ratings"), ("new", "Films without a rating before the cut"),
-                       ("unrated", "Of these, films that nobody else had rated on the day")):
+                       ("unrated", "Of these, films that nobody else had rated by the day")):
         if rows := found["summary"].get(kind):
             of = rows["two towers"]
             parts += [f"{said}, {of['lists']} lists of {of['people']} people: NDCG and recall at 10, how far the two towers are ahead on "

@@ -15,26 +15,6 @@ from .base import QUIZZES, Question, Wrong, ask, exercise, expect, plain, reach,
 # %% ../../nbs/answers/recommendation.ipynb #5220a006
 LESSON = 52
 
-# %% ../../nbs/answers/recommendation.ipynb #5220a008
-@exercise(
-    "discounted gain",
-    LESSON,
-    "A hit on place 1 counts 1 / log2(2), on place 2 it counts 1 / log2(3).",
-    "The best list has its hits on the first places. How many hits can it have?",
-    "As many as are wanted, and no more than the list has places.",
-)
-def _discounted_gain(answer):
-    for hits, wanted, expected, why in (
-        ([True, False, False], 1, 1.0, "What is wanted stands on place 1: no list is better."),
-        ([False, True, False], 2, 0.386853, "Place 2 counts 1 / log2(3); the best list would have places 1 "
-                                            "and 2."),
-        ([False, False, True], 1, 0.5, "Place 3 counts 1 / log2(4), a half."),
-        ([True, True], 5, 1.0, "Five are wanted, but the list has two places: two hits are the best it can "
-                               "have."),
-        ([False, False], 3, 0.0, "Nothing was found."),
-    ):
-        expect(answer, [hits, wanted], expected, why)
-
 # %% ../../nbs/answers/recommendation.ipynb #5220a011
 @exercise(
     "one row of factors",
@@ -118,8 +98,8 @@ QUIZZES[LESSON] = (
         (
             ("How well it would recommend tomorrow", "It learned from ratings of tomorrow."),
             ("How it fills holes of a table it has seen", "Yes, and the future is in the table too."),
-            ("How well it would do on new films", "There are hardly any: other ratings of them were learned "
-                                                  "from."),
+            ("How well it would do on new films", "A film that is new today mostly has ratings in the "
+                                                  "training part."),
         ),
         1,
     ),
@@ -144,10 +124,10 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "A film has no rating. What do its factors by least squares say of it?",
+        "A film has no rating. What do factors by least squares give it?",
         (
-            ("That nobody will like it.", "Yes: every target of it is 0, so its vector is zero."),
-            ("What the mean film would get.", "The vector is solved from its own column, which is empty."),
+            ("A score of 0 for everybody.", "Yes: every target of it is 0, so its vector is zero."),
+            ("What the mean film gets.", "The vector is solved from its own column, which is empty."),
             ("What its genres suggest.", "Factors never read genres."),
         ),
         0,
