@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import NBS, ROOT, cells_of, run_tool, tiny_classifier
+from scipy.stats import t as student
 
 from llm_course.counterfactuals import NAME_FRAMES, written_sentences
 from llm_course.evaluation import evaluate
@@ -236,6 +237,35 @@ def test_the_gap_that_may_be_largest_is_shown(tmp_path, monkeypatch):
     assert (card["fairness"].found.low, card["fairness"].verdict) == (-0.19, "open")
     words = len(written_sentences({"a": ["x"]}, NAME_FRAMES[:4]))
     assert f"{12 * words} sentences with 12 names" in card["fairness"].found.told
+
+
+def test_what_is_cut_off_in_the_figure_ends_in_an_arrowhead():
+    def arrows(found: Found, bar: Bar) -> list[str]:
+        ax = plot_cards([ReportCard("A card", 0.95, (Line("evaluate", "13_evaluation", "accuracy", verdict(found, bar), bar, found),))])
+        return [line.get_marker() for line in ax.lines if line.get_marker() in ("<", ">")]
+
+    assert arrows(Found(0.65, 0.61, 0.69), Bar(0.6)) == []
+    assert arrows(Found(0.95, 0.91, 0.99), Bar(0.6)) == [">"] and arrows(Found(0.05, 0.01, 0.09), Bar(0.6)) == ["<"]
+    assert arrows(Found(0.77, 0.73, 0.81), Bar(0.6)) == [">"]  # the number is inside, its upper end is not
+
+
+def test_what_the_lesson_says_of_three_seeds_is_in_the_result():
+    kept = json.loads(RESULT.read_text())["summary"]
+    said = next(cell for cell in cells_of(LESSON, "markdown") if cell.startswith("Ten of the plain"))
+    fairness = [f"{100 * each:+.1f}".replace("-", "−") for each in kept["numbers"]["plain"]["fairness"]]
+    assert "{}, {} and {} points".format(*fairness) in said
+    same = [name for name, verdicts in kept["verdicts"]["plain"].items() if len({*verdicts}) == 1]
+    assert len(same) == 10 and sum(kept["verdicts"]["plain"][name][0] == "open" for name in same) == 3
+    assert sum(len({*verdicts}) == 1 for verdicts in kept["verdicts"]["defended"].values()) == 9
+    protect = [100 * each for kind in kept["numbers"].values() for each in kind["protect"]]
+    assert (round(min(protect)), round(max(protect))) == (27, 37)
+    pairs = kept["defended less plain"]
+    assert sum(each["p"] < 0.05 for each in pairs["attack"]["each"]) == 2 and min(each["value"] for each in pairs["attack"]["each"]) > 0
+    mean, half = pairs["attack"]["mean"]
+    corrected = half * student.ppf(1 - 0.05 / 6, 2) / student.ppf(0.975, 2)
+    assert f"{100 * mean:.1f} ± {100 * corrected:.1f}" in said and half < mean < corrected
+    first = pairs["defend"]["each"][0]
+    assert f"[{100 * first['low']:+.1f}, {100 * first['high']:+.1f}] points, yet $p = {first['p']:.3f}$" in said
 
 
 def test_a_service_is_asked_what_the_classifier_says_of_one_text_at_a_time(tmp_path, monkeypatch):

@@ -681,7 +681,8 @@ def report_card(found: dict) -> str:
         f"A tiny BERT after 600 movie reviews, plain and defended against synonyms, {kept['seeds']} seeds: numbers in percent or points, and "
         "in brackets the verdicts, seed by seed.", table(["row", *kept["numbers"]], rows),
         "Of 12 verdicts the same over all seeds: " + ", ".join(f"{kind} {count}" for kind, count in kept["same verdicts"].items()) + ".",
-        "Defended less plain on the same texts, points; p is corrected for the rows of a card; the interval of the mean is that over seeds:",
+        "Defended less plain on the same texts, points; p is corrected for the rows that have one; the interval of the mean is that over "
+        "seeds, at 95 % for each row alone:",
         table(["row", "each seed", "mean"], pairs),
         f"Right whatever checked synonyms are written, between a proof and an attack: {bounds}.",
         "Seconds, medians of the cards:", table(["row", "took", "estimate"], [[name, *row.values()] for name, row in kept["seconds"].items()])])

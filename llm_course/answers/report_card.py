@@ -131,7 +131,7 @@ QUIZZES[LESSON] = (
         "A row shows 65 % [61 %, 69 %], and its bar is at least 63 %. What is its verdict?",
         (
             ("Passed, for the number lies above its bar", "The true value may lie at 62 %."),
-            ("Open, for the interval holds the bar itself", "Yes: more texts would decide it."),
+            ("Open, for the bar lies between its two ends", "Yes: more texts would decide it."),
             ("Failed, for the interval begins below it", "Failed is what lies below as a whole."),
         ),
         1,
@@ -139,7 +139,7 @@ QUIZZES[LESSON] = (
     Question(
         "Twelve intervals should hold together with 95 %. How sure must each be?",
         (
-            ("95 %, for each is about another question", "Then up to three cards of ten have a false pass."),
+            ("95 %, for each is about another question", "At the worst, three cards of ten pass falsely."),
             ("95 % to the power of twelve, about 54 %", "So sure are twelve independent ones of 95 %."),
             ("About 99.6 %: a twelfth of 5 % may miss", "Yes, and no independence is needed."),
         ),
@@ -167,7 +167,7 @@ QUIZZES[LESSON] = (
         "One classifier passes a row, and another is open there. Which is better at it?",
         (
             ("The first, for its whole interval passed", "Their numbers may lie a hair apart."),
-            ("Neither: open means that they are equal", "Open means that the interval holds the bar."),
+            ("Neither: open means that they are equal", "Open: its ends lie on both sides of the bar."),
             ("Not known: compare them on the same texts", "Yes, by the paired difference."),
         ),
         2,

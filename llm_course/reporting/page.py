@@ -20,7 +20,7 @@ from .found import Bar, Found, Line
 
 # %% ../../nbs/reporting/page.ipynb #12259dce
 LESSONS = "https://github.com/llm-course/llm_course/blob/main/nbs/lessons/{}.ipynb"
-REACH = 4.0  # halves of an interval; what lies further away is drawn there
+REACH = 4.0  # half-widths of an interval; what lies further away is cut off there
 
 
 def _priced(seconds: float | None) -> str:
@@ -106,7 +106,7 @@ def from_bar(
     found: Found,
     bar: Bar,
 ) -> tuple[float, float, float] | None:  # value, low, high; None without a bar
-    "How far number and interval lie on the good side of the bar, in halves of the interval"
+    "How far number and interval lie on the good side of the bar, in half-widths of the interval"
     if bar == Bar():
         return None
     half = max((found.high - found.low) / 2, 1e-9)
@@ -133,14 +133,17 @@ def plot_cards(
                 continue
             middle, low, high = drawn
             ax.plot([low, high], [place + shift] * 2, color=colour, linewidth=2)
+            for end, cut, arrow in ((low, -REACH, "<"), (high, REACH, ">")):
+                if end == cut:  # it goes on
+                    ax.plot(1.06 * cut, place + shift, arrow, color=colour, markersize=6)
             shape = "X" if line.verdict == "failed" else marker
             ax.plot(middle, place + shift, shape, color=colour, markersize=8,
                     markerfacecolor="white" if line.verdict == "open" else colour)
         ax.plot([], [], marker, color=colour, label=f"{card.name}: {card.passed} of {len(names)} passed")
     ax.axvline(0, color="black", linewidth=1)
-    ax.set(yticks=range(len(names)), yticklabels=names, xlim=(-REACH - 0.3, REACH + 0.3),
+    ax.set(yticks=range(len(names)), yticklabels=names, xlim=(-REACH - 0.4, REACH + 0.4),
            ylim=(len(names) - 0.5, -0.5), title="What passed lies right of the line as a whole",
-           xlabel="← misses its bar    distance in halves of the interval    passes it →")
+           xlabel="← misses    distance from the bar, in half-widths of the interval    passes →")
     for shape, said, inside in (("o", "passed", GREY), ("o", "open", "white"), ("X", "failed", GREY)):
         ax.plot([], [], shape, color=GREY, markerfacecolor=inside, markersize=8, linestyle="", label=said)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=3)
