@@ -109,7 +109,7 @@ def keep_layers(
 ) -> TextClassifier:
     "A smaller classifier of some of the layers; vectors of tokens and classification head as they were"
     there, layers = len(bert_layers(classifier)), list(layers)
-    if not layers or layers != sorted({*layers} & {*range(there)}):
+    if not layers or layers != sorted({*layers} & {*range(there)}):  # ascending, none twice, all there
         raise ValueError(f"layers must be some of 0 to {there - 1}, ascending, one at least, got {layers}")
     if isinstance(classifier, FewerHeads):
         raise ValueError("Take layers out before heads: a configuration counts the heads of all layers once")
