@@ -9,19 +9,20 @@ Models: the bundled encoder of six layers, fine-tuned on all 8,034 reviews (the 
 weights zero; and students of its first and last layer, trained on the same reviews with labels alone, with the teacher (read
 twice), and with the teacher and 1,500 labels, where the other reviews join in without a label. One more student reads the
 reviews four times, and beside each batch of 16 there are 32 texts without a label that the teacher judges: reviews of which
-a quarter of the words is gone (three copies each), the first half of one with the second half of another, and the texts of
-other domains. Its rival has labels alone, and the best of four recipes by validation: read twice or four times, or once or
-twice with three copies, each without a quarter of its words. Each runs in torch, in ONNX Runtime in float32, and in int8.
+a quarter of the words is gone (three copies each), the first half of one with the second half of another, and the first 25
+words of texts of other domains. The student that has labels alone reads them by the best of four recipes. Each runs in torch,
+in ONNX Runtime in float32, and in int8.
 
-- recipes: right answers of 1,000 validation reviews for the four recipes of labels alone, with seed 0.
+- recipes: right answers of 1,000 validation reviews for a student of labels alone, seed 0, that read the reviews twice or four
+  times, or once or twice with three copies, each without a quarter of its words. `RECIPE` must be the best of them.
 - teachers, students: trained once for each of three seeds and kept in the cache. A seed draws the head, the order, dropout
   and which labels are known. In bfloat16 where the processor computes in it; judged in float32.
 - answers: on 1,000 test reviews accuracy, calibration error, accuracy on the shortest and the longest quarter, on the texts
   that the teacher was least sure of, and the share of the teacher's answers that changed. For four of the models the
   share of 40 reviews that stay right under SynonymAttack.
 - cost: milliseconds of one text and in batches of 32, in turn in each of seven rounds, medians; megabytes on the disk; and how
-  far loading and answering lifts the memory of a process of its own, the median of three. Of the models of seed 0; the two
-  students that came last have the shape of the others and were not timed.
+  far loading and answering lifts the memory of a process of its own, the median of three. Of the models of seed 0; the
+  student that came last has the shape of the others and was not timed.
 
 Each row is written as it ends, and a call that finds all of them writes the summary anew. Two processes work (or --processes), with one thread each; the cost is measured by one.
 """
@@ -38,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from datasets import concatenate_datasets
-from common import RESULTS, gains, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
+from common import gains, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.compression import (
@@ -59,9 +60,10 @@ from llm_course.models import TextClassifier
 NAME, SPARE = "compression", 100  # the seed that draws what is judged
 TEACHER, KEPT = "six layers", (0, 5)
 STUDENTS = ("two layers, labels", "two layers, teacher", "two layers, 1,500 labels and teacher",
-            "two layers, labels, best recipe", "two layers, teacher and more texts")
+            "two layers, teacher and more texts")
 MODELS = (TEACHER, "six layers, half zeros", *STUDENTS)
 TIMED = MODELS[:5]
+RECIPE = "twice"
 RECIPES = {"twice": (2, 0), "four times": (4, 0), "once with copies": (1, 3), "twice with copies": (2, 3)}  # epochs, copies
 RUNTIMES = ("torch", "ONNX float32", "int8")
 ATTACKED = (f"torch, {TEACHER}", f"int8, {TEACHER}", f"torch, {STUDENTS[0]}", f"torch, {STUDENTS[1]}")
@@ -149,28 +151,23 @@ def recipes(sizes: Sizes, rows: dict, recipe: str) -> dict:
 def students(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
     "Train a student of two layers"
     teacher, train = teacher_of(sizes, seed), part_of("train", sizes.train, seed)
-    student, options, epochs = keep_layers(teacher, KEPT), {}, sizes.epochs
-    if way == STUDENTS[3]:
-        tried = rows.get("recipes") or json.loads((RESULTS / f"{NAME}.json").read_text())["rows"]["recipes"]
-        recipe = max(RECIPES, key=lambda name: tried[name]["accuracy"])
-        student, run = by_recipe(sizes, recipe, seed)
+    student, epochs = keep_layers(teacher, KEPT), sizes.epochs
+    if way == STUDENTS[0]:
+        student, run = by_recipe(sizes, RECIPE, seed)
         student.save(place_of(sizes, way, seed))
-        return {"seconds": run.seconds, "steps": len(run.steps), "recipe": recipe}
-    if way != STUDENTS[0]:
-        judge = exported(sizes, TEACHER, "int8", seed)
-        more = None
-        if way == STUDENTS[4]:
-            generator, texts, epochs = np.random.default_rng(seed), list(train["text"]), 2 * sizes.epochs
-            pool = [*in_halves(texts, generator), *(text for _ in range(3) for text in with_fewer_words(texts, generator))]
-            for name in ("products", "tweets", "opinions"):
-                pool += load_dataset(name)["train"]["text"][: sizes.train]
-            more = UnlabelledTexts(student, pool, 32)
-        if way == STUDENTS[2]:
-            more = UnlabelledTexts(student, train["text"][sizes.known :], 32)
-            train = train.select(range(sizes.known))
-        options = {"objective": Distillation(judge, share=0.9, unlabelled=more)}
+        return {"seconds": run.seconds, "steps": len(run.steps)}
+    judge, more = exported(sizes, TEACHER, "int8", seed), None
+    if way == STUDENTS[3]:
+        generator, texts, epochs = np.random.default_rng(seed), list(train["text"]), 2 * sizes.epochs
+        pool = [*in_halves(texts, generator), *(text for _ in range(3) for text in with_fewer_words(texts, generator))]
+        for name in ("products", "tweets", "opinions"):
+            pool += [" ".join(text.split()[:25]) for text in load_dataset(name)["train"]["text"][: sizes.train]]
+        more = UnlabelledTexts(student, pool, 32)
+    elif way == STUDENTS[2]:
+        more = UnlabelledTexts(student, train["text"][sizes.known :], 32)
+        train = train.select(range(sizes.known))
     run = fine_tune(student, train, batch_size=16, epochs=epochs, learning_rate=3e-4, seed=seed, progress=False,
-                    mixed_precision=quick_precision(), **options)
+                    mixed_precision=quick_precision(), objective=Distillation(judge, share=0.9, unlabelled=more))
     student.save(place_of(sizes, way, seed))
     return {"seconds": run.seconds, "steps": len(run.steps)}
 
@@ -278,8 +275,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and intervals over seeds, also of differences to the teacher and between two students, seed by seed; the cost"
     reached, taught, more = rows.get("answers", {}), {}, {}
     for runtime in RUNTIMES:
-        for kept, pair in ((taught, STUDENTS[:2]), (more, STUDENTS[3:])):
-            labels, teacher = (f"{runtime}, {student}" for student in pair)
+        for kept, taught_by in ((taught, STUDENTS[1]), (more, STUDENTS[3])):
+            labels, teacher = (f"{runtime}, {student}" for student in (STUDENTS[0], taught_by))
             for figure in ("accuracy", *TITLES):
                 both = less(reached, figure, labels)
                 if teacher in both:
@@ -291,7 +288,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
     return {"accuracy": over_seeds(reached, "accuracy"), "gap": less(reached, "accuracy", first),
             "hidden": {title: over_seeds(reached, figure) for figure, title in TITLES.items()} if reached else {},
             "apart": apart, "longest less shortest": less(by_length, "length", first),
-            "taught less labels": taught, "more texts less best recipe": more,
+            "taught less labels": taught, "more texts less labels": more,
             "recipes": {name: row["accuracy"] for name, row in rows.get("recipes", {}).items()}, "steps": {way: mean for way, (mean, _) in steps.items()},
             "cost": rows.get("cost", {}).get("all", {})}
 

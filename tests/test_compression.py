@@ -473,7 +473,7 @@ def test_the_benchmark_sums_up_its_rows(monkeypatch):
     assert found["apart"]["calibration error, points"]["torch, two layers, teacher"] == pytest.approx((0, 0))
     assert found["apart"]["right under attack"] == {}  # no row has it here
     assert set(benchmark.ATTACKED) <= set(found["accuracy"]) and not benchmark.summary({})["accuracy"]
-    assert len(benchmark.jobs(benchmark.FULL)["answers"]) == 63
+    assert len(benchmark.jobs(benchmark.FULL)["answers"]) == 54
     small = pickle.loads(pickle.dumps(benchmark.SMALL))  # as another process gets it
     assert benchmark.place_of(small, "a", 0) == benchmark.place_of(benchmark.SMALL, "a", 0)
     assert benchmark.place_of(small, "a", 0) != benchmark.place_of(benchmark.FULL, "a", 0)
