@@ -118,7 +118,7 @@ def test_clipping_is_seen_in_the_norms(tmp_path):
     ("loss = F.cross_entropy(logits, targets[rows]", "loss = F.binary_cross_entropy_with_logits(logits, 1.0 * targets[rows]",
      ValueError),
     ("optimizer = ", "optimiser = ", NameError),
-    ("classifier.save(folder)", "pass", FileNotFoundError),
+    ("classifier.save(model_folder)", "pass", FileNotFoundError),
 ])
 def test_what_raises_raises_in_the_working_script_too(words, others, error, tmp_path):
     assert words in WORKING
@@ -128,7 +128,7 @@ def test_what_raises_raises_in_the_working_script_too(words, others, error, tmp_
 
 def test_what_reading_finds_is_found_when_it_comes_back():
     for words, others, fault in (
-            ("set_seed(seed)", "pass", "no seed"), ("classifier.save(folder)", "pass", "no saving"),
+            ("set_seed(seed)", "pass", "no seed"), ("classifier.save(model_folder)", "pass", "no saving"),
             ("    optimizer = torch.optim.AdamW", "    other = torch.optim.AdamW", "optimiser undefined"),
             ('scores(classifier, reviews["validation"])', 'scores(classifier, reviews["test"])', "test set as validation"),
             ("clip_grad_norm_", "clip", "no clipping"), ("lr_scheduler.LambdaLR", "Rate", "no schedule")):
@@ -172,16 +172,20 @@ def test_the_script_that_works_runs_alone_saves_and_comes_out_again(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_the_table_of_the_lesson_names_the_lines_of_its_script():
+def test_the_table_of_the_lesson_names_the_lines_of_its_script_and_the_faults_of_its_list():
     cells = json.loads(LESSON.read_text(encoding="utf-8"))["cells"]
     [table] = ["".join(output["data"]["text/markdown"]) for cell in cells for output in cell.get("outputs", [])
-               if "Ends in line" in "".join(output.get("data", {}).get("text/markdown", ""))]
-    lines = [line.strip().partition("  #")[0] for line in CELLS[PLACE].replace("\n\n\n", "\n\n\n").splitlines()]
-    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \| (\d+) \| `(.+)` \|$", table, re.MULTILINE)
+               if "Mended by" in "".join(output.get("data", {}).get("text/markdown", ""))]
+    lines = [line.strip().partition("  #")[0] for line in WORKING.splitlines()]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \| `(.+)` \|$", table, re.MULTILINE)
     assert len(rows) == 17 and len({fault for fault, *_ in rows}) == 17
     assert all(line in lines for *_, line in rows)
-    assert sum(raised == "nothing" for _, _, raised, _, _ in rows) == 9
-    assert all(raised == "nothing" or raised.endswith("Error") for _, _, raised, _, _ in rows)
+    assert sum(raised == "nothing" for _, _, raised, _ in rows) == 9
+    assert all(raised == "nothing" or raised.endswith("Error") for _, _, raised, _ in rows)
+    text = next(cell for cell in cells_of(LESSON, "markdown") if "We count seventeen faults" in cell)
+    text = re.sub(r" \(.+?\)|`", "", re.sub(r"\[(.+?)\]\(.+?\)", r"\1", text))
+    listed = ", ".join(re.findall(r"^\d\. \*\*[^*]+\*\*: (.+)\.$", text, re.MULTILINE)).split(", ")
+    assert sorted(listed) == sorted(fault for fault, *_ in rows)
 
 
 @pytest.mark.parametrize(("script", "undefined", "unused"), [
@@ -209,8 +213,17 @@ def test_what_is_no_python_is_refused_by_all():
 
 def test_statements_in_loops():
     nested = "for a in b:\n    for c in test:\n        d = test\n    else:\n        e = 'my test'\ntest"
-    assert in_loops(nested, "test") == ["d = test", "e = 'my test'"]
+    assert in_loops(nested, "test") == ["for c in test:", "d = test", "e = 'my test'"]
     assert in_loops("while test:\n    pass", "test") == [] == in_loops("for a in b:\n    attest.x", "tests")
+
+
+@pytest.mark.parametrize(("line", "found"), [
+    ("latest = a", False), ("attest(a)", False), ("tests = a", False), ("f(data.test)", True), ("f(data.test_part.rows)", True),
+    ("f('path/test.csv')", True), ("f(part=Test)", True), ("f(test=a)", True), ("if test_rows:\n        a", True),
+    ("with test:\n        a", True), ("if a:\n        b", False), ("try:\n        a\n    except E:\n        a", False),
+])
+def test_a_loop_mentions_a_part_by_whole_words(line, found):
+    assert bool(in_loops(f"for a in b:\n    {line}", "test")) == found
 
 
 def test_a_watch_sees_the_outermost_call_and_takes_nothing_with_it():

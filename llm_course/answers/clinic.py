@@ -48,6 +48,9 @@ def _idle_in_functions(answer):
         ("def f(a):\n    size = a\n    def g():\n        return size\n    return g", set(),
          "A function inside of another reads its names."),
         ("def f(a):\n    global best\n    best = a", set(), "What is global belongs to the script."),
+        ("def f(a):\n    n = 1\n    n += a\n    return a", {"n"}, "n += a assigns n, and does not read it."),
+        ("def f(a):\n    import math\n    def g():\n        pass\n    return a", set(),
+         "Imports and the names of inner functions do not count."),
         ("class A:\n    def f(self, a):\n        self.a = a\n        spare = 2", {"spare"},
          "A method is a function, and an attribute is no name."),
     )
@@ -186,6 +189,8 @@ def _look_at_calls(model: _Watched, train: tuple, validation: tuple):
             judged |= {*rows}
             if training:
                 raise Wrong("The model judges validation rows with dropout on: call model.eval() before.")
+            if learning:
+                raise Wrong("Gradients are kept for validation rows: judge them inside of torch.no_grad().")
         elif learning:
             order += rows
             read.update(rows)
@@ -208,7 +213,8 @@ def _look_at_calls(model: _Watched, train: tuple, validation: tuple):
     LESSON,
     "Look at what the model is handed: which rows, in which order, with which mask, in which mode.",
     "Look at what is left over: gradients of the last batch, the rows that fill no batch.",
-    "Of a validation batch keep the sum of its losses, and divide once, by the number of rows.",
+    "Of a validation batch keep the sum of its losses, and divide once, by the number of rows: once the last "
+    "batch may be short, a mean of the means of batches is another number.",
     "torch.randperm(n).split(batch_size) gives all rows in another order, the last batch short.",
 )
 def _mend_the_loop(answer):
@@ -229,7 +235,7 @@ def _mend_the_loop(answer):
 # %% ../../nbs/answers/clinic.ipynb #2af657d4
 QUIZZES[LESSON] = (
     Question(
-        "Which of these faults of a script raises an error by itself?",
+        "Which of these faults of a script raises an error at once?",
         (
             ("A binary loss of two logits and one label", "Yes: the shapes do not fit."),
             ("A batch without its attention mask", "Padding is read like words, and nothing is said."),
@@ -238,11 +244,11 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "A script loads a tokenizer, and no line uses it. What does that tell?",
+        "A script loads a tokenizer, and no line uses it. What should you check?",
         (
-            ("Nothing: it costs a second and some memory", "Something was meant to be done with it."),
-            ("That texts become numbers in another way", "Yes, and the model knows only its own numbers."),
-            ("That the script will end with a NameError", "That comes of a name that is never made."),
+            ("How long it takes to load, and how much memory", "It was loaded for a purpose: look for that."),
+            ("How texts become numbers before the model", "Yes: it knows only its own. Or rows hold them."),
+            ("Whether the script will end with a NameError", "That comes of a name that is never made."),
         ),
         1,
     ),
@@ -260,15 +266,15 @@ QUIZZES[LESSON] = (
         (
             ("Nothing, as long as no gradient was taken from it", "Choosing is a way of learning too."),
             ("It is too low, for the early epochs count as well", "They do not: the best of them is taken."),
-            ("It is too high, for it was chosen by the same texts", "Yes: choose by a validation part."),
+            ("It is too high on average: the same texts chose it", "Yes: choose by a validation part."),
         ),
         2,
     ),
     Question(
         "Every error message of a script is mended, and it runs to its end. What do you know?",
         (
-            ("That it is right, for its accuracy is printed", "Nine of our faults print one too."),
-            ("That what is left in it does not raise anything", "Yes, and no more than that."),
+            ("That it is right, for its accuracy is printed", "A script with nine faults prints one too."),
+            ("That nothing in it raised an error on these texts", "Yes: a longer one may come."),
             ("That it can be repeated with the same numbers", "Only where each draw has its seed."),
         ),
         1,
