@@ -126,10 +126,12 @@ def average_run_length(
     "The average run length of a CUSUM by a Markov chain (after Brook & Evans 1972)"
     states = checked_count("states", states, least=2)
     width = checked_number("threshold", threshold, strict=True) / states
-    jumps = np.arange(-50 * states, 50 * states + 1) / 50  # in widths, fifty to each
+    jumps = np.arange(-50 * states, 50 * states + 1) / 50  # in widths; fifty times as fine as the states
+    # How likely each is: it stands in the middle of a stretch of 0.02, so that no stretch is left out
     mass = distribution((jumps + 0.01) * width) - distribution((jumps - 0.01) * width)
     low = np.floor(jumps).astype(int)
-    nearer = jumps - low  # a jump that ends between two states is shared out: this to the upper one
+    # A jump that ends between two states is shared out, so that the mean stays (Brook & Evans: nearest)
+    nearer = jumps - low  # this goes to the upper one
     lower = np.bincount(low + states, mass * (1 - nearer), 2 * states + 2)
     upper = np.bincount(low + states + 1, mass * nearer, 2 * states + 2)
     away = np.arange(states + 1) - np.arange(states + 1)[:, None] + states  # from row to column

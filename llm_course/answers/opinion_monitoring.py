@@ -157,11 +157,13 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "The interval of an adjusted share stays wide, however many texts come in. What makes it narrower?",
+        "It rings. The share since the likeliest start lies far below the expected one. What "
+        "does that prove?",
         (
-            ("Texts of more days in the stream", "That term of the variance is small already."),
-            ("More labels for the matrix of errors", "Yes: its two terms do not shrink otherwise."),
-            ("A higher threshold for the alarm", "That changes alarms, not shares."),
+            ("That opinion fell: the expected share lies outside the interval.",
+             "It does so at false alarms, too."),
+            ("Little: the start was chosen because it looks so.", "Yes: later texts tell more."),
+            ("That the matrix of errors does not hold.", "Such alarms come where it holds as well."),
         ),
         1,
     ),
@@ -169,8 +171,8 @@ QUIZZES[LESSON] = (
         "Why does a CUSUM never fall below zero?",
         (
             ("So that a longer stream does not need more memory.", "It would not."),
-            ("So that it rings more often than it otherwise would.", "It does, and that is not the aim."),
-            ("So that old good news does not outweigh bad news.", "Yes: the best begin may be now."),
+            ("So that it rings more often than it otherwise would.", "It does; that is its price."),
+            ("So that old good news does not outweigh bad news.", "Yes: the best start may be now."),
         ),
         2,
     ),
