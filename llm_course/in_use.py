@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SIGNALS', 'gaussian_kernel', 'median_distance', 'split_weights', 'squared_discrepancies', 'random_splits',
            'permutation_p_value', 'Drift', 'window_tests', 'DriftDetector', 'estimated_accuracy', 'confidence_strata',
-           'neyman_allocation', 'texts_to_label', 'stratified_accuracy', 'accuracy_drop', 'disagreements',
-           'VersionComparison', 'compare_versions', 'Feedback', 'State', 'Versions', 'Window', 'joined', 'window_of']
+           'neyman_allocation', 'texts_to_label', 'stratified_accuracy', 'accuracy_drop', 'VersionComparison',
+           'disagreements', 'compare_versions', 'Feedback', 'State', 'Versions', 'Window', 'joined', 'window_of']
 
 # %% ../nbs/lessons/45_in_use.ipynb #cdea26ac
 import math
@@ -307,6 +307,21 @@ def accuracy_drop(
     return Drift(float(fall), float(p_value), checked_fraction("threshold", threshold))
 
 # %% ../nbs/lessons/45_in_use.ipynb #d295bc9b
+@dataclass(frozen=True)
+class VersionComparison:
+    "Two versions on the same texts"
+
+    difference: Estimate  # accuracy of the second less that of the first
+    only_first_right: int  # texts that only the first version got right
+    only_second_right: int
+    p_value: float  # of McNemar's exact test
+
+    def __str__(self) -> str:
+        return (f"accuracy of the second less that of the first: {self.difference}; right is only the second "
+                f"on {self.only_second_right} texts, only the first on {self.only_first_right}; "
+                f"p = {self.p_value:.2g}")
+
+
 def disagreements(
     items: pd.DataFrame,  # key, version, answer, as from Feedback.items
     first: str,  # name of a version
@@ -342,21 +357,6 @@ def _check_words(labels: list, answers: set):
             raise ValueError(f"The label {label!r} is none of the answers that were given, "
                              f"{', '.join(sorted(map(repr, answers)))}. Write labels as the classifier does.")
 
-# %% ../nbs/lessons/45_in_use.ipynb #d20e4b36
-@dataclass(frozen=True)
-class VersionComparison:
-    "Two versions on the same texts"
-
-    difference: Estimate  # accuracy of the second less that of the first
-    only_first_right: int  # texts that only the first version got right
-    only_second_right: int
-    p_value: float  # of McNemar's exact test
-
-    def __str__(self) -> str:
-        return (f"accuracy of the second less that of the first: {self.difference}; right is only the second "
-                f"on {self.only_second_right} texts, only the first on {self.only_first_right}; "
-                f"p = {self.p_value:.2g}")
-
 
 def compare_versions(
     items: pd.DataFrame,  # key, version, answer, label, as from Feedback.items
@@ -381,5 +381,5 @@ def compare_versions(
     right = [labels.get(key, said) for key, said in both["first"].items()]  # without a label: no matter what
     names = sorted({*both["first"], *both["second"], *right})
     numbers = [[names.index(name) for name in column] for column in (right, both["second"], both["first"])]
-    found = compare(*numbers, seed=seed)  # which calls the one that it is given first the first
+    found = compare(*numbers, seed=seed)  # its first is our second
     return VersionComparison(found.difference, found.only_second, found.only_first, found.p_value)
