@@ -104,8 +104,8 @@ QUIZZES[LESSON] = (
     Question(
         "The test on embeddings rings. What do you know?",
         (
-            ("The texts differ, or it is a false alarm.", "Yes, and no more: if they differ, it may not hurt."),
-            ("The classifier is right less often than before.", "The test has seen no label."),
+            ("The texts differ, or it is a false alarm.", "Yes, and no more: the test has seen no label."),
+            ("The classifier is right less often than before.", "Other texts may be as easy."),
             ("The classifier must be trained on these texts.", "First find out whether it fails on them."),
         ),
         0,
