@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SIGNALS', 'gaussian_kernel', 'median_distance', 'split_weights', 'squared_discrepancies', 'random_splits',
            'permutation_p_value', 'Drift', 'window_tests', 'DriftDetector', 'estimated_accuracy', 'confidence_strata',
-           'neyman_allocation', 'texts_to_label', 'stratified_accuracy', 'accuracy_drop', 'disagreements',
-           'compare_versions', 'Feedback', 'State', 'Versions', 'Window', 'joined', 'window_of']
+           'neyman_allocation', 'texts_to_label', 'stratified_accuracy', 'accuracy_drop', 'VersionComparison',
+           'disagreements', 'compare_versions', 'Feedback', 'State', 'Versions', 'Window', 'joined', 'window_of']
 
 # %% ../nbs/lessons/45_in_use.ipynb #cdea26ac
 import math
@@ -20,7 +20,7 @@ from scipy.stats import fisher_exact, ks_2samp, norm
 from .checks import as_array, checked_classes, checked_confidence, checked_count, checked_fraction
 from .checks import checked_lengths, checked_number, checked_probabilities, checked_scores
 from .checks import checked_seed
-from .evaluation import Comparison, compare
+from .evaluation import compare
 from .feedback import Feedback
 from .intervals import Estimate
 from .versions import State, Versions
@@ -165,8 +165,7 @@ class DriftDetector:
         self._check_fit(window)
         count, size = len(self.reference), len(window)
         if size not in self._splits:  # those of one size are kept
-            self._splits.clear()
-            self._splits[size] = random_splits(count, size, self.permutations, self.seed)
+            self._splits = {size: random_splits(count, size, self.permutations, self.seed)}
         across = gaussian_kernel(self.reference.embeddings, window.embeddings, self.bandwidth)
         inside = gaussian_kernel(window.embeddings, window.embeddings, self.bandwidth)
         kernel = np.block([[self._within, across], [across.T, inside]])
@@ -182,6 +181,7 @@ class DriftDetector:
         if theirs != ours:
             raise ValueError("The window and the reference were made by different encoders or classifiers. "
                              "Read the reference texts again, with those that are in use now.")
+        # 2, for where sizes are equal, a split and its opposite have the same statistic
         if 2 / math.comb(len(self.reference) + len(window), len(window)) > self.threshold:
             raise ValueError(f"A window of {len(window)} texts beside {len(self.reference)} can never ring "
                              f"at the threshold {self.threshold:.2g}: it has too few splits. Gather more.")
@@ -202,7 +202,7 @@ def estimated_accuracy(
     right, sure, bars = known.argmax(1) == targets, window.max(1), np.sort(known.max(1))
     errors = int((~right).sum())
     bar = bars[errors] if errors < len(bars) else np.inf  # as many of the reference are below as are wrong
-    above, at = (bars > bar).mean(), (bars == bar).mean()  # where all are at it, a part must pass
+    above, at = (bars > bar).mean(), (bars == bar).mean()  # of those at the bar, the share that is missing
     passing = (sure > bar).mean() + (sure == bar).mean() * (right.mean() - above) / max(at, 1 / len(bars))
     moved = right.mean() + sure.mean() - known.max(1).mean()
     return {"mean confidence": float(sure.mean()), "difference of confidences": float(np.clip(moved, 0, 1)),
@@ -221,7 +221,7 @@ def confidence_strata(
         raise ValueError("confidence must be one number from 0 to 1 for each text, such as "
                          "predict_proba(texts).max(1)")
     ranks = values.argsort(kind="stable").argsort(kind="stable")
-    return ranks * strata // len(values)
+    return ranks * strata // len(values)  # ranks from 0 on, cut into equal parts
 
 
 def neyman_allocation(
@@ -240,7 +240,7 @@ def neyman_allocation(
         raise ValueError(f"budget must be from {least.sum()} (two of each stratum) to {sizes.sum()} (all "
                          f"texts), got {budget}")
     wanted, counts = sizes * np.sqrt(expected * (1 - expected)) + 1e-9, least.copy()
-    while counts.sum() < budget:  # one label after the other, where it lowers the variance most
+    while counts.sum() < budget:  # a label more lowers c²/n to c²/(n + 1)
         gain = np.where(counts < sizes, wanted**2 / (counts * (counts + 1)), -1.0)
         counts[gain.argmax()] += 1
     return counts
@@ -307,6 +307,21 @@ def accuracy_drop(
     return Drift(float(fall), float(p_value), checked_fraction("threshold", threshold))
 
 # %% ../nbs/lessons/45_in_use.ipynb #d295bc9b
+@dataclass(frozen=True)
+class VersionComparison:
+    "Two versions on the same texts"
+
+    difference: Estimate  # accuracy of the second less that of the first
+    only_first_right: int  # texts that only the first version got right
+    only_second_right: int
+    p_value: float  # of McNemar's exact test
+
+    def __str__(self) -> str:
+        return (f"accuracy of the second less that of the first: {self.difference}; right is only the second "
+                f"on {self.only_second_right} texts, only the first on {self.only_first_right}; "
+                f"p = {self.p_value:.2g}")
+
+
 def disagreements(
     items: pd.DataFrame,  # key, version, answer, as from Feedback.items
     first: str,  # name of a version
@@ -349,10 +364,8 @@ def compare_versions(
     second: str,  # name of another
     *,
     seed: int = 0,  # of the bootstrap
-) -> Comparison:  # difference: accuracy of the second less that of the first
-    """The paired comparison of two versions; labels are needed only where they differ
-
-    Its `only_first` counts texts that only the second version got right: it is held against the first."""
+) -> VersionComparison:
+    "The paired comparison of two versions; labels are needed only where they differ"
     both = disagreements(items, first, second)
     if "label" not in items.columns:
         raise ValueError("items must have the column label; label is not there")
@@ -368,4 +381,5 @@ def compare_versions(
     right = [labels.get(key, said) for key, said in both["first"].items()]  # without a label: no matter what
     names = sorted({*both["first"], *both["second"], *right})
     numbers = [[names.index(name) for name in column] for column in (right, both["second"], both["first"])]
-    return compare(*numbers, seed=seed)
+    found = compare(*numbers, seed=seed)  # its first is our second
+    return VersionComparison(found.difference, found.only_second, found.only_first, found.p_value)

@@ -711,7 +711,9 @@ def test_labels_where_both_agree_change_nothing():
     truth, first, second = (generator.integers(3, size=80) for _ in range(3))
     named = [[f"class {number}" for number in numbers] for numbers in (first, second, truth)]
     told = compare_versions(items(*named), "a", "b")
-    assert told == compare(truth, second, first)
+    plain = compare(truth, second, first)  # the second comes first, so that a gain is above 0
+    assert (told.difference, told.p_value) == (plain.difference, plain.p_value)
+    assert (told.only_second_right, told.only_first_right) == (plain.only_first, plain.only_second)
     few = [label if a != b else None for a, b, label in zip(*named, strict=True)]
     assert compare_versions(items(named[0], named[1], few), "a", "b") == told
 
@@ -735,8 +737,17 @@ def test_versions_that_cannot_be_compared(table, names, said):
         compare_versions(table, *names)
 
 
+def test_what_only_one_version_gets_right_has_its_name_whichever_is_asked_first():
+    table = items(["n", "n", "p", "p"], ["p", "p", "p", "n"], ["p", "p", "p", "p"])  # b is right on two, a on one
+    told, turned = compare_versions(table, "a", "b"), compare_versions(table, "b", "a")
+    assert (told.only_first_right, told.only_second_right, told.difference.value) == (1, 2, 0.25)
+    assert (turned.only_first_right, turned.only_second_right, turned.difference.value) == (2, 1, -0.25)
+    assert "only the second on 2 texts, only the first on 1;" in str(told)
+
+
 def test_a_label_that_no_version_gave_counts_against_both_and_a_list_is_no_table():
     table = items(["a", "b", "a"], ["b", "b", "b"], ["c", "b", "b"])
-    assert (compare_versions(table, "a", "b").only_first, compare_versions(table, "a", "b").only_second) == (1, 0)
+    told = compare_versions(table, "a", "b")
+    assert (told.only_first_right, told.only_second_right) == (0, 1)  # of the text "2"
     with pytest.raises(TypeError, match="items must be a DataFrame"):
         compare_versions(table.to_dict("records"), "a", "b")

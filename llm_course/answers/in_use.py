@@ -64,7 +64,7 @@ def _who_is_on_trial(answer):
 
 # %% ../../nbs/answers/in_use.ipynb #84215039
 def _drawn_months(seed: int, drift: bool) -> list[list[float]]:
-    "200 months of 28 p-values; with drift they are smaller from day 10 on"
+    "200 months of 28 p-values; with drift they are smaller from number 10 on, the 11th day"
     values = np.random.default_rng(seed).random((200, 28))
     values[:, 10:] **= 2.5 if drift else 1
     return values.clip(1e-12).tolist()
@@ -104,8 +104,8 @@ QUIZZES[LESSON] = (
     Question(
         "The test on embeddings rings. What do you know?",
         (
-            ("The texts differ from those of the reference.", "Yes, and no more: it may or may not hurt."),
-            ("The classifier is right less often than before.", "The test has seen no label."),
+            ("The texts differ, or it is a false alarm.", "Yes, and no more: the test has seen no label."),
+            ("The classifier is right less often than before.", "Other texts may be as easy."),
             ("The classifier must be trained on these texts.", "First find out whether it fails on them."),
         ),
         0,
@@ -113,7 +113,7 @@ QUIZZES[LESSON] = (
     Question(
         "Five tests a day, seven days, and one false alarm in 20 weeks. Which threshold has each p-value?",
         (
-            ("0.05, as for any test of its own", "In 35 tests it would ring once or twice a week."),
+            ("0.05, as for a single test", "In 35 tests it would ring once or twice a week."),
             ("0.05 divided by 5, for five signals", "The seven days count as well."),
             ("0.05 divided by 35, for all tests", "Yes: the chances of 35 tests add up to 0.05 at most."),
         ),
