@@ -33,7 +33,7 @@ from ..folders import UNFINISHED, check_place, new_folder, tidy_up
 from ..models import TextClassifier, check_fit, file_sha256, length_batches, own_copy, quiet_loading
 from ..tokens import load_tokenizer
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports models and their use; read when it begins
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports how it is used
 
 # %% ../../nbs/compressing/onnx_classifier.ipynb #5d83503b
 class InputsToLogits(torch.nn.Module):

@@ -28,7 +28,7 @@ log = logging.getLogger("llm_course.serving")
 
 # %% ../../nbs/serving/answering.ipynb #98e15b7b
 Seen = Callable[[int, float], None]  # texts of a batch, and its seconds
-Found = tuple[list[float], bool | None, dict | None]  # of a text: its probabilities, whether it was cut, details
+Found = tuple[list[float], bool | None, dict | None]  # of a text: probabilities, whether it was cut, details
 
 
 class InThread:

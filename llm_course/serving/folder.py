@@ -136,7 +136,7 @@ def cuts_of(
 def answers_of(
     classifier: object,
     texts: list[str],  # N
-) -> list[tuple[list[float], bool | None, dict | None]]:  # N: probabilities, whether the text was cut, details
+) -> list[tuple[list[float], bool | None, dict | None]]:  # N: probabilities, whether it was cut, details
     "What is said of each text"
     rows, details = rows_of(classifier, texts)
     return list(zip(rows, cuts_of(classifier, texts), details, strict=True))
