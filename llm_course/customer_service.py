@@ -315,7 +315,7 @@ class Reader:
         vectors = self.vectors_of(checked_texts(texts))
         likeliest, features = features_of(self.finder, vectors)
         cosines, places = self.finder.nearest(vectors, likeliest, len(self.questions))
-        evidence = [self.questions[place] if there else "" for there, place in zip(cosines > -np.inf, places)]
+        evidence = [self.questions[k] if own else "" for k, own in zip(places, cosines > -2, strict=True)]
         return likeliest, self.confidence.of(features), evidence
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000g02b

@@ -122,7 +122,7 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "A word stands ten times, not once, in a text of mean length; k1 = 1.5. How does what it adds to BM25's score change?",
+        "In a text of mean length a word stands ten times, not once; k1 = 1.5. What becomes of its score?",
         (
             ("It is ten times as large as before.", "The count is levelled: f / (f + k1 …) stays below 1."),
             ("It stays what it has been before.", "Only with k1 = 0 does it count once."),
