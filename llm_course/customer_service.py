@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -67,12 +67,12 @@ class NearestExamples:
         labels: Sequence[int] | None = None,  # (M,), whose examples are looked at; all examples if None
         first: int | None = None,  # looks only at so many examples, from the first on; at all if None
     ) -> tuple[np.ndarray, np.ndarray]:  # cosines (M,) and places (M,)
-        "The nearest example of each question; the cosine is -2 where the intent has none"
+        "The nearest example of each question; the cosine is minus infinity where the intent has none"
         found = unit_rows(vectors, self.vectors.shape[1]) @ self.vectors[:first].T  # (M, N)
         if labels is not None:
             labels = checked_classes("labels", labels, len(self.means))
             checked_lengths(vectors=found, labels=labels)
-            found = np.where(labels[:, None] == self.labels[:first], found, -2.0)
+            found = np.where(labels[:, None] == self.labels[:first], found, -np.inf)
         return found.max(1), found.argmax(1)
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000b004
@@ -311,17 +311,16 @@ class Reader:
         return vectors
 
     def read(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:  # each of N
-        "Numbers of intents, confidences, and the nearest question of the intent; "" where none was asked"
+        "Numbers of intents, confidences, and the nearest question of the intent; '' where none was asked"
         vectors = self.vectors_of(checked_texts(texts))
         likeliest, features = features_of(self.finder, vectors)
         cosines, places = self.finder.nearest(vectors, likeliest, len(self.questions))
-        evidence = [self.questions[place] if cosine >= -1.5 else ""
-                    for cosine, place in zip(cosines, places, strict=True)]
+        evidence = [self.questions[k] if own else "" for k, own in zip(places, cosines > -2, strict=True)]
         return likeliest, self.confidence.of(features), evidence
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000g02b
 HAND_OVER = "hand over"
-NOT_SURE = "I am not sure that I understand you rightly. A colleague will read your question and answer it."
+NOT_SURE = "I am not sure that I understand you correctly. A colleague will read your question and answer it."
 
 
 @dataclass(frozen=True)
@@ -335,11 +334,8 @@ class Reply:
     handed_over: bool
 
 
-def unread(
-    text: str,
-    longest: int,  # characters that are read
-) -> str:
-    "Why a question is not read; empty where it is"
+def unread(text: str, longest: int) -> str:
+    "Why a question is not read, if `longest` characters are read at most; empty where it is"
     if not re.search(r"\w", text):
         return "I see no question. Please type one; a colleague reads along."
     if len(text) > longest:
@@ -399,16 +395,16 @@ class Assistant:
         if sure and self.opinions is not None and intent == "product_opinion":
             found = self.opinions.find(text)
             sure, evidence = found is not None, found.sentence if found else ""
-            answer += (f" “{found.sentence}” Of the {found.of} sentences nearest to your question "
-                       f"{found.positive} are positive." if found else "")
+            answer += (f" “{found.sentence}” Positive among the sentences nearest to your question: "
+                       f"{found.positive} of {found.of}." if found else "")
         return Reply(answer if sure else NOT_SURE, intent, p, evidence, not sure)
 
 # %% ../nbs/lessons/50_customer_service.ipynb #5000g004
 class ServedAssistant(Assistant):
-    "With `predict_proba`, for a service of classifiers; the labels are intents, and `hand over`"
+    "For a service of classifiers; the labels are intents, and `hand over`; the details are replies"
 
-    def predict_proba(self, texts: Sequence[str], **options: object) -> np.ndarray:  # (N, C + 1)
-        "The likeliest intent against handing over, each weighed by what its error costs; as `reply` chooses"
+    def predict_with_details(self, texts: Sequence[str]) -> tuple[np.ndarray, list[dict]]:  # (N, C + 1), N
+        "The likeliest intent against handing over, each weighed by what its error costs; and each `Reply`"
         replies, t = self.replies(texts), self.threshold
         rows = np.zeros((len(replies), len(self.labels)))
         for row, found in zip(rows, replies, strict=True):
@@ -417,4 +413,8 @@ class ServedAssistant(Assistant):
                 own, other = float(not found.handed_over), float(found.handed_over)
             row[self.labels.index(found.intent or HAND_OVER)] = own / (own + other)
             row[-1] = other / (own + other)
-        return rows
+        return rows, [asdict(found) for found in replies]
+
+    def predict_proba(self, texts: Sequence[str], **options: object) -> np.ndarray:  # (N, C + 1)
+        "The intent ahead of handing over where `reply` answers"
+        return self.predict_with_details(texts)[0]

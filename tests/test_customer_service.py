@@ -5,7 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import bm25s
@@ -16,9 +16,9 @@ from conftest import ROOT
 from scipy.special import softmax
 
 from llm_course.customer_service import BM25, HAND_OVER, NOT_SURE, Assistant, Confidence, NearestExamples, ProductOpinions
-from llm_course.customer_service import Reader, ServedAssistant, draw_of_each, energy, features_of, handover_threshold
+from llm_course.customer_service import Reader, Reply, ServedAssistant, draw_of_each, energy, features_of, handover_threshold
 from llm_course.customer_service import recalled, reciprocal_rank_fusion, words_of
-from llm_course.data import OUT_OF_SCOPE, load_dataset, load_ratings, support_answers, support_questions
+from llm_course.data import OUT_OF_SCOPE, load_dataset, load_ratings, support_answers, support_questions, verified_asset
 from llm_course.serving.clients import Client
 from llm_course.serving.running import Served
 from llm_course.widgets.customer_service import Chat
@@ -79,6 +79,19 @@ def test_the_set_is_read_as_others_are():
     for split, part in parts.items():
         assert all(frame.loc[row["text"], ["intent", "split"]].tolist() == [names[row["label"]], split] for row in part)
     assert frame.index.is_unique and len(frame) == 660
+
+
+def test_the_questions_about_products_are_new_and_the_reviews_answer_what_is_said():
+    """Each graded sentence stands in the reviews; what answers a question is told; none is a question of the shop"""
+    graded = json.loads(verified_asset("product_questions.json").read_text(encoding="utf-8"))["questions"]
+    asked, sentences = [each["question"] for each in graded], set(load_ratings("products")["text"])
+    assert pd.Series([each["kind"] for each in graded]).value_counts().to_dict() == {"answerable": 30, "near": 10, "far": 10}
+    assert len(set(asked)) == 50 and not set(asked) & set(support_questions()["text"])
+    for each in graded:
+        assert set(each) == {"question", "kind", "answered_by", "verdicts"} and set(each["verdicts"]) <= sentences
+        assert set(each["verdicts"].values()) <= {"answers", "near", "no"}
+        assert each["answered_by"] in sentences if each["kind"] == "answerable" else not each["answered_by"]
+        assert each["kind"] == "answerable" or "answers" not in each["verdicts"].values()
 
 
 def test_what_has_no_ratings_is_not_read_for_them():
@@ -182,7 +195,7 @@ def test_what_are_no_vectors():
             finder.nearest(np.eye(2), labels)
     with pytest.raises(ValueError, match=r"shape \(any, 2\)"):
         finder.scores(np.eye(3))
-    assert finder.nearest(np.eye(2), [0, 1], first=1)[0].tolist() == [1, -2]  # intent 1 has none among the first
+    assert finder.nearest(np.eye(2), [0, 1], first=1)[0].tolist() == [1, -np.inf]  # intent 1 has none among the first
     with pytest.raises(ValueError, match="one at least"):
         draw_of_each([], 1)
 
@@ -255,7 +268,7 @@ def test_replies(reader, opinions):
     found = assistant.reply("weather")
     assert found.handed_over and found.answer == NOT_SURE and found.confidence < 0.5
     found = assistant.reply("nokia battery")
-    assert found.evidence == "the battery is weak" and "“the battery is weak” Of the 1 sentences nearest to your question 0 are positive" in found.answer
+    assert found.evidence == "the battery is weak" and "“the battery is weak” Positive among the sentences nearest to your question: 0 of 1." in found.answer
     found = assistant.reply("battery battery")  # sure of the intent, but no product is named
     assert found.handed_over and not found.evidence and found.answer == NOT_SURE
     assert Assistant(reader, ANSWERS, threshold=0.5).reply("nokia battery").answer == "A buyer:"
@@ -363,6 +376,43 @@ def test_behind_the_service(reader):
         client.close()
     assert status == 200 and [each["label"] for each in said["answers"]] == ["refund", HAND_OVER, HAND_OVER]
     assert refused in (413, 422) and "detail" in why
+
+
+def test_details_are_the_replies_of_the_same_reading(reader, opinions):
+    """The encoder is asked once, for the weights and for what is told"""
+    assistant = ServedAssistant(reader, ANSWERS, threshold=0.5, opinions=opinions)
+    texts = ["Please refund me", "weather", "", "nokia battery"]
+    expected = [asdict(found) for found in assistant.replies(texts)]
+    calls, reader.encode = [], lambda rows: (calls.append(len(rows)), encode(rows))[1]
+    rows, details = assistant.predict_with_details(texts)
+    assert calls == [3] and details == expected == json.loads(json.dumps(details))
+    np.testing.assert_array_equal(rows, assistant.predict_proba(texts))
+    rows, details = assistant.predict_with_details([])
+    assert rows.shape == (0, 5) and details == []
+
+
+class Asked:
+    "What a chat needs of an assistant, from a service"
+
+    def __init__(self, url):
+        self.client = Client(url)
+
+    def reply(self, text):
+        status, said = self.client.ask("/v1/classify", {"text": text})
+        return Reply(**said["answers"][0]["details"]) if status == 200 else Reply(str(said["detail"]), "", 0.0, "", True)
+
+
+def test_a_chat_behind_the_service_says_what_the_assistant_says(reader, opinions):
+    assistant = ServedAssistant(reader, ANSWERS, threshold=0.5, opinions=opinions)
+    questions = ["Please refund me", "weather", "", "nokia battery", "“¿?” \U0001f600 battery of the canon"]
+    with Served(assistant) as service:
+        chat = Chat(Asked(service.url), questions)
+        assert chat.ask("x" * 200_000).handed_over and "not read" in chat.content()
+        chat.assistant.client.close()
+    near = [assistant.reply(text) for text in questions]
+    assert [replace(found, confidence=0) for _, found in chat.turns[:-1]] == [replace(found, confidence=0) for found in near]
+    assert [found.confidence for _, found in chat.turns[:-1]] == pytest.approx([found.confidence for found in near])
+    assert "the battery is weak" in chat.turns[3][1].answer and not chat.turns[3][1].handed_over
 
 
 def test_the_module_needs_no_library_of_the_lessons():

@@ -122,11 +122,11 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "A word stands ten times, not once, in a text of mean length; k1 = 1.5. What it adds to BM25's score",
+        "In a text of mean length a word stands ten times, not once; k1 = 1.5. What becomes of its score?",
         (
-            ("is ten times as large as before", "The count is levelled: f / (f + k1 …) stays below 1."),
-            ("stays what it has been before", "Only with k1 = 0 does it count once."),
-            ("grows, by less than three times", "Yes: from 0.40 to 0.87 of the word's idf."),
+            ("It is ten times as large as before.", "The count is levelled: f / (f + k1 …) stays below 1."),
+            ("It stays what it has been before.", "Only with k1 = 0 does it count once."),
+            ("It grows, and it does not triple.", "Yes: from 0.40 to 0.87 of the word's idf."),
         ),
         2,
     ),

@@ -21,7 +21,7 @@ class Chat(Explorer):
 
     def __init__(
         self,
-        assistant: Assistant,
+        assistant: Assistant,  # or what else has its `reply`, such as a client of a service
         questions: Sequence[str] = (),  # asked at once, as a beginning
     ):
         self.assistant = assistant
