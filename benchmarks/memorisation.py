@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(600, 6, 500, 5, 1200, 33, 500, 3)
-SMALL = Sizes(16, 1, 20, 1, 24, 7, 16, 1)
+SMALL = Sizes(16, 1, 20, 1, 40, 25, 16, 1)
 
 
 def sentence(name: str, code: str) -> str:
