@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from common import gains, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision
 
 from llm_course.adversarial_examples import SynonymAttack
@@ -130,6 +130,12 @@ def in_halves(texts: list[str], generator: np.random.Generator) -> list[str]:
     return [" ".join([*first[: (len(first) + 1) // 2], *second[len(second) // 2:]]) for first, second in pairs]
 
 
+def trained(student: TextClassifier, train: Dataset, epochs: int, seed: int, **options: object) -> object:  # the run
+    "Train a student as all of them are trained"
+    return fine_tune(student, train, batch_size=16, epochs=epochs, learning_rate=3e-4, seed=seed, progress=False,
+                     mixed_precision=quick_precision(), **options)
+
+
 def by_recipe(sizes: Sizes, recipe: str, seed: int) -> tuple[TextClassifier, object]:
     "A student that has labels alone"
     epochs, copies = RECIPES[recipe]
@@ -138,8 +144,7 @@ def by_recipe(sizes: Sizes, recipe: str, seed: int) -> tuple[TextClassifier, obj
     copied = [train.map(lambda rows: {"text": with_fewer_words(rows["text"], generator)}, batched=True, batch_size=None,
                         load_from_cache_file=False) for _ in range(copies)]
     student = keep_layers(teacher_of(sizes, seed), KEPT)
-    return student, fine_tune(student, concatenate_datasets([train, *copied]), batch_size=16, epochs=epochs, learning_rate=3e-4,
-                              seed=seed, progress=False, mixed_precision=quick_precision())
+    return student, trained(student, concatenate_datasets([train, *copied]), epochs, seed)
 
 
 def recipes(sizes: Sizes, rows: dict, recipe: str) -> dict:
@@ -148,14 +153,9 @@ def recipes(sizes: Sizes, rows: dict, recipe: str) -> dict:
     return {"accuracy": evaluate(student, part_of("validation", sizes.judged)).accuracy.value}
 
 
-def students(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
-    "Train a student of two layers"
-    teacher, train = teacher_of(sizes, seed), part_of("train", sizes.train, seed)
-    student, epochs = keep_layers(teacher, KEPT), sizes.epochs
-    if way == STUDENTS[0]:
-        student, run = by_recipe(sizes, RECIPE, seed)
-        student.save(place_of(sizes, way, seed))
-        return {"seconds": run.seconds, "steps": len(run.steps)}
+def by_teacher(sizes: Sizes, way: str, seed: int) -> tuple[TextClassifier, object]:
+    "A student that asks a teacher"
+    train, student, epochs = part_of("train", sizes.train, seed), keep_layers(teacher_of(sizes, seed), KEPT), sizes.epochs
     judge, more = exported(sizes, TEACHER, "int8", seed), None
     if way == STUDENTS[3]:
         generator, texts, epochs = np.random.default_rng(seed), list(train["text"]), 2 * sizes.epochs
@@ -166,8 +166,13 @@ def students(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
     elif way == STUDENTS[2]:
         more = UnlabelledTexts(student, train["text"][sizes.known :], 32)
         train = train.select(range(sizes.known))
-    run = fine_tune(student, train, batch_size=16, epochs=epochs, learning_rate=3e-4, seed=seed, progress=False,
-                    mixed_precision=quick_precision(), objective=Distillation(judge, share=0.9, unlabelled=more))
+    return student, trained(student, train, epochs, seed, objective=Distillation(judge, share=0.9, unlabelled=more))
+
+
+def students(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
+    "Train a student of two layers"
+    labels_alone = way == STUDENTS[0]
+    student, run = by_recipe(sizes, RECIPE, seed) if labels_alone else by_teacher(sizes, way, seed)
     student.save(place_of(sizes, way, seed))
     return {"seconds": run.seconds, "steps": len(run.steps)}
 

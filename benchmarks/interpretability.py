@@ -211,7 +211,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         values = joined(some, "correlation")
         values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike
         found["shuffled"][method] = {"correlation": interval(values), "reviews": len(values)}
-    for some in kinds["orders"].values():
+    if some := [*rows.get("orders", {}).values()]:
         found["orders"] = {"whole": interval(joined(some, "whole").tolist()), "reviews": len(joined(some, "whole"))}
         for method in some[0]["left"]:
             values = np.concatenate([row["left"][method] for row in some])
@@ -219,7 +219,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
                                        for place, share in enumerate(FRACTIONS)}
         alike = {pair: np.concatenate([row["agreement"][pair] for row in some]) for pair in some[0]["agreement"]}
         found["agreement"] = {pair: interval(values[~np.isnan(values)].tolist()) for pair, values in alike.items()}
-    for some in kinds["attacked"].values():
+    if some := [*rows.get("attacked", {}).values()]:
         lost, at_words, exchanged, words = (joined(some, name) for name in ("lost", "at the words", "exchanged", "words"))
         share = bootstrap(lambda own, at: at.sum() / own.sum(), lost, at_words)
         found["attacked"] = {"at the words, of 100": [100 * each for each in (share.value, share.low, share.high)],

@@ -18,6 +18,7 @@
 Intervals are over the seeds. Each row is written as it ends. Two processes work (or --processes), with one thread each."""
 
 import random
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -122,12 +123,12 @@ def membership(sizes: Sizes, rows: dict, arm: str, seed: int) -> dict:
         right["members"].append(float((sure[-1][own] > 0).mean()))
         right["others"].append(float((sure_of(classifier, test) > 0).mean()))
     sure = np.array(sure)
-    found = {f"{attack}, {errors}": [] for attack in ATTACKS for errors in RATES}
+    found = {f"{attack}, {errors}": [] for attack, errors in product(ATTACKS, RATES)}
     for target, own in enumerate(members):
         others = np.arange(sizes.trainings) != target
         scores = {"loss": -np.logaddexp(0, -sure[target]),
                   "likelihood ratio": likelihood_ratios(sure[target], sure[others], members[others])}
-        for attack, errors in ((attack, errors) for attack in ATTACKS for errors in RATES):
+        for attack, errors in product(ATTACKS, RATES):
             found[f"{attack}, {errors}"].append(true_positives_at(errors, scores[attack][own], scores[attack][~own]))
     return {"right": right, "found": found}
 

@@ -509,6 +509,7 @@ def test_a_call_without_missing_rows_sums_up_anew(monkeypatch, tmp_path):
     import compression as benchmark
 
     kept = json.loads((ROOT / "benchmarks/results/compression.json").read_text())
+    assert max(tried := kept["rows"]["recipes"], key=lambda name: tried[name]["accuracy"]) == benchmark.RECIPE
     (tmp_path / "compression.json").write_text(json.dumps({**kept, "machine": {"processor": "another"}, "summary": {}}))
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["compression.py"])

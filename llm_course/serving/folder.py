@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'CARD', 'LOADER', 'LOADERS', 'versions_here', 'sums_of', 'write_manifest', 'read_manifest',
-           'differing_versions', 'rows_of', 'cuts_of', 'answers_of', 'checked_to_serve', 'loader_named', 'loader_of',
-           'load_to_serve']
+           'differing_versions', 'checked_details', 'rows_of', 'cuts_of', 'answers_of', 'checked_to_serve',
+           'loader_named', 'loader_of', 'load_to_serve']
 
 # %% ../../nbs/serving/folder.ipynb #c7b68618
 import hashlib
@@ -97,25 +97,35 @@ def differing_versions(
             for name, version in packed.items() if here.get(name) != version]
 
 # %% ../../nbs/serving/folder.ipynb #4d589c97
+def checked_details(
+    details: Sequence[dict | None],
+    count: int,  # of texts
+) -> list[dict | None]:
+    "What is said of each text beside its label, if it can be sent; ValueError where it is no JSON"
+    details = list(details)
+    if len(details) != count or not all(each is None or isinstance(each, dict) for each in details):
+        raise ValueError(f"The model's details must be a dict or None for each of {count} texts")
+    try:
+        json.dumps(details, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The model's details cannot be sent as JSON ({type(error).__name__})") from None
+    return details
+
+
 def rows_of(
     classifier: object,  # with predict_proba and labels
     texts: list[str],  # N
 ) -> tuple[list[list[float]], list[dict | None]]:  # N rows of C probabilities, and N details
     "What a classifier says, as plain numbers; ValueError where they are no probabilities, or details no JSON"
     if hasattr(classifier, "predict_with_details"):
-        said, details = classifier.predict_with_details(texts)
+        said, told = classifier.predict_with_details(texts)
+        details = checked_details(told, len(texts))
     else:
         said, details = classifier.predict_proba(texts), [None] * len(texts)
     rows = as_array(said).astype(float)
     wanted = (len(texts), len(classifier.labels))
     if rows.shape != wanted or not np.isfinite(rows).all() or not np.allclose(rows.sum(1), 1, atol=1e-3):
         raise ValueError(f"The model's answers are no probabilities of shape {wanted}")
-    if len(details) != len(texts) or not all(each is None or isinstance(each, dict) for each in details):
-        raise ValueError(f"The model's details must be a dict or None for each of {len(texts)} texts")
-    try:
-        json.dumps(details, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The model's details cannot be sent as JSON ({type(error).__name__})") from None
     return rows.tolist(), details
 
 
