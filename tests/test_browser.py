@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,16 @@ def get(url: str):
     "The JSON at an address of the server"
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.load(answer)
+
+
+def new_kernel(url: str, before: set[str]) -> str | None:
+    "The id of a kernel that was not there before, once the server can say so"
+    try:
+        return next((kernel["id"] for kernel in get(f"{url}/api/kernels") if kernel["id"] not in before), None)
+    except urllib.error.HTTPError as error:
+        if error.code != 500:
+            raise
+        return None  # asked while a kernel begins, jupyter-server lists it before it has a state, and fails
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +109,7 @@ def run_all(browser, lab: tuple[str, Path], lesson: str):
     page = browser.new_page()
     page.goto(f"{url}/lab/tree/lessons/{lesson}.ipynb?reset", wait_until="domcontentloaded")
     page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=MINUTES)
-    kernel = wait_for(lambda: next((k for k in get(f"{url}/api/kernels") if k["id"] not in before), None), 60)["id"]
+    kernel = wait_for(lambda: new_kernel(url, before), 60)
     wait_for(lambda: get(f"{url}/api/kernels/{kernel}")["execution_state"] == "idle", 60)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.locator(".lm-Menu-item").filter(has_text="Run All Cells").first.click()
