@@ -9,11 +9,11 @@
   16 and 64 times; a twin does on the reviews alone. Exposure of each code among 500 candidates in both, in bits of 9. A row is a
   seed: it draws the reviews, their order and six sets of codes, each in a training of its own; names go round, so that each
   stands there each number of times.
-- membership: tiny-bert, all of its weights fine-tuned on half of 1,200 reviews, 33 times; a coin for each review and training
-  says whether it is a member. Each of the 33 is the target once, and the others are the shadow models. `overfits` reads its half
-  twelve times, `hardly overfits` twice at half of the rate. Members found where 1 and 10 of 100 others are called members, by the
-  loss and by the likelihood ratio; right answers among members and among 500 test reviews. A row is an arm and a seed, which
-  draws reviews, coins, heads and batches.
+- membership: tiny-bert, all of its weights fine-tuned 33 times; a coin for each review and training says whether it is a member.
+  Each of the 33 is the target once, and the others are the shadow models. `overfits` reads its half of 1,200 reviews twelve
+  times, `hardly overfits` its half of 4,000 once. (Half of 1,200 read twice left a classifier that knew next to nothing.) Members
+  found where 1 and 10 of 100 others are called members, by the loss and by the likelihood ratio; right answers among members
+  and among 500 test reviews. A row is an arm and a seed, which draws reviews, coins, heads and batches.
 
 Intervals are over the seeds. Each row is written as it ends. Two processes work (or --processes), with one thread each."""
 
@@ -36,7 +36,7 @@ from llm_course.privacy import exposure, likelihood_ratios, true_positives_at
 
 NAME = "memorisation"
 TIMES, NAMES = (1, 4, 16, 64), ("Anna", "Peter", "Maria", "Laura")
-ARMS = {"overfits": (12, 1e-3), "hardly overfits": (2, 5e-4)}  # epochs and learning rate
+ARMS = {"overfits": (1200, 12), "hardly overfits": (4000, 1)}  # reviews that may be members, and epochs
 RATES, ATTACKS = (0.01, 0.1), ("loss", "likelihood ratio")
 
 
@@ -47,13 +47,13 @@ class Sizes(NamedTuple):
     sets: int  # of codes, for each seed
     candidates: int
     canary_seeds: int
-    pool: int  # reviews that may be members
+    pool: int | None  # reviews that may be members, in place of those of the arm
     trainings: int
     tested: int
     seeds: int
 
 
-FULL = Sizes(600, 6, 500, 5, 1200, 33, 500, 3)
+FULL = Sizes(600, 6, 500, 5, None, 33, 500, 3)
 SMALL = Sizes(16, 1, 20, 1, 40, 25, 16, 1)
 
 
@@ -108,17 +108,17 @@ def sure_of(classifier: TextClassifier, reviews: Dataset) -> np.ndarray:  # (N,)
 
 def membership(sizes: Sizes, rows: dict, arm: str, seed: int) -> dict:
     "What both attacks find, of each of the trainings, and what these are worth"
-    movies, (epochs, rate) = load_dataset("movies"), ARMS[arm]
-    pool = movies["train"].shuffle(seed=seed).select(range(sizes.pool))
+    movies, (size, epochs) = load_dataset("movies"), ARMS[arm]
+    pool = movies["train"].shuffle(seed=seed).select(range(sizes.pool or size))
     test = movies["test"].shuffle(seed=seed).select(range(sizes.tested))
-    members = np.random.default_rng(seed).random((sizes.trainings, sizes.pool)) < 0.5
+    members = np.random.default_rng(seed).random((sizes.trainings, len(pool))) < 0.5
     sure, right = [], {"members": [], "others": []}
     for place, own in enumerate(members):
         own_seed = seed * sizes.trainings + place
         classifier = TextClassifier.from_pretrained("tiny-bert", labels=pool.features["label"].names, seed=own_seed,
                                                     device="cpu")
         half = pool.select(np.flatnonzero(own).tolist())
-        fine_tune(classifier, half, epochs=epochs, learning_rate=rate, seed=own_seed, progress=False)
+        fine_tune(classifier, half, epochs=epochs, learning_rate=1e-3, seed=own_seed, progress=False)
         sure.append(sure_of(classifier, pool))
         right["members"].append(float((sure[-1][own] > 0).mean()))
         right["others"].append(float((sure_of(classifier, test) > 0).mean()))

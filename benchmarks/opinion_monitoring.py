@@ -9,12 +9,12 @@ turn, one hour in fifty with five times as many, texts drawn with replacement fr
 product sentences, answered by the classifier of movie reviews; 60 of 100 are positive.
 
 tuned: each rule's setting with the shortest delay after a fall from 60 to 40 at one false alarm in 250 hours, of six settings
-each, on streams of its own. delays: at one false alarm in 50, 250 and 1,000 hours, the hours from a fall by 5 to 40 points to
-the alarm, of streams that were quiet before. The threshold is that of calm streams, other ones than those that fall.
+each, on streams of its own. delays: at one false alarm in 250, 500 and 1,000 hours, the hours from a fall by 5 to 40 points to
+the alarm, of streams that were quiet before. The threshold is that of calm streams, other ones than those that fall, in the 100
+hours after the 48 in which they must be quiet. A stream that has not rung at its end counts as that long; how many, is kept.
 estimated: the expected share of answers comes from a first week, the threshold from calm streams with the true one, for one
 false alarm in 250 hours; how many hours there are for a false alarm then. Two processes work (or --processes)."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from llm_course.fine_tuning import baseline_classifier
 from llm_course.monitoring.streams import drawn_counts, drawn_positives, hourly_rates
 from llm_course.opinion_monitoring import BayesianChange, Cusum, MovingMean, run_lengths, threshold_for
 
-NAME, EVERY, FALLS, BEFORE = "opinion_monitoring", (50, 250, 1000), (0.05, 0.1, 0.2, 0.3, 0.4), 48
+NAME, EVERY, FALLS, BEFORE, CALM = "opinion_monitoring", (250, 500, 1000), (0.05, 0.1, 0.2, 0.3, 0.4), 48, 100
 SETTINGS = {"CUSUM": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4), "moving mean": (3, 6, 12, 24, 48, 96),
             "Bayesian": (0.1, 0.01, 0.003, 0.001, 0.0003, 0.0001)}
 
@@ -35,15 +35,15 @@ class Sizes(NamedTuple):
     "How much is drawn"
 
     texts: int | None  # None: all
-    tuning: int  # streams
+    tuning: int  # streams that turn, and four times as many calm ones
     streams: int  # that are judged
-    hours: int  # of calm streams, for each hour of `every` at least two
-    after: int  # the turn
+    calm: int  # streams from which their thresholds come
+    after: int  # hours after the turn
     weeks: int  # first weeks from which the expected share is estimated
     watched: int  # calm streams for each of them
 
 
-FULL, SMALL = Sizes(None, 500, 2000, 2000, 400, 200, 100), Sizes(120, 12, 12, 150, 60, 3, 8)
+FULL, SMALL = Sizes(None, 500, 2000, 10_000, 400, 200, 100), Sizes(120, 12, 12, 24, 60, 3, 8)
 
 
 @lru_cache(1)
@@ -82,11 +82,10 @@ def statistics(rule: object, stream: tuple[np.ndarray, np.ndarray]) -> np.ndarra
     return np.array([rule.update(*hour) for hour in zip(*stream, strict=True)])
 
 
-def delays(make: Callable[[], object], threshold: float, stream: tuple[np.ndarray, np.ndarray]) -> list[int]:
-    "Hours from the turn to the alarm, of the streams that were quiet until then"
-    found = statistics(make(), stream)
+def delays(found: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    "Hours from the turn to the alarm, of the streams that were quiet until then, and whether they rang"
     quiet = ~(found[:BEFORE] >= threshold).any(0)
-    return run_lengths(found[BEFORE:, quiet], threshold)[0].tolist()
+    return run_lengths(found[BEFORE:, quiet], threshold)
 
 
 def falling(sizes: Sizes, fall: float, streams: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,26 +95,27 @@ def falling(sizes: Sizes, fall: float, streams: int, seed: int) -> tuple[np.ndar
 
 def tuned(sizes: Sizes, rows: dict, rule: str) -> dict:
     "The setting with the shortest delay"
-    calm, turned = drawn(sizes, np.full(600, 0.6), sizes.tuning, 100), falling(sizes, 0.2, sizes.tuning, 102)
-    found = {}
+    calm = drawn(sizes, np.full(BEFORE + CALM, 0.6), 4 * sizes.tuning, 100)
+    turned, found = falling(sizes, 0.2, sizes.tuning, 102), {}
     for setting in SETTINGS[rule]:
-        threshold = threshold_for(statistics(rule_of(sizes, rule, setting), calm), 250)
-        found[setting] = float(np.mean(delays(lambda setting=setting: rule_of(sizes, rule, setting), threshold, turned)))
+        threshold = threshold_for(statistics(rule_of(sizes, rule, setting), calm), 250, BEFORE)
+        found[setting] = float(np.mean(delays(statistics(rule_of(sizes, rule, setting), turned), threshold)[0]))
     return {"hours": {str(setting): hours for setting, hours in found.items()}, "setting": min(found, key=found.get)}
 
 
 def judged(sizes: Sizes, rows: dict, rule: str) -> dict:
     "Hours until the alarm, by hours for a false alarm and by fall"
     setting = rows["tuned"][rule]["setting"]
-    calm = statistics(rule_of(sizes, rule, setting), drawn(sizes, np.full(sizes.hours, 0.6), sizes.streams, 200))
-    thresholds, found = {every: threshold_for(calm, every) for every in EVERY}, {}
+    calm = statistics(rule_of(sizes, rule, setting), drawn(sizes, np.full(BEFORE + CALM, 0.6), sizes.calm, 200))
+    thresholds, hours, silent = {every: threshold_for(calm, every, BEFORE) for every in EVERY}, {}, {}
     for fall in FALLS:
-        turned = falling(sizes, fall, sizes.streams, 300 + round(100 * fall))
+        turned = statistics(rule_of(sizes, rule, setting), falling(sizes, fall, sizes.streams, 300 + round(100 * fall)))
         for every, threshold in thresholds.items():
-            hours = delays(lambda: rule_of(sizes, rule, setting), threshold, turned)
-            mean, width = map(float, interval(hours) if len(hours) > 1 else [float("nan")] * 2)
-            found.setdefault(str(every), {})[str(round(100 * fall))] = [mean, width]
-    return {"hours": found, "setting": setting}
+            late, rang = delays(turned, threshold)
+            mean, width = map(float, interval(late.tolist()) if len(late) > 1 else [float("nan")] * 2)
+            hours.setdefault(str(every), {})[str(round(100 * fall))] = [mean, width]
+            silent.setdefault(str(every), {})[str(round(100 * fall))] = float((~rang).mean()) if len(rang) else float("nan")
+    return {"hours": hours, "silent": silent, "setting": setting}
 
 
 def estimated(sizes: Sizes, rows: dict, seed: int) -> dict:
@@ -139,6 +139,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         found["delays"] = {str(every): {str(round(100 * fall)): {
             rule: judged_rows[rule]["hours"][str(every)][str(round(100 * fall))] for rule in SETTINGS}
             for fall in FALLS} for every in EVERY}
+        found["never rang, at most"] = max(share for row in judged_rows.values() for by_fall in row["silent"].values()
+                                           for share in by_fall.values())
     found["estimated"] = {rule: np.percentile([row["hours"][rule] for row in weeks], [25, 75]).tolist()
                           for rule in SETTINGS} if weeks else {}
     return found

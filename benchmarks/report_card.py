@@ -7,7 +7,7 @@
 The classifiers are those of lesson 59: the bundled tiny BERT, 600 movie reviews, 4 epochs of batches of 16 at 0.001, with
 cross-entropy (plain), or with half of each batch rewritten by the worst synonyms, at most 0.4 of the words (defended). A seed
 draws the reviews, the head, the order of training, and the texts of the card; both classifiers of a seed have the same. Seeds
-are 1, 2 and 3: the bars of the rows were written down after a card of the seed 0 had been seen, so that one is left out. All
+are 1, 2 and 3: the bars of the rows were written down after two cards of the seed 0 had been seen, so that one is left out. All
 rows are measured as `report_card` measures them, without a limit of time, each beside its estimate. One more number: the
 accuracy that an attack with the same checked synonyms leaves of the texts of the row defend.
 

@@ -234,19 +234,35 @@ def run_lengths(
 def threshold_for(
     statistics: np.ndarray,  # (T, S), of streams in which nothing turns
     every: float,  # steps for one false alarm
+    quiet: int = 0,  # first steps; streams that ring in them are left out, and only what comes after counts
 ) -> float:
     "The least threshold with at most one alarm in so many steps; a stream is left after its first"
     statistics, every = as_array(statistics).astype(float), checked_number("every", every, strict=True)
     if statistics.ndim != 2 or not statistics.size or not np.isfinite(statistics).all():
         raise ValueError("statistics must be finite numbers, a row a step and a column a stream, got the "
                          f"shape {statistics.shape}")
+    if (quiet := checked_count("quiet", quiet, 0)) >= len(statistics):
+        raise ValueError(f"quiet must be less than the {len(statistics)} steps of the streams, got {quiet}")
     highest = np.maximum.accumulate(statistics, axis=0)  # (T, S)
-    low, high = float(highest.min()), float(highest.max()) + 1
+    until_then = highest[quiet - 1] if quiet else np.full(highest.shape[1], -math.inf)  # (S,)
+
+    def too_low(threshold: float) -> bool:
+        lengths, rang = run_lengths(highest[quiet:, until_then < threshold], threshold)
+        return rang.sum() * every > lengths.sum()
+
+    high = float(highest.max()) + 1
+    for low in np.quantile(highest, np.linspace(1, 0, 200)):  # from above: far too low, no stream is quiet
+        if too_low(low):
+            break
+        high = low
+    else:
+        if quiet:
+            raise ValueError(f"Streams that are quiet for {quiet} steps ring less than once in {every:g} "
+                             "steps after them, at any threshold. Choose a larger every.")
     for _ in range(40):
         middle = (low + high) / 2
-        lengths, rang = run_lengths(highest, middle)
-        low, high = (middle, high) if rang.sum() * every > lengths.sum() else (low, middle)
-    return high
+        low, high = (middle, high) if too_low(middle) else (low, middle)
+    return float(high)
 
 # %% ../nbs/lessons/51_opinion_monitoring.ipynb #5100e002
 @dataclass(frozen=True)

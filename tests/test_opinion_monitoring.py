@@ -203,6 +203,26 @@ def test_a_threshold_keeps_its_promise_until_the_first_alarm():
     assert 80 <= lengths.sum() / rang.sum() < 82
 
 
+def test_a_threshold_counts_where_delays_are_counted():
+    found = np.random.default_rng(2).random((120, 2000))
+    found[:20] **= 1 / 3  # rings three times as often at first
+    threshold = threshold_for(found, 80, quiet=20)
+    lengths, rang = run_lengths(found[20:, (found[:20] < threshold).all(0)], threshold)
+    assert 80 <= lengths.sum() / rang.sum() < 81 and threshold < threshold_for(found, 80) - 0.001
+
+
+def test_what_rings_at_first_only_has_no_threshold_for_later():
+    found = np.random.default_rng(3).random((50, 40))
+    found[10:] = 0
+    with pytest.raises(ValueError, match="less than once in 20 steps"):
+        threshold_for(found, 20, quiet=10)
+
+
+def test_a_threshold_needs_steps_after_the_quiet_ones():
+    with pytest.raises(ValueError, match="less than the 5 steps"):
+        threshold_for(np.zeros((5, 2)), 3, quiet=5)
+
+
 # --- the monitor
 
 KEEPER = """

@@ -235,10 +235,10 @@ def _mend_the_loop(answer):
 # %% ../../nbs/answers/clinic.ipynb #2af657d4
 QUIZZES[LESSON] = (
     Question(
-        "Which of these faults of a script raises an error at once?",
+        "Which of these faults of a script raises an error when its line is reached?",
         (
             ("A binary loss of two logits and one label", "Yes: the shapes do not fit."),
-            ("A batch without its attention mask", "Padding is read like words, and nothing is said."),
+            ("A batch without its attention mask", "Padding is read like words; at most a line is logged."),
             ("A loss averaged over unequal batches", "The number is another one, and looks the same."),
         ),
         0,

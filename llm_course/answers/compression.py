@@ -138,7 +138,7 @@ QUIZZES[LESSON] = (
     Question(
         "Of 384 inputs of a layer one becomes 100 times as large. What happens in dynamic int8?",
         (
-            ("The product with that input becomes coarse.", "All inputs share one scale."),
+            ("Only the product with that input becomes coarse.", "No: all inputs share one scale."),
             ("Nothing: rounding keeps shares of a number.", "It keeps steps, as wide for small ones."),
             ("All inputs are rounded with wider steps.", "Yes: the range makes the scale, for all of them."),
         ),

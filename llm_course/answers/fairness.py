@@ -134,9 +134,9 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "The interval of a gap between two lists of names is too wide. What helps?",
+        "The interval of a gap between two lists of names is too wide. What makes it as narrow as you like?",
         (
-            ("More frames, the same names", "The names differ among themselves; frames do not change that."),
+            ("More frames, the same names", "Only to a limit: the names themselves still differ."),
             ("More judgements in each frame", "The unit is the name, and there are no more of them."),
             ("More names in each of the lists", "Yes: the error falls with the root of the number of names."),
         ),

@@ -165,11 +165,11 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "You read answers of a zero-shot model, and one class never comes. You have no labels. What do you "
-        "try first?",
+        "You know that some pictures show a cup, but a zero-shot model never answers *cup*. You have no "
+        "labels. What do you try first?",
         (
-            ("Other prompts for it, and read the same answers once more.",
-             "Yes: they cost nothing, and no training."),
+            ("Other prompts for that class, and classify the same pictures once more.",
+             "Yes: the vectors of the pictures stay as they are. It costs no training."),
             ("More epochs on the same pairs, until the loss of training is zero.",
              "It learns those by heart."),
             ("A larger batch when the pictures are classified, for more contrast.",

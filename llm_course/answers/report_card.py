@@ -139,7 +139,7 @@ QUIZZES[LESSON] = (
     Question(
         "Twelve intervals should hold together with 95 %. How sure must each be?",
         (
-            ("95 %, for each is about another question", "At the worst, three cards of ten pass falsely."),
+            ("95 %, for each is about another question", "At worst, three cards of ten have a false pass."),
             ("95 % to the power of twelve, about 54 %", "So sure are twelve independent ones of 95 %."),
             ("About 99.6 %: a twelfth of 5 % may miss", "Yes, and no independence is needed."),
         ),
