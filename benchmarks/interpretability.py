@@ -14,7 +14,8 @@ The classifier is the baseline of the lessons; the reviews are of its test set, 
   Shapley values, on the same review (`above`).
 - orders: the probability of the class when the first 10 to 50 of 100 words of each method's order are deleted, and the mean of
   ten random orders; and the rank correlation of each two methods on the same review (of sizes, where one is attention).
-- shuffled: the rank correlation of explanations before and after the weights were shuffled, a shuffle for each block of reviews.
+- shuffled: the rank correlation of explanations before and after the weights were shuffled, a shuffle for each block of reviews;
+  of the numbers, and of their sizes alone where these are kept (attention has no signs).
 - attacked: each review that SynonymAttack turns is explained before and after, by Shapley values for its own class: how much of the
   log-odds that it lost is lost at the words that were exchanged. Those with another number of words after it are left out.
 - planted: a word stands in each text of one class, labels are drawn by lot; how often each method puts it first. Several
@@ -36,6 +37,7 @@ from common import by_kind, gains, interval, make_parts, parser_of_parts
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.data import LABELS, load_dataset
 from llm_course.fine_tuning import baseline_classifier, fine_tune
+from llm_course.explanations import Explanation
 from llm_course.interpretability import (FRACTIONS, METHODS, after_deletion, agreement, explain, faithfulness, found_first,
                                          in_random_order, plant_word, with_shuffled_weights)
 from llm_course.intervals import bootstrap
@@ -104,7 +106,12 @@ def shuffled(sizes: Sizes, rows: dict, method: str, start: int) -> dict:
     classifier, texts = classifier_of(sizes), block_of(sizes, start)
     pair = [explain(model, texts, method=method, target="positive", samples=sizes.samples)
             for model in (classifier, with_shuffled_weights(classifier, seed=start))]
-    return {"correlation": agreement(*pair).tolist()}
+    return {"correlation": agreement(*pair).tolist(), "of sizes": agreement(*map(without_signs, pair)).tolist()}
+
+
+def without_signs(found: Explanation) -> Explanation:
+    "The sizes of the numbers alone, as attention has them"
+    return dataclasses.replace(found, scores=tuple(np.abs(each) for each in found.scores))
 
 
 def orders(sizes: Sizes, rows: dict, start: int) -> dict:
@@ -114,8 +121,7 @@ def orders(sizes: Sizes, rows: dict, start: int) -> dict:
     left = {method: after_deletion(classifier, found) for method, found in told.items()}
     lots = [after_deletion(classifier, in_random_order(told["shapley"], seed=start + lot)) for lot in range(10)]
     whole = 1 / (1 + np.exp(-np.array(told["shapley"].values)))  # two classes
-    sizes_of = {name: dataclasses.replace(found, scores=tuple(np.abs(each) for each in found.scores))
-                for name, found in told.items()}
+    sizes_of = {name: without_signs(found) for name, found in told.items()}
     alike = {}
     for pair in combinations(METHODS, 2):
         them = sizes_of if "attention" in pair else told
@@ -211,6 +217,10 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         values = joined(some, "correlation")
         values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike
         found["shuffled"][method] = {"correlation": interval(values), "reviews": len(values)}
+        if kept := [row for row in some if "of sizes" in row]:
+            alone = joined(kept, "of sizes")
+            alone = alone[~np.isnan(alone)].tolist()
+            found["shuffled"][method] |= {"of sizes": interval(alone), "reviews of these": len(alone)}
     if some := [*rows.get("orders", {}).values()]:
         found["orders"] = {"whole": interval(joined(some, "whole").tolist()), "reviews": len(joined(some, "whole"))}
         for method in some[0]["left"]:

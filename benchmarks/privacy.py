@@ -11,12 +11,12 @@ in a first trial the pooler's 147,840 weights drowned what 2,000 reviews say. Wi
 in steps of 500, without one twice in steps of 32. Budgets: epsilon 1 and 8 at delta 0.00005, and none. (In a second trial, in
 steps of 128 with one rate for all weights, the last layer and LoRA learnt nothing with a budget. A step's noise is divided by
 the texts that are expected in it, and for one epsilon it grows far more slowly than their number. And the output layer begins
-at chance: in few steps it learns at a hundred times the rate that a layer bears. So it has a rate of its own here.)
+at chance: in few steps it learns at a hundred times the rate that a layer bears. So with a budget it has a rate of its own here,
+not too high where the last layer is trained: the larger its weights, the longer the layer's gradients, and the cut to one length
+of all leaves the less of its own.)
 
-- heads: learning rates of the output layer alone, with a budget of 8 and with none, judged on 500 validation reviews with a seed
-  that no other part has. A budget of 1 takes the rate of 8. What this search tells of the reviews is not in the account.
-- rates: the same for the other weights of the other two ways; with a budget the output layer has its own best rate meanwhile,
-  without one all weights have the same.
+- rates: learning rates of each way, with a budget of 8 and with none, judged on 500 validation reviews with a seed that no
+  other part has. A budget of 1 takes the rates of 8. What this search tells of the reviews is not in the account.
 - trained: three seeds draw the reviews, the head, the batches, the noise and dropout. Accuracy is that on the whole test
   part; found is the share of the training reviews that have a lower loss than all but 1 of 100 test reviews; epsilon is
   what the accountant says at the end.
@@ -40,9 +40,10 @@ from llm_course.privacy import DifferentialPrivacy, true_positives_at
 
 NAME, DELTA, SPARE = "privacy", 5e-5, 100  # SPARE is the seed that chooses rates
 WAYS = ("output layer", "last layer", "LoRA")
-RATES = {"output layer": {"8": (1e-1, 3e-1, 1.0), "none": (1e-2, 3e-2, 1e-1)},
-         "last layer": {"8": (1e-4, 3e-4, 1e-3), "none": (3e-4, 1e-3, 3e-3)},
-         "LoRA": {"8": (3e-4, 1e-3, 3e-3), "none": (1e-3, 3e-3, 1e-2)}}
+RATES = {  # of all weights, or of the output layer and of all others
+    "output layer": {"8": ((1e-1,), (3e-1,), (1.0,)), "none": ((1e-2,), (3e-2,), (1e-1,))},
+    "last layer": {"8": ((1e-2, 1e-3), (3e-2, 1e-4), (3e-2, 1e-3)), "none": ((3e-4,), (1e-3,), (3e-3,))},
+    "LoRA": {"8": ((3e-1, 1e-3), (3e-1, 3e-3), (3e-1, 1e-2), (1e-1, 3e-3)), "none": ((1e-3,), (3e-3,), (1e-2,))}}
 BUDGETS = {"1": 1.0, "8": 8.0, "none": None}
 
 
@@ -101,12 +102,12 @@ def with_head_rate(classifier: TextClassifier, head_rate: float) -> Callable:
     return make
 
 
-def run_of(reviews, sizes: Sizes, way: str, budget: str, rate: float, head_rate: float | None, seed: int):
+def run_of(reviews, sizes: Sizes, way: str, budget: str, rates: tuple[float, ...], seed: int):
     "A classifier and its training on these reviews, with a budget or with none"
     classifier, epsilon = new(reviews.features["label"].names, way, seed), BUDGETS[budget]
-    recipe = {"learning_rate": rate, "trainable": 1 if way == "last layer" else "all", "seed": seed, "progress": False}
-    if head_rate is not None:
-        recipe["optimizer"] = with_head_rate(classifier, head_rate)
+    recipe = {"learning_rate": rates[-1], "trainable": 1 if way == "last layer" else "all", "seed": seed, "progress": False}
+    if len(rates) == 2:
+        recipe["optimizer"] = with_head_rate(classifier, rates[0])
     if epsilon is None:
         run = fine_tune(classifier, reviews, epochs=min(2, sizes.epochs), batch_size=min(32, sizes.batch), **recipe)
     else:
@@ -115,47 +116,43 @@ def run_of(reviews, sizes: Sizes, way: str, budget: str, rate: float, head_rate:
     return classifier, run
 
 
-def rates(sizes: Sizes, rows: dict, way: str, budget: str, rate: float) -> dict:
+def tried(sizes: Sizes, rows: dict, way: str, budget: str, *rates: float) -> dict:
     "Right answers and loss on validation reviews"
-    head_rate = head_rate_of(rows, way, budget)
-    classifier, _ = run_of(drawn("train", sizes.reviews, SPARE), sizes, way, budget, rate, head_rate, SPARE)
+    classifier, _ = run_of(drawn("train", sizes.reviews, SPARE), sizes, way, budget, rates, SPARE)
     losses, right = losses_of(classifier, drawn("validation", sizes.validation, SPARE))
-    return {"accuracy": right, "loss": float(losses.mean()), "head rate": head_rate}
+    return {"accuracy": right, "loss": float(losses.mean())}
 
 
-def chosen(rows: dict, way: str, budget: str) -> float:
-    "The rate with the most right answers on validation reviews, and of several the one with the lowest loss"
-    searched, part = "none" if budget == "none" else "8", "heads" if way == "output layer" else "rates"
+def name_of(way: str, budget: str, rates: tuple[float, ...]) -> str:
+    "The name of a row of rates"
+    return f"{way} {budget} {' and '.join(f'{rate:g}' for rate in rates)}"
 
-    def worth(rate: float) -> tuple[float, float]:
-        row = rows[part][f"{way} {searched} {rate:g}"]
+
+def chosen(rows: dict, way: str, budget: str) -> tuple[float, ...]:
+    "The rates with the most right answers on validation reviews, and of several those with the lowest loss"
+    searched = "none" if budget == "none" else "8"
+
+    def worth(rates: tuple[float, ...]) -> tuple[float, float]:
+        row = rows["rates"][name_of(way, searched, rates)]
         return row["accuracy"], -row["loss"]
     return max(RATES[way][searched], key=worth)
 
 
-def head_rate_of(rows: dict, way: str, budget: str) -> float | None:
-    "The rate of the output layer where it has one of its own"
-    return None if way == "output layer" or budget == "none" else chosen(rows, "output layer", budget)
-
-
 def trained(sizes: Sizes, rows: dict, way: str, budget: str, seed: int) -> dict:
     "A classifier, judged and attacked"
-    rate, test, reviews = chosen(rows, way, budget), load_dataset("movies")["test"], drawn("train", sizes.reviews, seed)
-    head_rate = head_rate_of(rows, way, budget)
-    classifier, run = run_of(reviews, sizes, way, budget, rate, head_rate, seed)
+    rates, test, reviews = chosen(rows, way, budget), load_dataset("movies")["test"], drawn("train", sizes.reviews, seed)
+    classifier, run = run_of(reviews, sizes, way, budget, rates, seed)
     inside, _ = losses_of(classifier, reviews)
     outside, right = losses_of(classifier, test if sizes.asked is None else test.select(range(sizes.asked)))
-    return {"accuracy": right, "found": true_positives_at(0.01, -inside, -outside), "rate": rate,
-            "head rate": head_rate, "weights": weights_of(classifier, way),
+    return {"accuracy": right, "found": true_positives_at(0.01, -inside, -outside), "rates": rates,
+            "weights": weights_of(classifier, way),
             "epsilon": run.steps[-1].get("epsilon"), "milliseconds": 1000 * run.seconds / len(run.steps)}
 
 
 def stale(part: str, key: str, rows: dict) -> bool:
-    "Whether a row was made at a rate that is not the best one now"
+    "Whether a row was trained at rates that are not the best now"
     way, budget, _ = key.rsplit(" ", 2)
-    row = rows[part][key]
-    return row.get("head rate") != head_rate_of(rows, way, budget) or (
-        part == "trained" and row["rate"] != chosen(rows, way, budget))
+    return part == "trained" and tuple(rows["trained"][key]["rates"]) != chosen(rows, way, budget)
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
@@ -169,14 +166,14 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
 
 def main():
     "Make the rows that are missing"
-    given = parser_of_parts(__doc__, ["heads", "rates", "trained"]).parse_args()
+    given = parser_of_parts(__doc__, ["rates", "trained"]).parse_args()
     sizes = SMALL if given.small else FULL
-    heads, others = ({f"{way} {budget} {rate:g}": (way, budget, rate)
-                      for way in ways for budget, some in RATES[way].items() for rate in some} for ways in (WAYS[:1], WAYS[1:]))
+    searched = {name_of(way, budget, rates): (way, budget, *rates)
+                for way in WAYS for budget, some in RATES[way].items() for rates in some}
     jobs = {f"{way} {budget} {seed}": (way, budget, seed)
             for seed in range(sizes.seeds) for budget in BUDGETS for way in WAYS}
-    make_parts(NAME, given, sizes, {"heads": heads, "rates": others, "trained": jobs},
-               {"heads": rates, "rates": rates, "trained": trained}, summary, stale=stale)
+    make_parts(NAME, given, sizes, {"rates": searched, "trained": jobs}, {"rates": tried, "trained": trained}, summary,
+               stale=stale)
 
 
 if __name__ == "__main__":

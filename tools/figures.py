@@ -378,8 +378,8 @@ def federated(found: dict) -> str:
                   table(["labels, share that answers, local steps", *ways],
                         [[case, *(row.get(way, "") for way in ways)] for case, row in rows.items()])]
     if run := found["summary"].get("flower"):
-        parts.append(f"{run['clients']} clients as processes of Flower, {run['rounds']} rounds: {run['seconds']:.0f} s, of which "
-                     f"{run['seconds to start']:.0f} s to start; the weights lie within {run['apart']:.0e} of the loop's.")
+        parts.append(f"{run['clients']} clients as processes of Flower: {run['seconds to start']:.0f} s until the server knew them all, then "
+                     f"{run['seconds']:.0f} s for {run['rounds']} rounds; the weights lie within {run['apart']:.0e} of the loop's.")
     return "\n\n".join(parts)
 
 
@@ -391,7 +391,7 @@ def privacy(found: dict) -> str:
             for key in kept["accuracy"]]
     guess = [key for key, (mean, half) in kept["accuracy"].items() if mean - half <= 0.5]
     guessing = [f"Not told from guessing: {', '.join(guess)}. No learning rate that was tried trained them."] if guess else []
-    return "\n\n".join(["2,000 movie reviews, read four times with a budget and twice without; means of the seeds made so far, with 95 % "
+    return "\n\n".join(["2,000 movie reviews, read four times with a budget, in steps of 500, and twice without; means of the seeds made so far, with 95 % "
                         "intervals where there are several. Found: the share of the training reviews that a threshold on the loss finds "
                         "at 1 false positive of 100; guessing finds 1, and no training serves as a control in which it finds many.",
                         table(["trained", "epsilon", "weights", "right of 100", "found of 100"], rows), *guessing])
@@ -407,8 +407,8 @@ def memorisation(found: dict) -> str:
                                    for name, sign in (("bits", ""), ("twin", ""), ("above the twin", "+"))),
                           f"{100 * row['in the first place']:.0f}"] for times, row in rows.items()])]
     if rows := kept.get("membership"):
-        parts += ["tiny-bert, fine-tuned on half of 1,200 reviews; 33 trainings for each seed, each the target once, the others its shadow "
-                  "models. Means over the seeds made so far, of 100, with 95 % intervals where there are several:",
+        parts += ["tiny-bert, all of it fine-tuned: on half of 1,200 reviews, twelve times (overfits), or on half of 4,000, once; 33 trainings "
+                  "for each seed, each the target once, the others its shadow models. Means over the seeds made so far, of 100, with 95 % intervals where there are several:",
                   table(["training", "right on members", "right on others", *(f"{attack}, at {100 * float(rate):.0f} of 100" for attack in
                                                                           ("loss", "likelihood ratio") for rate in ("0.01", "0.1"))],
                         [[arm, *(mean_and_width(value) for value in row.values())] for arm, row in rows.items()])]
