@@ -463,8 +463,10 @@ def interpretability(found: dict) -> str:
                          row["reviews"], *row["at the words, of 100"], row["words exchanged, of 100"], row["left out"]))
     if rows := kept.get("shuffled"):
         parts += ["Rank correlation of explanations before and after the weights were shuffled:",
-                  table(["method", "correlation", "reviews"], [
-                      [method, "{:+.2f} ± {:.2f}".format(*row["correlation"]), row["reviews"]] for method, row in rows.items()])]
+                  table(["method", "correlation", "reviews", "of sizes alone", "reviews of these"], [
+                      [method, "{:+.2f} ± {:.2f}".format(*row["correlation"]), row["reviews"],
+                       "{:+.2f} ± {:.2f}".format(*row["of sizes"]) if "of sizes" in row else "", row.get("reviews of these", "")]
+                      for method, row in rows.items()])]
     if rows := kept.get("planted"):
         parts += ["A planted word, the only thing to learn: in how many of 100 texts it is put first; mean of the trainings (lowest "
                   "to highest):",
