@@ -43,7 +43,7 @@ WAYS = ("output layer", "last layer", "LoRA")
 RATES = {  # of all weights, or of the output layer and of all others
     "output layer": {"8": ((1e-1,), (3e-1,), (1.0,)), "none": ((1e-2,), (3e-2,), (1e-1,))},
     "last layer": {"8": ((1e-2, 1e-3), (3e-2, 1e-4), (3e-2, 1e-3)), "none": ((3e-4,), (1e-3,), (3e-3,))},
-    "LoRA": {"8": ((3e-1, 1e-3), (3e-1, 3e-3), (3e-1, 1e-2), (1e-1, 3e-3)), "none": ((1e-3,), (3e-3,), (1e-2,))}}
+    "LoRA": {"8": ((1e-1, 3e-3), (1e-1, 3e-2), (3e-1, 1e-3), (3e-1, 3e-3), (3e-1, 1e-2), (3e-1, 3e-2), (3e-1, 1e-1)), "none": ((1e-3,), (3e-3,), (1e-2,))}}
 BUDGETS = {"1": 1.0, "8": 8.0, "none": None}
 
 
