@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.special import betaln
+from scipy.special import betaln, softmax
 from scipy.stats import norm
 
 from .checks import as_array, checked_confidence, checked_confusion, checked_count
@@ -58,8 +58,7 @@ def adjusted_share(
     if positive > total:
         raise ValueError(f"positive must lie from 0 to total, got {positive} of {total}")
     share = (positive / total - false_positives) / (recall - false_positives)
-    counts = np.array([positive, errors[1][1], errors[0][1]])
-    sizes = np.array([total, sum(errors[1]), sum(errors[0])])
+    counts, sizes = np.array([(positive, errors[1][1], errors[0][1]), (total, *errors.sum(1)[::-1])])
     smooth = (counts + 1) / (sizes + 2)  # in the variances alone: a count of 0 would look certain
     inside = min(1.0, max(0.0, share))
     variances = smooth * (1 - smooth) / sizes * np.array([1, inside, 1 - inside]) ** 2
@@ -203,8 +202,7 @@ class BayesianChange:
                                           for x in (self.weights, *self.counts))
         a, b = self.counts[0] + positive, self.counts[1] + missed
         logs = np.log(np.maximum(self.weights, 1e-300)) + betaln(a, b) - betaln(*self.counts)
-        weights = np.exp(logs - logs.max(0))
-        weights /= weights.sum(0)
+        weights = softmax(logs, axis=0)
         believed = (weights * a / (a + b)).sum(0)
         new = np.ones_like(weights[:1])  # the run that may begin now: a uniform prior
         self.weights = np.concatenate([self.hazard * new, (1 - self.hazard) * weights])
@@ -238,27 +236,18 @@ def threshold_for(
 ) -> float:
     "The least threshold with at most one alarm in so many steps; a stream is left after its first"
     statistics, every = as_array(statistics).astype(float), checked_number("every", every, strict=True)
-    if statistics.ndim != 2 or not statistics.size or not np.isfinite(statistics).all():
-        raise ValueError("statistics must be finite numbers, a row a step and a column a stream, got the "
-                         f"shape {statistics.shape}")
-    if (quiet := checked_count("quiet", quiet, 0)) >= len(statistics):
-        raise ValueError(f"quiet must be less than the {len(statistics)} steps of the streams, got {quiet}")
-    highest = np.maximum.accumulate(statistics, axis=0)  # (T, S)
-    until_then = highest[quiet - 1] if quiet else np.full(highest.shape[1], -math.inf)  # (S,)
+    later = statistics[checked_count("quiet", quiet, 0):]
+    if statistics.ndim != 2 or not later.size or not np.isfinite(statistics).all():
+        raise ValueError(f"statistics must be finite, of more than {quiet} steps; shape {statistics.shape}")
 
     def too_low(threshold: float) -> bool:
-        lengths, rang = run_lengths(highest[quiet:, until_then < threshold], threshold)
+        lengths, rang = run_lengths(later[:, ~(statistics[:quiet] >= threshold).any(0)], threshold)
         return rang.sum() * every > lengths.sum()
 
-    high = float(highest.max()) + 1
-    for low in np.quantile(highest, np.linspace(1, 0, 200)):  # from above: far too low, no stream is quiet
-        if too_low(low):
-            break
-        high = low
-    else:
-        if quiet:
-            raise ValueError(f"Streams that are quiet for {quiet} steps ring less than once in {every:g} "
-                             "steps after them, at any threshold. Choose a larger every.")
+    tried = [*np.quantile(statistics, np.linspace(0, 1, 400)), statistics.max() + 1]
+    if (low := max(filter(too_low, tried), default=None)) is None:
+        raise ValueError(f"Streams quiet for {quiet} steps ring less than once in {every:g} after it")
+    high = min(threshold for threshold in tried if threshold > low)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if too_low(middle) else (low, middle)

@@ -214,12 +214,12 @@ def test_a_threshold_counts_where_delays_are_counted():
 def test_what_rings_at_first_only_has_no_threshold_for_later():
     found = np.random.default_rng(3).random((50, 40))
     found[10:] = 0
-    with pytest.raises(ValueError, match="less than once in 20 steps"):
+    with pytest.raises(ValueError, match="less than once in 20 after it"):
         threshold_for(found, 20, quiet=10)
 
 
 def test_a_threshold_needs_steps_after_the_quiet_ones():
-    with pytest.raises(ValueError, match="less than the 5 steps"):
+    with pytest.raises(ValueError, match="more than 5 steps"):
         threshold_for(np.zeros((5, 2)), 3, quiet=5)
 
 
