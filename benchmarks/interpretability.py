@@ -196,6 +196,11 @@ def joined(rows: list[dict], figure: str) -> np.ndarray:
     return np.concatenate([row[figure] for row in rows])
 
 
+def with_an_order(correlations: np.ndarray) -> list[float]:
+    "Those of the reviews whose numbers are not all alike"
+    return correlations[~np.isnan(correlations)].tolist()
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means with 95 % intervals over reviews; of planted words mean, lowest and highest of the trainings"
     found, kinds = {part: {} for part in (*WORK, "above")}, {part: by_kind(rows.get(part, {})) for part in WORK}
@@ -214,12 +219,10 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
         if methods := [method for method in apart["sufficiency"] if method != other]:
             found["above"][other] = {method: {name: each[method] for name, each in apart.items()} for method in methods}
     for method, some in kinds["shuffled"].items():
-        values = joined(some, "correlation")
-        values = values[~np.isnan(values)].tolist()  # no order where all numbers are alike
+        values = with_an_order(joined(some, "correlation"))
         found["shuffled"][method] = {"correlation": interval(values), "reviews": len(values)}
         if kept := [row for row in some if "of sizes" in row]:
-            alone = joined(kept, "of sizes")
-            alone = alone[~np.isnan(alone)].tolist()
+            alone = with_an_order(joined(kept, "of sizes"))
             found["shuffled"][method] |= {"of sizes": interval(alone), "reviews of these": len(alone)}
     if some := [*rows.get("orders", {}).values()]:
         found["orders"] = {"whole": interval(joined(some, "whole").tolist()), "reviews": len(joined(some, "whole"))}
@@ -228,7 +231,7 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
             found["orders"][method] = {f"{100 * share:.0f}": interval(values[:, place].tolist())
                                        for place, share in enumerate(FRACTIONS)}
         alike = {pair: np.concatenate([row["agreement"][pair] for row in some]) for pair in some[0]["agreement"]}
-        found["agreement"] = {pair: interval(values[~np.isnan(values)].tolist()) for pair, values in alike.items()}
+        found["agreement"] = {pair: interval(with_an_order(values)) for pair, values in alike.items()}
     if some := [*rows.get("attacked", {}).values()]:
         lost, at_words, exchanged, words = (joined(some, name) for name in ("lost", "at the words", "exchanged", "words"))
         share = bootstrap(lambda own, at: at.sum() / own.sum(), lost, at_words)

@@ -236,12 +236,12 @@ def threshold_for(
 ) -> float:
     "The least threshold with at most one alarm in so many steps; a stream is left after its first"
     statistics, every = as_array(statistics).astype(float), checked_number("every", every, strict=True)
-    later = statistics[checked_count("quiet", quiet, 0):]
-    if statistics.ndim != 2 or not later.size or not np.isfinite(statistics).all():
-        raise ValueError(f"statistics must be finite, of more than {quiet} steps; shape {statistics.shape}")
+    quiet = checked_count("quiet", quiet, 0)
+    if statistics.ndim != 2 or not statistics[quiet:].size or not np.isfinite(statistics).all():
+        raise ValueError(f"statistics must be finite, over {quiet} steps, got the shape {statistics.shape}")
 
     def too_low(threshold: float) -> bool:
-        lengths, rang = run_lengths(later[:, ~(statistics[:quiet] >= threshold).any(0)], threshold)
+        lengths, rang = run_lengths(statistics[quiet:, ~(statistics[:quiet] >= threshold).any(0)], threshold)
         return rang.sum() * every > lengths.sum()
 
     tried = [*np.quantile(statistics, np.linspace(0, 1, 400)), statistics.max() + 1]

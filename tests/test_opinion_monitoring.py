@@ -163,7 +163,7 @@ def test_what_is_no_count_of_answers_is_refused(make, positive, total):
 
 @pytest.mark.parametrize(("statistics", "every", "reason"), [
     (np.zeros((3, 2)), math.nan, "every"), (np.zeros((3, 2)), 0, "every"), (np.zeros((0, 2)), 5, "finite"),
-    (np.full((3, 2), math.nan), 5, "finite"), (np.zeros(3), 5, "finite")])
+    (np.full((3, 2), math.nan), 5, "finite"), (np.zeros(3), 5, "finite"), (np.zeros(()), 5, "finite")])
 def test_a_threshold_needs_statistics_and_a_length(statistics, every, reason):
     with pytest.raises(ValueError, match=reason):
         threshold_for(statistics, every)
@@ -219,7 +219,7 @@ def test_what_rings_at_first_only_has_no_threshold_for_later():
 
 
 def test_a_threshold_needs_steps_after_the_quiet_ones():
-    with pytest.raises(ValueError, match="more than 5 steps"):
+    with pytest.raises(ValueError, match="over 5 steps"):
         threshold_for(np.zeros((5, 2)), 3, quiet=5)
 
 

@@ -390,7 +390,7 @@ def privacy(found: dict) -> str:
     rows = [[*key.rsplit(" ", 1), f"{kept['weights'][key]:,}", *(mean_and_width(kept[figure][key]) for figure in ("accuracy", "found"))]
             for key in kept["accuracy"]]
     guess = [key for key, (mean, half) in kept["accuracy"].items() if mean - half <= 0.5]
-    guessing = [f"Not told from guessing: {', '.join(guess)}. No learning rate that was tried trained them."] if guess else []
+    guessing = [f"Not told from guessing: {', '.join(guess)}."] if guess else []
     return "\n\n".join(["2,000 movie reviews, read four times with a budget, in steps of 500, and twice without; means of the seeds made so far, with 95 % "
                         "intervals where there are several. Found: the share of the training reviews that a threshold on the loss finds "
                         "at 1 false positive of 100; guessing finds 1, and no training serves as a control in which it finds many.",
