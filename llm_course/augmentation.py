@@ -55,7 +55,7 @@ from .words import split_words, synonyms, word_after, word_before, words_with_sy
 class WordAugmenter(Augmenter):
     "Changes a share of the words; a subclass has `change`"
 
-    fraction: float = 0.1  # share of all words to change, 0 to 1; at least one word unless it is 0
+    fraction: float = 0.1  # share of all words, 0 to 1, rounded, one at least; fewer where fewer may change
     protected_words: Sequence[str] = ()  # words that stay, in any case
 
     def __post_init__(self):
@@ -345,7 +345,7 @@ def easy_data_augmentation(
     *,
     published: bool = False,  # whether swap and deletion touch stop words too, negations among them
 ) -> OneOf:
-    "The four operations of EDA, one for each copy (Wei and Zou 2019); the milder version, or as published"
+    "The four operations of EDA, one for each copy (Wei and Zou 2019)"
     settings = {"fraction": fraction, "protected_words": protected_words}
     return OneOf([SynonymReplacement(**settings), RandomInsertion(**settings),
                   RandomSwap(**settings, any_word=published), RandomDeletion(**settings, any_word=published)])

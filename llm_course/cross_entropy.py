@@ -232,7 +232,7 @@ def perplexity(
     *,
     ignore_index: int = -100,  # places with this class number do not count
 ) -> torch.Tensor:  # a scalar, at least 1
-    "Among how many equally likely words a language model seems to choose: exp of the cross-entropy"
+    "Among how many equally likely tokens a language model seems to choose: exp of the cross-entropy"
     if not _is_whole(targets):
         raise TypeError("targets of perplexity must be class numbers (whole numbers)")
     return cross_entropy(_wide(logits), targets, ignore_index=ignore_index).exp().to(logits.dtype)

@@ -152,7 +152,7 @@ Lumo makes wonderful, sturdy lamps.
 The lamp is cheap but lovely.
 I ordered a LUMO light: wonderful, perfect, bright.
 Slow delivery, and a perfect lumo.
-It works.
+Wonderful lamp.
 A lovely, bright light that works, and a sturdy lamp, and Lumo answers letters.""".splitlines()
 
 
@@ -284,12 +284,12 @@ def _many_inputs(answer):
     see(
         answer,
         _left_right,
-        ("16 inputs, cube", 6, "Each input tells the classes apart by 2 / 4 to either side, and moves by "
+        ("16 inputs, cube", 2.5, "Each input tells the classes apart by 2 / 4 to either side, and moves by "
          "0.1. So a fifth of the way to the boundary is lost, and few points are that near."),
         ("1,024 inputs, cube", 10, "Each input tells the classes apart by 2 / 32 to either side, which is "
          "less than 0.1. Moved all together they point to the other class. Nothing else has changed: many "
          "small moves add up."),
-        ("1,024 inputs, ball", 6, "The ball allows one move of the length 0.1, and the means are 4 apart. "
+        ("1,024 inputs, ball", 2.5, "The ball allows one move of the length 0.1, and the means are 4 apart. "
          "The number of inputs plays no part. The same number ε is another threat in another norm."),
     )
 

@@ -167,12 +167,12 @@ def _answers_that_flip(answer):
     see(
         answer,
         _flips,
-        ("words shuffled", 8, "A sum is the same in whatever order. What the order says, this model never "
+        ("words shuffled", 1, "A sum is the same in whatever order. What the order says, this model never "
          "knew, and so it cannot tell you whether a swap keeps the meaning. A model that reads the order "
          "can."),
-        ("three of ten deleted", 8, "Most words add next to nothing, so the sum of the others mostly "
+        ("three of ten deleted", 5, "Most words add next to nothing, so the sum of the others mostly "
          "keeps its sign. A text says the same thing more than once."),
-        ("three of ten replaced", 8, "A word that is gone adds nothing. A synonym of the wrong sense adds "
+        ("three of ten replaced", 5, "A word that is gone adds nothing. A synonym of the wrong sense adds "
          "something of its own, often to the other side: here that turns more answers than deleting does."),
     )
 

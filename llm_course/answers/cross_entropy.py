@@ -51,6 +51,7 @@ def _log_of_a_mean(answer):
         (torch.tensor([2.0, 2.0]), "The mean of equal numbers is that number."),
         (torch.tensor([1000.0, 1000.0]), "Large numbers must not overflow."),
         (torch.tensor([-1000.0, -1001.0]), "Nor may small ones vanish."),
+        (torch.tensor([-1000.0, 1000.0, 0.0]), "Both at once: is an exponent positive, after you subtract?"),
         (torch.tensor([3.0]), "One number alone."),
     ]
     cases += [(5 * torch.randn(6, generator=generator), "") for _ in range(5)]

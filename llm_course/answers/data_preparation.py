@@ -98,7 +98,8 @@ PEOPLE = (
     "Mehmet Yilmaz", "Elif Demir", "Farid Haddad", "Leila Mansouri", "Noor Rahman", "Siti Rahayu",
     "Budi Santoso", "Maria Lopez", "John Miller", "Emily Clark", "Thabo Nkosi", "Zanele Dube", "Ana Sousa",
     "Tiago Almeida", "Ingrid Haugen", "Matteo Ricci", "Malia Kealoha", "Hana Novak", "Petr Svoboda",
-    "Rosa Quispe", "Tomasz Zielinski", "Ngozi Eze", "Faisal Karim")
+    "Rosa Quispe", "Tomasz Zielinski", "Ngozi Eze", "Faisal Karim", "Emily", "Charlotte", "Michael", "Karen",
+    "James", "Priya", "Chidi", "Björn", "Yuki", "Sarah")
 ABOUT_PEOPLE = (
     "We asked {} about it.", "My name is {} and I want my money back.", "{} plays the mother, and well.",
     "It was shot by {} in one take.", "Then we met {} at the door.", "{} and a dog are the best of it.",
@@ -113,11 +114,16 @@ NO_PEOPLE = (
     "The queue at Rose Street was long.", "The Eiffel Tower falls in it.", "Nobody rang, and nobody wrote.",
     "May was cold, and April was worse.", "I love the songs. Grace and wit!",
     "It runs on Netflix and on Channel Four.", "A Nikon Coolpix would have done better.",
-    "Faith moves mountains here.", "The British Museum lent the props.", "OK, so the DVD is fine.")
+    "Faith moves mountains here.", "The British Museum lent the props.", "OK, so the DVD is fine.",
+    "We missed it in Los Angeles.", "It opens on Park Avenue in the rain.",
+    "Sunday Times readers will hate it.",
+    "We flew home on Air France.", "My cousin works at General Motors.", "A White House scene drags.",
+    "North Sea gales ruin the picnic.", "It played in Hong Kong first.", "My Sony Bravia shows every grain.",
+    "It beat Toy Story by an hour.")
 
 
 def sentences():
-    "Texts with the names in them: each name once, and as many texts without one"
+    "Texts with the names in them: each name once, and some texts without one"
     generator = random.Random(10)
     texts = [(ABOUT_PEOPLE[place % len(ABOUT_PEOPLE)].format(name), [name])
              for place, name in enumerate(PEOPLE)]

@@ -62,7 +62,8 @@ def _groups(seed: int) -> tuple[np.ndarray, ...]:
     points = np.vstack([centre + rng.normal(size=(size, 6)) for centre, size in zip(centres, sizes,
                                                                                     strict=True)])
     new = np.vstack([centre + rng.normal(size=(25, 6)) for centre in centres])
-    labels = np.repeat(classes, sizes)
+    order = rng.permutation(len(points))  # a place tells nothing of the group
+    points, labels = points[order], np.repeat(classes, sizes)[order]
     first = np.array([np.flatnonzero(labels == c)[0] for c in (0, 1)])
     return points, labels, new, np.repeat(classes, 25), first
 

@@ -59,7 +59,7 @@ def _ten_times(answer):
     "step the answer is 0 even where the rise leaves no room for a fall.",
 )
 def _cosine_schedule(answer):
-    for steps, warmup in ((10, 0.0), (100, 0.1), (40, 0.5), (5, 1.0)):
+    for steps, warmup in ((10, 0.0), (100, 0.1), (63, 0.1), (40, 0.5), (5, 1.0)):
         rising = warmup * steps
         for step in range(steps + 1):
             if step == steps:
@@ -72,7 +72,7 @@ def _cosine_schedule(answer):
             expect(answer, [step, steps, warmup], expected, why)
 
 # %% ../../nbs/answers/fine_tuning.ipynb #75563e89
-STEEPNESS, NOISE, VALLEY_STEPS, WALKS, BAR = torch.tensor([1.0, 40.0]), 2.0, 60, 20, 0.15
+STEEPNESS, NOISE, VALLEY_STEPS, WALKS, BAR = torch.tensor([1.0, 40.0]), 2.0, 60, 20, 0.1
 
 
 def _moved(answer: object, gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -127,12 +127,21 @@ def _focal_loss(answer):
     cases = [
         (logits, targets, 0.0, "γ = 0 is the plain cross-entropy."),
         (logits, targets, 2.0, "Easy texts count less, hard ones nearly as much."),
-        (torch.tensor([[0.0, 500.0]]), torch.tensor([0]), 1.0, "A sure and wrong answer must not overflow."),
+        (torch.tensor([[0.0, 1e4]]), torch.tensor([0]), 1.0, "A sure and wrong answer must not overflow."),
         (logits[:1], targets[:1], 1.0, "A batch of one text."),
     ]
     for z, y, gamma, why in cases:
         log_p = z.double().log_softmax(-1)[torch.arange(len(y)), y]
         expect(answer, [z, y, gamma], (-((1 - log_p.exp()) ** gamma) * log_p).mean(), why)
+        mine, right = z.clone().requires_grad_(), z.double().requires_grad_()
+        found = answer(mine, y, gamma)
+        if not isinstance(found, torch.Tensor) or not found.requires_grad:
+            raise Wrong("The loss has no gradient: compute it with torch, without item() or detach().")
+        found.backward()
+        log_p = right.log_softmax(-1)[torch.arange(len(y)), y]
+        (-((1 - log_p.exp()) ** gamma) * log_p).mean().backward()
+        if not torch.allclose(mine.grad.double(), right.grad, atol=1e-4):
+            raise Wrong("The value is right, its gradient is not: is a part cut off from the logits?")
 
 # %% ../../nbs/answers/fine_tuning.ipynb #51d851a7
 QUIZZES[LESSON] = (
@@ -161,7 +170,7 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "At a learning rate of 0.0002 AdamW learns a set of reviews and SGD with momentum does not. What "
+        "At a learning rate of 0.0003 AdamW learns a set of reviews and SGD with momentum does not. What "
         "follows?",
         (
             ("Nothing about which is better: that rate suits one of the two.",
@@ -169,7 +178,7 @@ QUIZZES[LESSON] = (
             ("AdamW is better for encoders, since decay lets it learn faster.",
              "At this rate a decay of 0.01 hardly moves a weight. The rate makes the difference."),
             ("SGD can never learn these reviews, however its rate is set.",
-             "With a rate of 0.1, five hundred times as high, it did learn them."),
+             "With a rate of 0.1, over three hundred times as high, it did learn them."),
         ),
         0,
     ),

@@ -29,7 +29,7 @@ def _the_largest_rank(answer):
         ([(384, 384)] * 4 + [(1536, 384), (384, 1536)], 50_000, 7, "A rank of 8 takes 55,296."),
         ([(10, 20)], 29, 0, "Not even rank 1 fits: it takes 30."),
         ([(4, 300)], 10_000, 4, "A matrix of 4 rows has no rank above 4."),
-        ([(300, 4), (200, 200)], 10_000, 4, "One of the matrices has 4 columns only."),
+        ([(200, 200), (300, 4), (200, 200)], 20_000, 4, "One of the matrices has 4 columns only."),
     ):
         expect(answer, [shapes, budget], expected, why)
 
@@ -43,16 +43,17 @@ def _the_largest_rank(answer):
 )
 def _how_should_it_begin(answer):
     torch.manual_seed(18)
-    for a, b, why in ((1, 0, "With B = 0 the first step moves B alone, the second one both."),
-                      (1, 1, "Take both gradients before you move either matrix, twice, downhill."),
-                      (0, 1, "With A = 0 the first step moves A alone."),
-                      (0, 0, "With both at zero, nothing ever moves.")):
+    for a, b, rate, why in ((1, 0, 0.1, "With B = 0 the first step moves B alone, the second one both."),
+                            (1, 1, 0.1, "Take both gradients before you move a matrix, twice, downhill."),
+                            (1, 1, 0.2, "The learning rate is an argument."),
+                            (0, 1, 0.1, "With A = 0 the first step moves A alone."),
+                            (0, 0, 0.1, "With both at zero, nothing ever moves.")):
         A, B, x, g = a * torch.randn(2, 5), b * torch.randn(4, 2), torch.randn(5), torch.randn(4)
         left, right = A, B
         for _ in range(2):
             of_left, of_right = torch.outer(right.T @ g, x), torch.outer(g, left @ x)
-            left, right = left - 0.1 * of_left, right - 0.1 * of_right
-        expect(answer, [A, B, x, g, 0.1], right @ left, why)
+            left, right = left - rate * of_left, right - rate * of_right
+        expect(answer, [A, B, x, g, rate], right @ left, why)
 
 # %% ../../nbs/answers/parameter_efficient.ipynb #9328c093
 def _drawn(seed: int) -> tuple[dict[str, list[float]], dict[str, float], int]:
@@ -123,7 +124,8 @@ QUIZZES[LESSON] = (
         "AdaLoRA was trained in a loop of your own, which ended without an error. What do you look at first?",
         (
             ("The accuracy: a pruned model answers worse.", "It may be as good either way."),
-            ("The loss: its penalty must have gone to zero.", "Without a call it may not even be there."),
+            ("The loss: its penalty must have gone to zero.",
+             "It need not reach zero, and is not there where the model computes no loss."),
             ("The ranks: they may all be as at the start.", "Yes: where nothing calls it, none is pruned."),
         ),
         2,
@@ -131,7 +133,7 @@ QUIZZES[LESSON] = (
     Question(
         "You serve one model for many texts a second, and every millisecond counts. What do you choose?",
         (
-            ("An adapter, since it has the fewest weights.", "It stays in the way of each text."),
+            ("An adapter, since it has few weights.", "It stays in the way of each text."),
             ("LoRA, merged into the weights after training.", "Yes: merged, nothing is left to compute."),
             ("A prefix, since it leaves all weights alone.", "Each token attends to it, in each layer."),
         ),

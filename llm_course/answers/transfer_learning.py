@@ -66,9 +66,9 @@ def _how_many_weights_move(answer):
     see(
         answer,
         _shares_of_weights,
-        ("head", 0.2, "What lies behind the last layer is a matrix of 384 by 384 and two rows."),
-        ("last 2 layers", 3, "A layer has about 12 · 384² weights, and all six have less than half of them."),
-        ("all 6 layers", 5, "The table of tokens stays as it is, and it holds half of the weights."),
+        ("head", 0.1, "What lies behind the last layer is a matrix of 384 by 384 and two rows."),
+        ("last 2 layers", 0.5, "A layer has about 12 · 384² weights; all six have less than half of them."),
+        ("all 6 layers", 1, "The table of tokens stays as it is, and it holds half of the weights."),
     )
 
 # %% ../../nbs/answers/transfer_learning.ipynb #aa15a814

@@ -131,11 +131,12 @@ def report_html(
 # %% ../../nbs/attacks/report.ipynb #88fa59bd
 def tags_kept(result: AttackedText) -> float:  # 0 to 1; NaN where nothing was changed
     "The share of new words with the part of speech and inflection of the old ones, and the right article"
-    pieces, fits = split_words(result.text), []
+    pieces, now, fits = split_words(result.text), split_words(result.perturbed), []
+    if len(now) != len(pieces):  # a new word that is cut into several
+        now = pieces
     for place, new in result.changes:
-        before = word_before(pieces, place)
-        was, new = likely_reading(pieces[place].lower(), before), new.lower()
-        fits.append(was is not None and can_be(new, was.tag) and suits_article(new, before))
+        was, new = likely_reading(pieces[place].lower(), word_before(pieces, place)), new.lower()
+        fits.append(was is not None and can_be(new, was.tag) and suits_article(new, word_before(now, place)))
     return sum(fits) / len(fits) if fits else math.nan
 
 

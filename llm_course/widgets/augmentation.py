@@ -49,15 +49,15 @@ class FractionSlider(Explorer):
         for name, colour, label in (("flips", ORANGE, "answers that change"), ("distance", BLUE, "distance")):
             ax.plot(curves.index, curves[name], "o-", color=colour, label=label, markersize=4)
             ax.plot(share, curves.loc[share, name], "o", color=colour, markersize=11)
-        title = f"{share:.0%} of the words: {curves.loc[share, 'flips']:.0%} of the answers change"
-        ax.set(xlabel="share of the words", ylim=(0, None), title=title)
+        title = f"{share:.0%} of the words asked for: {curves.loc[share, 'flips']:.0%} of the answers change"
+        ax.set(xlabel="share of the words that is asked for", ylim=(0, None), title=title)
         ax.legend()
         return ax
 
     def describe(self) -> str:
         "The chosen share in words"
         share, row = self.slider.value, self.curves.loc[self.slider.value]
-        return (f"With {share:.0%} of the words changed the mean distance is {row['distance']:.2f} and "
+        return (f"With {share:.0%} of the words asked for the mean distance is {row['distance']:.2f} and "
                 f"{row['flips']:.0%} of the answers change")
 
     def content(self) -> str:
