@@ -48,6 +48,8 @@ def _which_words(answer):
         ({0: [-0.3, 0.0]}, 0.1, "The row became smaller, by more than decay."),
         ({0: [1.0, -1.0]}, 0.0, "The two numbers of the row changed places."),
         ({1: [0.2, 0.0]}, 0.3, "Two ways to write the same decay are rounded differently."),
+        ({5: [1e-5, 0.0]}, 0.1, "A step may be small. And two rows may be equal before."),
+        ({3: [0.0, 1e-5]}, 0.1, "A number that was 0 moves as well."),
     ):
         after = [[value - decay * value if number % 2 else (1 - decay) * value for value in row]
                  for number, row in enumerate(before)]
@@ -63,16 +65,17 @@ def _apart(a: list[float], b: list[float]) -> float:
 
 def _updates(seed: int) -> tuple[list[list[float]], list[float], float]:
     "What twelve clients send, the mean of the honest ones, and how far one of them is from it on average"
-    generator, wild = random.Random(seed), 1 + seed % 3
+    generator, wild, scale = random.Random(seed), 1 + seed % 3, (1.0, 100.0, 0.01)[seed % 3]
     middle = [generator.choice((-1, 1)) * generator.uniform(4, 6) for _ in range(5)]
     sent = [[generator.gauss(place, 0.2) for place in middle] for _ in range(12)]
-    for row in sent[:wild]:
+    for number, row in enumerate(sent[:wild]):
         if seed < 3:  # near zero
             row[:] = [generator.gauss(0, 0.2) for _ in row]
         elif seed < 5:  # in one column
             row[generator.randrange(5)] += 60
         else:
-            row[:] = [generator.uniform(60, 90) for _ in row]
+            row[:] = [(-1) ** number * generator.uniform(60, 90) for _ in row]
+    sent = [[scale * value for value in row] for row in sent]
     honest = sent[wild:]
     mean = [sum(column) / len(honest) for column in zip(*honest, strict=True)]
     spread = sum(_apart(row, mean) for row in honest) / len(honest)
@@ -117,7 +120,8 @@ QUIZZES[LESSON] = (
         "Clients whose labels are skewed take 50 local steps instead of one. What changes?",
         (
             ("Each round costs more messages than before.", "The messages of a round stay the same."),
-            ("The rounds come to rest in another place.", "Yes: each walks towards its own best weights."),
+            ("The rounds lead to other weights than central training.",
+             "Yes: each walks towards what suits its texts."),
             ("The mean becomes exact, as steps average out.", "It is exact with one step only."),
         ),
         1,

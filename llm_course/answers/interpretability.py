@@ -42,6 +42,9 @@ def _fair_shares(answer):
     expect(answer, [enough, three], [1 / 3] * 3, "One is enough; each order has its own first word.")
     shifted = {words: 5.0 + 2 * ("fine" in words) for words in _sets(three)}
     expect(answer, [shifted, three], [0, 0, 2], "Without any word it is 5; the shares sum to the rest.")
+    pair = {words: float(len(words) == 3) + float({"so", "very"} <= words) for words in _sets(three)}
+    expect(answer, [pair, three], [5 / 6, 5 / 6, 1 / 3],
+           "\"so\" and \"very\" add 1 together, all three another 1: take each of the six orders.")
 
 # %% ../../nbs/answers/interpretability.ipynb #ab8974a6
 def _of_good(words: list[str]) -> float:
@@ -74,6 +77,8 @@ def _were_these_words_needed(answer):
         (_of_bad, ["a", "bad", "film"], [0.0, 2.0, 1.0], 0.3, -0.3, "What is left may be more probable."),
         (_of_order, ["one", "three", "eleven"], [0.0, 2.0, 1.0], 0.3, 0.16,
          "What is left stands in the order of the text."),
+        (_of_order, ["so", "fine", "so"], [0.0, 1.0, 2.0], 0.3, 0.06, "The second \"so\" goes."),
+        (_of_good, ["good", "good", "film"], [1.0, 1.0, 0.0], 0.3, 0.3, "Of equal scores one goes."),
     ):
         found = number_of(ask(answer, probability, words, scores, fraction))
         if found is None or not math.isclose(found, expected, abs_tol=1e-6):
@@ -182,7 +187,7 @@ QUIZZES[LESSON] = (
         "A probe finds the part of speech in 97 of 100 words, and the control task in 95. What do you say?",
         (
             ("The layer holds the part of speech very well.", "It may; the probe would find a coin as well."),
-            ("The probe knows its words, and hardly more.", "Yes: its selectivity is two points only."),
+            ("The probe may know its words, and hardly more.", "Yes: its selectivity is two points only."),
             ("The control task was too easy for the probe.", "It is a coin for each word: pure memory."),
         ),
         1,

@@ -37,7 +37,7 @@ _MERGES = (
     ("wordpiece", {"the": 9, "to": 4, "quit": 2},
      "(q, u), q and u stand twice each: 2 / (2 · 2). (t, h) stands 9 times, t 15 and h 9 times: 9 / (15 · "
      "9)."),
-    ("wordpiece", {"ab": 4, "bc": 1, "b": 8, "cd": 3},
+    ("wordpiece", {"ab": 4, "b": 8, "cd": 3, "ce": 3},
      "A piece is counted in all words, in those without the pair too."),
     ("wordpiece", {"ox": 2, "am": 2, "mm": 2},
      "Both pieces divide: (o, x) has 2 / (2 · 2), (a, m) has 2 / (2 · 6)."),
@@ -121,7 +121,7 @@ def _what_is_easy_to_guess(answer):
         ("the ten most frequent words", BAND,
          "Each of the ten is a good guess even without a neighbour, and grammar says where one stands."),
         ("all other whole words", BAND,
-         "Many hundreds of words are left, and neighbours narrow them to dozens at best."),
+         "Over two thousand words are left, and neighbours narrow them to a few hundred, on average."),
     )
 
 # %% ../../nbs/answers/pretraining.ipynb #6e2bd3e8
@@ -199,10 +199,11 @@ def _beat_the_pairs(answer):
 QUIZZES[LESSON] = (
     Question(
         "Two models of one size read the same text once. One is asked for 15 % of the tokens of each block, "
-        "masked; the other for each next token. Why does a pass teach the second one more?",
+        "masked; the other for each next token. Why does the second one have more to learn from in a pass?",
         (
             ("It is asked for more than six times as many tokens of each block that it reads.",
-             "Yes: only what is asked for gives a gradient, and 100 % are more than six times 15 %."),
+             "Yes: only what is asked for enters the loss: 127 tokens of a block of 128 against 19. What it "
+             "makes of them, their losses do not say."),
             ("It looks to one side only, so there is less that it could confuse at each of its places.",
              "It sees less and knows less at a place; two sides are the easier question."),
             ("It never reads a [MASK], so it needs no capacity for a token that no real text contains.",

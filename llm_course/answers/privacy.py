@@ -30,6 +30,7 @@ def _the_true_share(answer):
          "With ln 3 three of four tell the truth, and a lie is heard as its opposite."),
         ([False] * 5, math.log(3),
          "Fewer heard than lies alone make: the estimate is below 0, and stays so."),
+        ([True] * 5, math.log(3), "More than a true yes of all would give: it is above 1, and stays so."),
         ([True, False], 0.5, "Half of the answers, half of the people."),
     ):
         honest = 1 / (1 + math.exp(-epsilon))
@@ -104,7 +105,8 @@ QUIZZES[LESSON] = (
     Question(
         "A canary has an exposure of 0 bits. What is known of it?",
         (
-            ("The model finds all other candidates more probable.", "Yes: it stands in the last place."),
+            ("The model finds no other candidate less probable.",
+             "Yes: it stands in the last place, perhaps with equals."),
             ("The model has never seen it in any training text.", "It may have, and forgotten it again."),
             ("The model would write it down at the first attempt.",
              "Not even the highest exposure says so: it is the first place among the candidates."),
