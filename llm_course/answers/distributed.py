@@ -10,7 +10,8 @@ from functools import partial
 
 import torch
 
-from .base import QUIZZES, Question, Wrong, ask, exercise, number_of, plain, reach, see, shown
+from .base import (QUIZZES, Question, Wrong, ask, exercise, number_of, plain, reach, see,
+                                     shown)
 
 # %% ../../nbs/answers/distributed.ipynb #c8debba5
 LESSON = 43
@@ -53,6 +54,7 @@ def _play(rows: list[list[int]], count: int):
                     f"{shown(sorted(held[missing[0]]))} only. You planned {len(rows)} steps.")
 
 
+# %% ../../nbs/answers/distributed.ipynb #72c99a68
 @exercise(
     "a sum in few steps",
     LESSON,
@@ -67,11 +69,11 @@ def _a_sum_in_few_steps(answer):
         rows, ring = _checked_plan(answer, count), 2 * (count - 1)
         _play(rows, count)
         bars.append((f"{count} processes, saved of the ring's {ring} steps", 1 - len(rows) / ring, bar,
-                     f"Your plan for {count} processes takes {len(rows)} steps. In each step every process can "
-                     "send: let more of them do so at the same time."))
+                     f"Your plan for {count} processes takes {len(rows)} steps. In each step every process "
+                     "can send: let more of them do so at the same time."))
     reach(*bars)
 
-# %% ../../nbs/answers/distributed.ipynb #2f56726f
+# %% ../../nbs/answers/distributed.ipynb #a0de60ad
 def _step_lengths() -> list[float]:
     "How many times as far the first step goes by the sum of four gradients as by their mean"
     generator = torch.Generator().manual_seed(0)
@@ -100,14 +102,14 @@ def _a_sum_in_place_of_a_mean(answer):
     see(
         answer,
         _step_lengths,
-        ("gradient descent", 0.3, "Gradient descent steps by the learning rate times the gradient: four times "
-         "the gradient is a step four times as long. That shows, the loss jumps up."),
+        ("gradient descent", 0.3, "Gradient descent steps by the learning rate times the gradient: four "
+         "times the gradient is a step four times as long."),
         ("AdamW", 0.3, "AdamW divides the mean of the gradients by the root of the mean of their squares. A "
          "factor that all gradients have is in both, and cancels. So the mistake hides, until you clip "
          "gradients by their norm or change the optimiser."),
     )
 
-# %% ../../nbs/answers/distributed.ipynb #297eb258
+# %% ../../nbs/answers/distributed.ipynb #dd7add7e
 QUIZZES[LESSON] = (
     Question(
         "Four GPUs with 8 texts each, instead of one GPU with 8 texts. What is the same?",
@@ -125,8 +127,8 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "A ring of 32 processes becomes one of 64; the tensor has a gigabyte as before. What does each process "
-        "send now?",
+        "A ring of 32 processes becomes one of 64; the tensor has a gigabyte as before. What does each "
+        "process send now?",
         (
             ("Twice as much as before.", "There are twice as many messages, and each is half as large."),
             ("Half as much as before.", "Each message is half as large, and there are twice as many."),
@@ -148,8 +150,8 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "At the end of an epoch one of four processes has no texts left, the others have. What should it do in "
-        "that step?",
+        "At the end of an epoch one of four processes has no texts left, the others have. What should it do "
+        "in that step?",
         (
             (
                 "Leave the step out, since it has nothing to add.",
@@ -161,7 +163,8 @@ QUIZZES[LESSON] = (
             ),
             (
                 "Take part, and send a gradient of zeros that counts nothing.",
-                "Yes: the all-reduce needs it, and with the weight 0 the mean is that of the texts there are.",
+                "Yes: the all-reduce needs it, and with the weight 0 the mean is that of the texts there "
+                "are.",
             ),
         ),
         2,

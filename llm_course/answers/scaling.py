@@ -243,14 +243,15 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "BERT-base, 768 wide, reads texts of 256 tokens instead of 128, half as many of them. What becomes of "
-        "the FLOPs of a step?",
+        "BERT-base, 768 wide, reads texts of 256 tokens instead of 128, half as many of them. What becomes "
+        "of the FLOPs of a step?",
         (
             ("They double, since attention is quadratic in the length of a text.",
-             "Only the attention's own products double, and they are 3 % of the rest here."),
+             "Only the attention's own products double, and they were 3 % of the rest."),
             (
                 "They rise by about 3 %, since the number of tokens is the same.",
-                "Yes: the weights meet as many tokens as before; the attention grows from 3 % to 6 % of them.",
+                "Yes: the weights meet as many tokens as before; the attention's part grows from 3 % of "
+                "theirs to 6 %.",
             ),
             ("They stay the same, since they go by tokens alone.",
              "Those of the weights do. Each token meets twice as many others in the attention."),
