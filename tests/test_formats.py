@@ -187,11 +187,14 @@ def test_attacks_that_users_wrote():
     assert NearestFirst().settings()["least"] == 0.3 and str(AnyWord(seed=1)) == "AnyWord(seed=1)"
 
 
-MOVED = {  # by decision, said in the changelog: widgets to `widgets`, the classifier's methods into its class
+TO_DISTRIBUTED = {"ShardedAdamW", "all_reduce_mean", "all_reduce_seconds", "data_parallel_step", "in_turn", "ring_all_reduce",
+                  "ring_example", "scaling_efficiency", "shards_of", "state_bytes", "train_shards"}
+MOVED = {  # by decision, said in the changelog: widgets to `widgets`, the classifier's methods into its class, and
+    # what many processes need to lesson 43
     "adversarial_examples": {"EpsilonSlider", "MeaningJudge"}, "adversarial_training": {"BoundaryExplorer"},
     "augmentation": {"FractionSlider", "PairJudge"}, "cross_entropy": {"DescentExplorer", "LossExplorer", "SoftmaxExplorer"},
     "data_preparation": {"CHOICES", "Labelling"}, "evaluation": {"ErrorReader", "ThresholdSlider"},
-    "imdb_at_full_scale": {"READ_STYLES", "ReadingExplorer"}, "scaling": {"MemoryExplorer"},
+    "imdb_at_full_scale": {"READ_STYLES", "ReadingExplorer"}, "scaling": {"MemoryExplorer", "run_processes", *TO_DISTRIBUTED},
     "models": {"as_read", "from_pretrained", "load", "logits", "pad", "predict", "predict_proba", "save", "tokenize"},
 }
 
@@ -204,7 +207,9 @@ def test_names_stay_importable_from_where_they_were(module):
 
 
 def test_what_moved_is_where_the_changelog_says():
-    widgets = {module: names for module, names in MOVED.items() if module != "models"}
+    widgets = {module: names for module, names in MOVED.items() if module != "models"} | {"scaling": {"MemoryExplorer"}}
     for module, names in widgets.items():
         assert names <= set(vars(importlib.import_module(f"llm_course.widgets.{module}")))
     assert all(hasattr(importlib.import_module("llm_course.models").TextClassifier, name) for name in MOVED["models"])
+    assert set(vars(importlib.import_module("llm_course.distributed"))) >= TO_DISTRIBUTED
+    assert hasattr(importlib.import_module("llm_course.processes"), "run_processes")

@@ -279,8 +279,7 @@ def unchecked(path: Path) -> list[str]:
 def test_a_lesson_exports_what_it_teaches_and_checks_it_at_once(path):
     assert not unchecked(path)
     exported = sum(len(source.splitlines()) for is_export, source in code_cells(path) if is_export)
-    most = {"42_scaling": 550}.get(path.stem, 400)
-    assert exported <= most, f"{exported} lines: what a learner need not read belongs in a wing or in support"
+    assert exported <= 400, f"{exported} lines: what a learner need not read belongs in a wing or in support"
 
 
 def test_only_widgets_and_the_quiz_import_ipywidgets():

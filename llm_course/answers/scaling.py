@@ -224,21 +224,6 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "Four GPUs with 8 texts each, instead of one GPU with 8 texts. What is the same?",
-        (
-            (
-                "The gradient of each step, except for rounding.",
-                "It is the mean over 32 texts now: another batch, another learning rate.",
-            ),
-            (
-                "The memory of each GPU, if nothing is sharded.",
-                "Yes: each holds all weights, gradients and states, and the activations of 8 texts.",
-            ),
-            ("The number of steps that one epoch takes.", "There are a quarter as many."),
-        ),
-        1,
-    ),
-    Question(
         "A run with AdamW in mixed precision does not fit, and most of the estimate is activations. What "
         "helps?",
         (
@@ -256,5 +241,21 @@ QUIZZES[LESSON] = (
             ),
         ),
         0,
+    ),
+    Question(
+        "BERT-base, 768 wide, reads texts of 256 tokens instead of 128, half as many of them. What becomes "
+        "of the FLOPs of a step?",
+        (
+            ("They double, since attention is quadratic in the length of a text.",
+             "Only the attention's own products double, and they were 3 % of the rest."),
+            (
+                "They rise by about 3 %, since the number of tokens is the same.",
+                "Yes: the weights meet as many tokens as before; the attention's part grows from 3 % of "
+                "theirs to 6 %.",
+            ),
+            ("They stay the same, since they go by tokens alone.",
+             "Those of the weights do. Each token meets twice as many others in the attention."),
+        ),
+        1,
     ),
 )
