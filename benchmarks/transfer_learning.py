@@ -27,7 +27,7 @@ labels) and 11 (1,000), ways 8 and 13, domains 55.
 import time
 from copy import deepcopy
 from functools import lru_cache, partial
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 import torch
@@ -194,7 +194,7 @@ def stale(sizes: Sizes, part: str, key: str, rows: dict) -> bool:
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
-    "Means and 95 % intervals"
+    "Means and 95 % intervals over seeds; differences seed by seed"
     found, groups = {}, {}
     for key, row in rows.get("ways", {}).items():
         way, seed = key.rsplit(" ", 1)
@@ -207,14 +207,27 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
             "ahead of all": interval(ahead) if ahead else None}
     if timed := rows.get("steps"):
         found["seconds of a step"] = {way: timed["by turns"][way] for way in WAYS}
-    groups = {}
-    for key, row in rows.get("domains", {}).items():
-        for labels, scores in row.items():
+    groups, domains = {}, rows.get("domains", {})
+    for key in sorted(domains):
+        for labels, scores in domains[key].items():
             if labels not in ("seconds", "rate"):
                 groups.setdefault(f"{key.rsplit(' ', 1)[0]} {labels}", []).append(scores)
     if groups:
         found["domains"] = {key: {where: interval([scores[where] for scores in same]) for where in same[0]}
                             for key, same in groups.items()}
+    seeds = sorted({key.rsplit(" ", 1)[1] for key in domains})
+    both = [labels for labels in next((row for key, row in domains.items() if " nothing " in key), {})
+            if labels not in ("seconds", "rate")]
+    for way in ("all", "head"):
+        for labels in both:
+            pairs = [[(domains.get(f"{target} movies {way} {seed}"), domains.get(f"{target} nothing {way} {seed}"))
+                      for target in TARGETS] for seed in seeds]
+            if all(pair[0] and pair[1] for same in pairs for pair in same):
+                found.setdefault("mean of the domains", {})[f"{way} {labels}"] = {
+                    "lost on movies": interval([mean(began["0"]["movies"] - began[labels]["movies"] for began, _ in same)
+                                                for same in pairs]),
+                    "ahead of nothing": interval([mean(began[labels]["target"] - nothing[labels]["target"]
+                                                       for began, nothing in same) for same in pairs])}
     return found
 
 

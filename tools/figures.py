@@ -665,6 +665,11 @@ def transfer_learning(found: dict) -> str:
         rows = [[*key.split(" "), mean_and_width(row["target"]), mean_and_width(row["movies"])] for key, row in domains.items()]
         parts += ["From movie reviews (1,000 labels), or from nothing, into another domain: right of 100 there, and on movie reviews:",
                   table(["domain", "began with", "trained", "labels", "right there", "right on movies"], rows)]
+    if means := summary.get("mean of the domains"):
+        rows = [[*key.rsplit(" ", 1), mean_and_width(row["lost on movies"], "+.1f"), mean_and_width(row["ahead of nothing"], "+.1f")]
+                for key, row in means.items()]
+        parts += ["Means of the three domains, points, seed by seed: what is lost on movie reviews, and how far beginning with them is "
+                  "ahead of beginning with nothing:", table(["trained", "labels", "lost on movies", "ahead of nothing"], rows)]
     return "\n\n".join(parts)
 
 

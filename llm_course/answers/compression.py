@@ -43,6 +43,7 @@ def _a_zero_point_of_zero(answer):
         ([-2.54, 1.0], 8, 0.02, [-127, 50], "The largest size may belong to a negative number."),
         ([0.0, 0.0], 8, 1.0, [0, 0], "Where all are zero, the scale is 1."),
         ([3.0, 7.0, -1.2], 4, 1.0, [3, 7, -1], "With 4 bits n is 7."),
+        ([7.0, -2.6, 1.7], 4, 1.0, [7, -3, 2], "Each goes to the nearest whole number, up or down."),
     ):
         expect(answer, [values, bits], (scale, whole), why)
 
@@ -60,6 +61,8 @@ def _when_does_a_sparse_matrix_pay(answer):
         ((384, 384, 1, 4), 118_273, "In 8 bits a value takes 1 byte and its column 4."),
         ((1, 4, 4, 4), 4, "With one weight left both may be equal; fewer means fewer."),
         ((4, 1, 1, 8), -1, "The places of the rows alone take more than the dense matrix."),
+        ((2, 3, 4, 8), -1, "The places of the rows alone take as much as the dense matrix."),
+        ((1, 3, 3, 4), 3, "Without any weight left it takes 8 bytes against 9."),
         ((2, 2, 100, 1), 1, "A large value makes the indices cheap, yet the whole matrix still costs them."),
     ):
         expect(answer, list(arguments), expected, why)
@@ -81,8 +84,9 @@ def _what_a_teacher_pulls(answer):
         student, teacher = torch.randn(2, 4, generator=drawn) * 2
         leaf = student.clone().requires_grad_()
         soft = F.kl_div((leaf / T).log_softmax(0), (teacher / T).softmax(0), reduction="sum") * T**2
-        loss = alpha * soft + (1 - alpha) * F.cross_entropy(leaf, torch.tensor(1))
-        expect(answer, [student, teacher, 1, T, alpha], torch.autograd.grad(loss, leaf)[0], why)
+        label = int(T) - 1  # 0, 3, 1, 2
+        loss = alpha * soft + (1 - alpha) * F.cross_entropy(leaf, torch.tensor(label))
+        expect(answer, [student, teacher, label, T, alpha], torch.autograd.grad(loss, leaf)[0], why)
 
 # %% ../../nbs/answers/compression.ipynb #18c5ac66
 def _heads(seed: int, texts: int = 1500) -> tuple[np.ndarray, np.ndarray]:  # confidence and right, (N, L)
