@@ -18,7 +18,6 @@ Movie reviews. The search sees training and validation reviews only; the test pa
 Each row is written as it ends. Two processes work (or --processes), with one thread each.
 """
 
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +125,7 @@ def new_classifier(seed: int) -> TextClassifier:
 
 def real(sizes: Sizes, rows: dict, arm: str, seed: int) -> dict:
     "One search, and the test accuracy of what it chose"
-    movies, start, small = load_dataset("movies"), time.perf_counter(), sizes.texts is not None
+    movies, small = load_dataset("movies"), sizes.texts is not None
     train = movies["train"].shuffle(seed=seed).select(range(sizes.real_labels))
     validation = movies["validation"].shuffle(seed=seed).select(range(sizes.real_validation))
     halving, options = "halving" in arm, {"epochs": 3} if "halving" in arm else {}
@@ -137,7 +136,7 @@ def real(sizes: Sizes, rows: dict, arm: str, seed: int) -> dict:
     fine_tune(winner, train, validation, seed=own, progress=False, **options, **result.best)
     test = movies["test"].select(range(min(len(movies["test"]), sizes.texts or 10**6)))
     return {"best score": result.score, "accuracy": validation_scores(winner, test)["accuracy"], "best": result.best,
-            "scores": result.trials["score"].tolist(), "states": result.counts, "seconds": time.perf_counter() - start,
+            "scores": result.trials["score"].tolist(), "states": result.counts,
             "epochs": int(result.trials["epochs seen"].sum())}
 
 

@@ -53,6 +53,10 @@ def _idle_in_functions(answer):
          "Imports and the names of inner functions do not count."),
         ("class A:\n    def f(self, a):\n        self.a = a\n        spare = 2", {"spare"},
          "A method is a function, and an attribute is no name."),
+        ("def f(a):\n    b = a\n    def g():\n        nonlocal b\n        b = 2\n    return g", set(),
+         "What is nonlocal belongs to the function outside."),
+        ("def f(a, c):\n    c = a\n    return a", set(),
+         "An argument does not count where it is assigned either."),
     )
     for script, expected, reason in cases:
         if (found := _names(answer, script)) != expected:
@@ -87,8 +91,9 @@ def _models(padding: int) -> dict[str, tuple[Callable, bool]]:
             (lambda batch: [mean(row) + 0.1 * (row[0] == 7 and row[-1] == padding) for row in batch], True),
         "that rounds otherwise for each length":
             (lambda batch: [mean(row) + 1e-9 * len(row) for row in batch], False),
-        "that reads padding of 2, 4 or 6 tokens":
-            (lambda batch: [mean(row) + (row.count(padding) in (2, 4, 6)) for row in batch], True),
+        **{f"that reads padding of {amount} tokens, and no other": (
+            lambda batch, amount=amount: [mean(row) + 1e-5 * (row.count(padding) == amount) for row in batch],
+            True) for amount in range(1, 65)},
     }
 
 
@@ -247,7 +252,8 @@ QUIZZES[LESSON] = (
         "A script loads a tokenizer, and no line uses it. What should you check?",
         (
             ("How long it takes to load, and how much memory", "It was loaded for a purpose: look for that."),
-            ("How texts become numbers before the model", "Yes: it knows only its own. Or rows hold them."),
+            ("How texts become numbers before the model",
+             "Yes: the model knows only its tokenizer's numbers."),
             ("Whether the script will end with a NameError", "That comes of a name that is never made."),
         ),
         1,

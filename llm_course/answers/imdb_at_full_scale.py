@@ -58,7 +58,10 @@ def _long_texts() -> tuple[dict[str, float], list[tuple[list[str], int]]]:
         for place, word in zip(range(start, start + 12, 3), generator.integers(0, 30, 4), strict=True):
             tokens[place] = f"opinion{word + 30 * (1 - label)}"
         texts.append((tokens, label))
-    return worth, texts
+    numbers = np.random.default_rng(1).permutation(len(worth)).tolist()  # a name tells nothing
+    names = {word: f"word{number}" for word, number in zip(worth, numbers, strict=True)}
+    return ({names[word]: value for word, value in worth.items()},
+            [([names[word] for word in tokens], label) for tokens, label in texts])
 
 
 def _read(answer: object, tokens: list[str], worth: dict[str, float]) -> bool:
@@ -120,12 +123,12 @@ def _best(answer):
     see(
         answer,
         _best_of_ten,
-        ("1,000 reviews", 0.5, "One score has a standard error of about one point here, and the best of "
+        ("1,000 reviews", 0.25, "One score has a standard error of about one point here, and the best of "
          "ten lies about one and a half of them above the truth. Nobody cheated: whoever reports the best "
          "of ten seeds reports their luck. Choose the seed by validation reviews, and test once."),
-        ("25,000 reviews", 0.15, "The standard error shrinks by the root of 25, to a fifth of a point, "
-         "and the luck of the best with it. It is still as large as what head and tail gains over head in "
-         "print."),
+        ("25,000 reviews", 0.06, "The standard error shrinks by the root of 25, to a fifth of a point, "
+         "and the luck of the best with it. It is still larger than the 0.21 points that head and tail gains "
+         "over head in print."),
     )
 
 # %% ../../nbs/answers/imdb_at_full_scale.ipynb #953a3384

@@ -165,7 +165,7 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "You know that some pictures show a cup, but a zero-shot model never answers *cup*. You have no "
+        "You know that some pictures show a cup, but a zero-shot model never answers “cup”. You have no "
         "labels. What do you try first?",
         (
             ("Other prompts for that class, and classify the same pictures once more.",

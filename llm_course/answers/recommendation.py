@@ -48,6 +48,8 @@ def _popularity_comes_back(answer):
          "The same with k_u = 3 and ten times the likes: neither may matter."),
         ([0.0, 0.0, 0.0], [2, 1, 1], [0.5, 0.25, 0.25], "Scores that say nothing: popularity remains."),
         ([2000.0, 2000.0], [1, 3], [0.25, 0.75], "Large scores overflow: take the largest off first."),
+        ([1000.0, 1000.0 + math.log(3)], [1, 1], [0.25, 0.75], "Large scores differ: do not cap them."),
+        ([-2000.0, -2000.0], [1, 3], [0.25, 0.75], "All may be very negative: then the largest is that one."),
         ([0.0, 2000.0], [1, 1], [0.0, 1.0], "Only without the largest score does none overflow."),
         ([2000.0, 0.0], [1, 1], [1.0, 0.0], "Only without the largest score does none overflow."),
     ):

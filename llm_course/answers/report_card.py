@@ -44,6 +44,9 @@ def _two_ends(answer):
         (0.6, 0.7, 0.6, None, "passed", "At least 60 % is reached by 60 %."),
         (0.5, 0.6, 0.6, None, "open", "Its upper end reaches the bar."),
         (-0.1, 0.2, 0.0, None, "open", "A bar of 0 is a bar."),
+        (0.05, 0.1, None, 0.1, "passed", "At most 10 % is reached by 10 %."),
+        (0.1, 0.2, None, 0.1, "open", "Its lower end reaches the bar."),
+        (0.1, 0.2, None, 0.0, "failed", "A bar of 0 is a bar."),
     )
     for low, high, least, most, expected, reason in cases:
         found = ask(answer, low, high, least, most)

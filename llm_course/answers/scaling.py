@@ -36,7 +36,7 @@ def _seconds(run: tuple, batch_size: int, checkpointing: bool, sharding: str) ->
     (name, count, _, tokens, bandwidth), passes = run, _TEXTS // batch_size
     used = 0.5 * batch_size * tokens / (batch_size * tokens + 2048)
     flops = passes * training_flops(SHAPES[name], batch_size, tokens, checkpointing=checkpointing)
-    gathered = 2 + 4 * passes if sharding == "parameters" else 4  # bytes of each parameter
+    gathered = {"gradients": 2 + 2 * passes, "parameters": 6 * passes}.get(sharding, 4)  # bytes a parameter
     return flops / (_PEAK * used) + gathered * SHAPES[name].parameters * (count - 1) / count / bandwidth
 
 
@@ -141,7 +141,8 @@ class _OnlyBfloat16(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), options=None):
         name = getattr(function, "__name__", "")
-        if name in {"sum", "cumsum", "mean", "dot", "matmul"}:
+        if name in {"sum", "nansum", "cumsum", "mean", "dot", "vdot", "inner", "matmul", "einsum",
+                    "tensordot", "linear", "norm"}:
             raise Wrong(f"{name} adds in float32 inside. Add one update after the other.")
         result = function(*arguments, **(options or {}))
         numbers = isinstance(result, torch.Tensor) and result.dtype.is_floating_point
@@ -176,6 +177,7 @@ def _nothing_is_lost(answer):
         (1.0, [2.0**-9] * 48, "Each update alone is too small to be seen, and all together are not."),
         (1.0, [2.0**-9, -(2.0**-9)] * 10, "Updates may take each other away."),
         (-3.0, [2.0**-8] * 32, "A sum may also begin below 0."),
+            (1.0, [2.0**-9] * 1000, "So many updates that their own sum grows too large for the next one."),
         (0.5, [], "Nothing to add."),
         (4.0, [1.0, -0.5, 0.25], "These fit exactly."),
     ]
