@@ -44,7 +44,7 @@ _SHORTEST, _LONGEST, _READ = 12, 24, 3  # tokens of a piece; how often a text ma
 
 
 @lru_cache(1)
-def _long_texts() -> tuple[dict[str, float], list[tuple[list[str], int]]]:
+def _drawn_texts() -> tuple[dict[str, float], list[tuple[list[str], int]]]:
     "What each token adds, and texts with their labels: a plot, and somewhere four words of opinion in twelve"
     generator = np.random.default_rng(0)
     worth = {f"plot{number}": float(generator.normal(-0.06, 0.25)) for number in range(400)}
@@ -58,7 +58,13 @@ def _long_texts() -> tuple[dict[str, float], list[tuple[list[str], int]]]:
         for place, word in zip(range(start, start + 12, 3), generator.integers(0, 30, 4), strict=True):
             tokens[place] = f"opinion{word + 30 * (1 - label)}"
         texts.append((tokens, label))
-    numbers = np.random.default_rng(1).permutation(len(worth)).tolist()  # a name tells nothing
+    return worth, texts
+
+
+def _long_texts() -> tuple[dict[str, float], list[tuple[list[str], int]]]:
+    "The same under names that tell nothing"
+    worth, texts = _drawn_texts()
+    numbers = np.random.default_rng(1).permutation(len(worth)).tolist()
     names = {word: f"word{number}" for word, number in zip(worth, numbers, strict=True)}
     return ({names[word]: value for word, value in worth.items()},
             [([names[word] for word in tokens], label) for tokens, label in texts])
