@@ -38,10 +38,7 @@ def _a_prefix_mask(answer):
                         f"{shown(found)}.")
         for row in range(tokens):
             for column in range(tokens):
-                if not isinstance(found[row][column], bool):
-                    raise Wrong(f"For ({tokens}, {prefix}) I expected True or False in each place, got "
-                                f"{shown(found[row][column])}; torch.ones(…, dtype=torch.bool) makes them.")
-                if found[row][column] != wanted[row, column].item():
+                if bool(found[row][column]) != wanted[row, column].item():
                     may = "may" if wanted[row, column] else "must not"
                     raise Wrong(f"For ({tokens}, {prefix}) token {row} {may} see token {column}; places "
                                 f"count from 0, so the prefix ends before {prefix}.")
