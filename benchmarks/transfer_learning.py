@@ -193,6 +193,27 @@ def stale(sizes: Sizes, part: str, key: str, rows: dict) -> bool:
     return False
 
 
+def by_labels(row: dict) -> dict[str, dict]:
+    "What a row of `domains` measured, without its seconds and its rate"
+    return {labels: scores for labels, scores in row.items() if isinstance(scores, dict)}
+
+
+def over_domains(domains: dict[str, dict[str, dict]]) -> dict[str, dict]:
+    "Seed by seed the mean of the three domains: lost on movie reviews, and ahead of those that began with nothing"
+    points, found = {}, {}
+    for key, row in domains.items():
+        target, start, way, seed = key.split(" ")
+        began = domains.get(f"{target} movies {way} {seed}")
+        for labels, nothing in row.items() if start == "nothing" and began else ():
+            for name, value in (("lost on movies", began["0"]["movies"] - began[labels]["movies"]),
+                                ("ahead of nothing", began[labels]["target"] - nothing["target"])):
+                points.setdefault((f"{way} {labels}", name), {}).setdefault(seed, []).append(value)
+    for (key, name), by_seed in points.items():
+        if all(len(values) == len(TARGETS) for values in by_seed.values()):
+            found.setdefault(key, {})[name] = interval([mean(values) for values in by_seed.values()])
+    return found
+
+
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Means and 95 % intervals over seeds; differences seed by seed"
     found, groups = {}, {}
@@ -207,27 +228,15 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
             "ahead of all": interval(ahead) if ahead else None}
     if timed := rows.get("steps"):
         found["seconds of a step"] = {way: timed["by turns"][way] for way in WAYS}
-    groups, domains = {}, rows.get("domains", {})
-    for key in sorted(domains):
-        for labels, scores in domains[key].items():
-            if labels not in ("seconds", "rate"):
-                groups.setdefault(f"{key.rsplit(' ', 1)[0]} {labels}", []).append(scores)
+    groups, domains = {}, {key: by_labels(row) for key, row in sorted(rows.get("domains", {}).items())}
+    for key, row in domains.items():
+        for labels, scores in row.items():
+            groups.setdefault(f"{key.rsplit(' ', 1)[0]} {labels}", []).append(scores)
     if groups:
         found["domains"] = {key: {where: interval([scores[where] for scores in same]) for where in same[0]}
                             for key, same in groups.items()}
-    seeds = sorted({key.rsplit(" ", 1)[1] for key in domains})
-    both = [labels for labels in next((row for key, row in domains.items() if " nothing " in key), {})
-            if labels not in ("seconds", "rate")]
-    for way in ("all", "head"):
-        for labels in both:
-            pairs = [[(domains.get(f"{target} movies {way} {seed}"), domains.get(f"{target} nothing {way} {seed}"))
-                      for target in TARGETS] for seed in seeds]
-            if all(pair[0] and pair[1] for same in pairs for pair in same):
-                found.setdefault("mean of the domains", {})[f"{way} {labels}"] = {
-                    "lost on movies": interval([mean(began["0"]["movies"] - began[labels]["movies"] for began, _ in same)
-                                                for same in pairs]),
-                    "ahead of nothing": interval([mean(began[labels]["target"] - nothing[labels]["target"]
-                                                       for began, nothing in same) for same in pairs])}
+    if means := over_domains(domains):
+        found["mean of the domains"] = means
     return found
 
 
