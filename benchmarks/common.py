@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the machine in words, interleaved repeats, and rows that are made part by part."""
+"""What the benchmark scripts share: the machine in words, repeats, intervals, and rows that are made part by part."""
 
 import argparse
 import json
@@ -116,6 +116,25 @@ def over_seeds(rows: dict[str, dict], figure: str) -> dict[str, tuple[float, flo
     "Mean and 95 % interval of a figure over seeds, which end the names of rows; rows without it are left out"
     groups = {key: [row[figure] for row in group if figure in row] for key, group in by_kind(rows).items()}
     return {key: interval(values) for key, values in groups.items() if values}
+
+
+def bits(right: Sequence[bool]) -> str:
+    "Outcomes as a string"
+    return "".join("1" if good else "0" for good in right)
+
+
+def drawn_again(seeds: int, reviews: int, draws: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    "How often each seed and each review is drawn, (draws, seeds) and (draws, reviews), as shares"
+    generator = np.random.default_rng(0)
+    return (generator.multinomial(seeds, [1 / seeds] * seeds, draws) / seeds,
+            generator.multinomial(reviews, [1 / reviews] * reviews, draws) / reviews)
+
+
+def two_ways(table: np.ndarray) -> list[float]:  # (seeds, reviews), numbers -> mean, low, high
+    "A mean over seeds and reviews, and its interval when both are drawn again"
+    seeds, reviews = drawn_again(*table.shape)
+    means = np.einsum("ds,sr,dr->d", seeds, table, reviews, optimize=True)
+    return [float(table.mean()), *np.quantile(means, [0.025, 0.975]).tolist()]
 
 
 def keep(name: str, content: dict) -> str:

@@ -67,7 +67,7 @@ import numpy as np
 import strangers
 import torch
 from adversarial_training import RECIPES, VARIANTS, VARIANTS_WITH_ALL, Recipe, in_precision, mixed, trained
-from common import RESULTS, keep, quick_precision
+from common import RESULTS, bits, keep, quick_precision, two_ways
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
@@ -194,11 +194,6 @@ class Case(NamedTuple):
     @property
     def targets(self) -> list[int]:
         return list(self.rows["label"])
-
-
-def bits(right: Sequence[bool]) -> str:
-    "Outcomes as a string"
-    return "".join("1" if good else "0" for good in right)
 
 
 class Listed:
@@ -458,20 +453,6 @@ def jobs(rows: dict[str, dict], search: bool, sizes: Sizes) -> list[Job]:
 
 
 # ------------------------------------------------------------------------------------------------ intervals
-
-
-def drawn_again(seeds: int, reviews: int, draws: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    "How often each seed and each review is drawn, (draws, seeds) and (draws, reviews), as shares"
-    generator = np.random.default_rng(0)
-    return (generator.multinomial(seeds, [1 / seeds] * seeds, draws) / seeds,
-            generator.multinomial(reviews, [1 / reviews] * reviews, draws) / reviews)
-
-
-def two_ways(table: np.ndarray) -> list[float]:  # (seeds, reviews), numbers -> mean, low, high
-    "A mean over seeds and reviews, and its interval when both are drawn again"
-    seeds, reviews = drawn_again(*table.shape)
-    means = np.einsum("ds,sr,dr->d", seeds, table, reviews, optimize=True)
-    return [float(table.mean()), *np.quantile(means, [0.025, 0.975]).tolist()]
 
 
 def outcomes(rows: Sequence[dict], column: str, field: str) -> np.ndarray:  # (seeds, reviews)
