@@ -141,7 +141,8 @@ class _Watched(nn.Module):
         mask = torch.ones_like(ids) if mask is None else torch.as_tensor(mask).reshape(ids.shape).long()
         if self.noting:
             masked = bool((mask == (ids != 0)).all())
-            self.calls.append((ids.tolist(), masked, self.training, torch.is_grad_enabled()))
+            weights = {name: values.clone() for name, values in self.state_dict().items()}
+            self.calls.append((ids.tolist(), masked, self.training, torch.is_grad_enabled(), weights))
         mean = (self.vectors(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         return self.out(self.dropout(mean))
 
@@ -182,35 +183,42 @@ def _trained(answer: object, seed: int) -> tuple[_Watched, list[float], tuple]:
     return model, losses, (train, validation, _part(generator, 300, 0))
 
 
-def _look_at_calls(model: _Watched, train: tuple, validation: tuple):
-    "Wrong where the model was called in a way that a loop should not"
+def _look_at_calls(model: _Watched, train: tuple, validation: tuple) -> tuple[list, list[dict]]:
+    "Wrong where the model was called in a way that a loop should not; its first order, and the weights of each look"
     known, held = Counter(map(tuple, train[0])), {*map(tuple, validation[0])} - {*map(tuple, train[0])}
-    order, read, judged = [], Counter(), set()
-    for ids, masked, training, learning in model.calls:
+    order, read, looks, learnt = [], Counter(), [], True
+    for ids, masked, training, learning, weights in model.calls:
         rows = [tuple(token for token in row if token) for row in ids]
         if not masked:
             raise Wrong("The model reads padding: hand it a mask, 1 for each token and 0 for padding.")
         if held & {*rows}:
-            judged |= {*rows}
             if training:
                 raise Wrong("The model judges validation rows with dropout on: call model.eval() before.")
             if learning:
                 raise Wrong("Gradients are kept for validation rows: judge them inside of torch.no_grad().")
+            if learnt:
+                looks.append((weights, set()))
+            looks[-1][1].update(rows)
+            learnt = False
         elif learning:
             order += rows
             read.update(rows)
+            learnt = True
             if not training:
                 raise Wrong("The model learns with dropout off: call model.train() in each epoch.")
     missed = sum((Counter({row: count * _EPOCHS for row, count in known.items()}) - read).values())
     if missed:
         raise Wrong(f"{missed} of {_EPOCHS * len(train[0])} training rows were never read: the last batch of "
                     "an epoch may be short, and counts too.")
-    if held - judged:
-        raise Wrong(f"{len(held - judged)} validation rows were never read: the last batch may be short.")
+    if len(looks := looks[-_EPOCHS:]) < _EPOCHS:
+        raise Wrong(f"The validation rows were judged after {len(looks)} of {_EPOCHS} epochs.")
+    if missed := max(len(held - rows) for _, rows in looks):
+        raise Wrong(f"{missed} validation rows were never read in an epoch: the last batch may be short.")
     if order[: len(train[0])] == [*map(tuple, train[0])]:
         raise Wrong("The training rows come sorted by their label, and you read them in that order.")
     if model.stale:
         raise Wrong("Gradients of the batch before are still there: call optimizer.zero_grad() in each step.")
+    return order[: len(train[0])], [weights for weights, _ in looks]
 
 # %% ../../nbs/answers/clinic.ipynb #453f440d
 @exercise(
@@ -223,17 +231,25 @@ def _look_at_calls(model: _Watched, train: tuple, validation: tuple):
     "torch.randperm(n).split(batch_size) gives all rows in another order, the last batch short.",
 )
 def _mend_the_loop(answer):
-    rights = []
+    rights, orders = [], []
     for seed in range(3):
         model, losses, (train, validation, new) = _trained(answer, seed)
-        _look_at_calls(model, train, validation)
-        loss, _ = _loss(model, *validation)
-        if abs(loss - losses[-1]) > 1e-4:
-            raise Wrong(f"Your last validation loss is {losses[-1]:.4f}; the mean over {len(validation[0])} "
-                        f"rows is {loss:.4f}. A mean of the means of batches is another number.")
+        order, looks = _look_at_calls(model, train, validation)
+        places = {tuple(row): place for place, row in enumerate(train[0])}
+        orders.append([places.get(row) for row in order])
+        judge = _Watched(seed)
+        for epoch, (told, weights) in enumerate(zip(losses, looks, strict=True), start=1):
+            judge.load_state_dict(weights)
+            loss, _ = _loss(judge, *validation)
+            if abs(loss - told) > 1e-4:
+                raise Wrong(f"Your validation loss of epoch {epoch} is {told:.4f}; the mean over "
+                            f"{len(validation[0])} rows is {loss:.4f}. A mean of the means of batches is another "
+                            "number.")
         if _trained(answer, seed)[1] != losses:
             raise Wrong("Called twice with one seed, your loop gives two results: set torch's seed first.")
         rights.append(_loss(model, *new)[1])
+    if orders[0] == orders[1] or orders[0] == orders[2]:
+        raise Wrong("Two seeds give the same order of the training rows: shuffle them, by the seed.")
     reach(("Right on new rows", float(np.mean(rights)), 0.9,
            "The loop runs as it should, and learns too little."))
 

@@ -7,6 +7,9 @@ __all__ = ['LESSON']
 
 # %% ../../nbs/answers/in_use.ipynb #6a54befd
 import builtins
+import copy
+import secrets
+import types
 from unittest import mock
 
 import numpy as np
@@ -33,6 +36,21 @@ def _of_another_process(value: object, real=hash) -> int:
     return real(("another", value)) if all(isinstance(text, (str, bytes)) for text in texts) else real(value)
 
 
+def _elsewhere(answer: object) -> object:
+    "The same function with the lists, dicts and sets that it has now: it does not share what it keeps later"
+    if isinstance(answer, (dict, list, set)):
+        return copy.copy(answer)
+    if not isinstance(answer, types.FunctionType):
+        return answer
+    names = {name: copy.copy(value) if isinstance(value, (dict, list, set)) and name != "__builtins__" else value
+             for name, value in answer.__globals__.items()}
+    around = tuple(types.CellType(_elsewhere(cell.cell_contents)) for cell in answer.__closure__ or ())
+    defaults = tuple(_elsewhere(value) for value in answer.__defaults__ or ())
+    new = types.FunctionType(answer.__code__, names, answer.__name__, defaults, around)
+    new.__kwdefaults__ = {name: _elsewhere(value) for name, value in (answer.__kwdefaults__ or {}).items()}
+    return new
+
+
 @exercise(
     "who is on trial",
     LESSON,
@@ -41,14 +59,16 @@ def _of_another_process(value: object, real=hash) -> int:
     "Hash the name of the trial together with the key.",
 )
 def _who_is_on_trial(answer):
-    keys = [f"user {number}" for number in range(600)]
+    keys = [f"user {secrets.token_hex(4)}" for _ in range(600)]  # that no call before has met
+    there = _elsewhere(answer)
     first, again = (_chosen(answer, keys, "second", 0.3) for _ in range(2))
     if first != again:
         raise Wrong("The same key got two different answers. A user would see both versions.")
     with mock.patch.object(builtins, "hash", _of_another_process):
-        elsewhere = _chosen(answer, keys, "second", 0.3)
+        elsewhere = _chosen(there, keys, "second", 0.3)
     if first != elsewhere:
-        raise Wrong("Python's own hash of a text is another one in each process. Take one of hashlib.")
+        raise Wrong("In another process the same keys get other answers: Python's own hash of a text, and what "
+                    "is drawn and remembered, differ there. Take a hash of hashlib.")
     if not 0.22 <= np.mean(first) <= 0.38:
         raise Wrong(f"Of 600 keys {np.mean(first):.0%} are on trial at a share of 30%. Spread them evenly.")
     more, none = _chosen(answer, keys, "second", 0.6), _chosen(answer, keys, "second", 0.0)
