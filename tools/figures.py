@@ -59,6 +59,11 @@ def mean_and_width(pair: list[float] | None, form: str = ".1f") -> str:
     return f"{100 * pair[0]:{form}}" + (f" ± {100 * pair[1]:.1f}" if pair[1] == pair[1] else "")
 
 
+def with_limits(value: list[float] | None, form: str = ".1f", scale: float = 100) -> str:
+    "A share and its interval, in percent"
+    return "" if value is None else "{} [{}, {}]".format(*(format(scale * each, form) for each in value))
+
+
 def times(ratios: dict[str, float], what: str) -> str:
     "A sentence of ratios"
     return f"{what}: " + ", ".join(f"{number(ratio)} times {name}" for name, ratio in ratios.items()) + "."
@@ -194,11 +199,14 @@ def parameter_efficient(found: dict) -> str:
         return "Learning rates are being chosen; accuracies are not measured yet."
 
     lines = [[way, percent(share, 2), *(mean_and_width(kept["accuracy"].get(f"{labels} {way}")) for labels in ("200", "all")),
-              mean_and_width(kept["gap"].get(f"all {way}"), "+.1f"), mean_and_width(kept["under attack"].get(way))]
+              with_limits(kept["gap"].get(way), "+.1f"), mean_and_width(kept["under attack"].get(way)),
+              with_limits(kept["gap under attack"].get(way), "+.1f")]
              for way, share in kept["share"].items()]
     parts = ["Test accuracy on movie reviews in percent, mean and 95 % interval of three seeds, with 200 labels and with all; the "
-             "learning rate of each way was chosen on the validation part. Under attack: of 60 reviews, with all labels.",
-             table(["trained", "of the weights", "200 labels", "all labels", "less all weights", "under attack"], lines)]
+             "learning rate of each way was chosen on the validation part. Under attack: of 60 reviews, with all labels. The points "
+             "above all weights have intervals over seeds and reviews.",
+             table(["trained", "of the weights", "200 labels", "all labels", "points above all weights", "under attack",
+                    "points above all weights, under attack"], lines)]
     if rows.get("cost"):
         parts += ["A step of 16 reviews, and how far 12 steps lift the memory of a process:",
                   table(["trained", "milliseconds", "megabytes"],
@@ -228,15 +236,17 @@ def hyperparameters(found: dict) -> str:
         shown += ["The bundled encoder on 500 reviews, twelve trials (the grid has room for eight), one search each:",
                   table(["", "best of 200 validation reviews", "its test accuracy", "epochs trained"], rows)]
     return "\n\n".join(shown)
+
+
 def regularisation(found: dict) -> str:
     kept, parts = found["summary"], []
     for part, said in (("remedies", "Whole models, all of their weights trained"), ("frozen", "Small networks on frozen vectors")):
         if part in kept:
             rows = [[row["model"], row["labels"], row["remedy"], row["strength"], row["runs"],
-                     f"{row['loss'][0]:+.3f} ± {row['loss'][1]:.3f}", f"{row['points'][0]:+.1f} ± {row['points'][1]:.1f}"]
-                    for row in kept[part]]
-            parts += [f"{said}: differences on the test reviews of movies from no remedy, with 95 % intervals; the strength "
-                      "was chosen on validation reviews.",
+                     f"{row['loss'][0]:+.3f} ± {row['loss'][1]:.3f}", with_limits(row.get("points over seeds and reviews"), "+.1f", 1)
+                     or f"{row['points'][0]:+.1f} ± {row['points'][1]:.1f}"] for row in kept[part]]
+            parts += [f"{said}: differences on the test reviews of movies from no remedy, with 95 % intervals over runs, those "
+                      "in brackets over runs and reviews; the strength was chosen on validation reviews.",
                       table(["model", "labels", "remedy", "strength", "runs", "loss", "points of accuracy"], rows)]
     if "seeds" in kept:
         rows = [[row["epochs"], row["bias correction"], row["warm-up"], row["runs"], percent(row["mean"]), percent(row["deviation"]),
@@ -320,11 +330,6 @@ def adversarial_training(found: dict) -> str:
     costs = {who: row["seconds"] / plain["seconds"] for who, row in found["cost"]["medians"].items() if who != "plain"}
     told = ", ".join(f"{who} {number(cost)}" for who, cost in costs.items())
     return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
-
-
-def with_limits(value: list[float] | None) -> str:
-    "A share and its interval, in percent"
-    return "" if value is None else f"{100 * value[0]:.1f} [{100 * value[1]:.1f}, {100 * value[2]:.1f}]"
 
 
 def robustness(found: dict) -> str:
