@@ -184,7 +184,7 @@ def _trained(answer: object, seed: int) -> tuple[_Watched, list[float], tuple]:
 
 
 def _look_at_calls(model: _Watched, train: tuple, validation: tuple) -> tuple[list, list[dict]]:
-    "Wrong where the model was called in a way that a loop should not; its first order, and the weights of each look"
+    "The first order of the rows and the weights of each look; Wrong where a loop should not call so"
     known, held = Counter(map(tuple, train[0])), {*map(tuple, validation[0])} - {*map(tuple, train[0])}
     order, read, looks, learnt = [], Counter(), [], True
     for ids, masked, training, learning, weights in model.calls:

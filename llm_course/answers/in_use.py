@@ -42,7 +42,7 @@ def _elsewhere(answer: object) -> object:
         return copy.copy(answer)
     if not isinstance(answer, types.FunctionType):
         return answer
-    names = {name: copy.copy(value) if isinstance(value, (dict, list, set)) and name != "__builtins__" else value
+    names = {name: value if name == "__builtins__" or callable(value) else _elsewhere(value)
              for name, value in answer.__globals__.items()}
     around = tuple(types.CellType(_elsewhere(cell.cell_contents)) for cell in answer.__closure__ or ())
     defaults = tuple(_elsewhere(value) for value in answer.__defaults__ or ())
