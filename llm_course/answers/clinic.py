@@ -243,8 +243,8 @@ def _mend_the_loop(answer):
             loss, _ = _loss(judge, *validation)
             if abs(loss - told) > 1e-4:
                 raise Wrong(f"Your validation loss of epoch {epoch} is {told:.4f}; the mean over "
-                            f"{len(validation[0])} rows is {loss:.4f}. A mean of the means of batches is another "
-                            "number.")
+                            f"{len(validation[0])} rows is {loss:.4f}. A mean of the means of batches is "
+                            "another number.")
         if _trained(answer, seed)[1] != losses:
             raise Wrong("Called twice with one seed, your loop gives two results: set torch's seed first.")
         rights.append(_loss(model, *new)[1])

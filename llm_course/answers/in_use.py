@@ -67,8 +67,8 @@ def _who_is_on_trial(answer):
     with mock.patch.object(builtins, "hash", _of_another_process):
         elsewhere = _chosen(there, keys, "second", 0.3)
     if first != elsewhere:
-        raise Wrong("In another process the same keys get other answers: Python's own hash of a text, and what "
-                    "is drawn and remembered, differ there. Take a hash of hashlib.")
+        raise Wrong("In another process the same keys get other answers: Python's own hash of a text, and "
+                    "what is drawn and remembered, differ there. Take a hash of hashlib.")
     if not 0.22 <= np.mean(first) <= 0.38:
         raise Wrong(f"Of 600 keys {np.mean(first):.0%} are on trial at a share of 30%. Spread them evenly.")
     more, none = _chosen(answer, keys, "second", 0.6), _chosen(answer, keys, "second", 0.0)
