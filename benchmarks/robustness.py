@@ -436,7 +436,7 @@ def defences(rows: dict[str, dict], kind: str, count: int) -> list[str]:
 
 
 def jobs(rows: dict[str, dict], search: bool, sizes: Sizes) -> list[Job]:
-    "The rows that are wanted, plain training first"
+    "The rows that are wanted, plain training first, then all methods with the first seed, and so on"
     if search:
         return [Job(kind, method, options, 0) for kind, variants in SEARCHES.items()
                 for method in variants for options in variants[method]]
@@ -449,7 +449,7 @@ def jobs(rows: dict[str, dict], search: bool, sizes: Sizes) -> list[Job]:
         if kind == "test":
             found += [Job(kind, SMOOTHED + method, settings[method], seed) for method in ["plain", *one]
                       for seed in range(sizes.seeds)]
-    return sorted(found, key=lambda job: job.method != "plain")
+    return sorted(found, key=lambda job: (job.method != "plain", job.seed))
 
 
 # ------------------------------------------------------------------------------------------------ intervals
