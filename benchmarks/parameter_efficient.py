@@ -7,7 +7,7 @@
 
 Arms: all weights, what lies behind the last layer alone (pooler and head), LoRA beside all matrices (rank 8), LoRA beside
 query and value (rank 8), LoRA of rank 1, AdaLoRA (from 12 to 8 on average), adapters of 16 neurons, a prefix of 10. All begin
-as the bundled encoder. They are trained in bfloat16 where the processor computes in it, for the cost in float32, and judged
+as the bundled encoder. They are trained in bfloat16 where the processor computes in it, for time and memory in float32, and judged
 in float32.
 
 - rates: accuracy on 500 validation reviews for four or five learning rates an arm, with a seed that no other part has: for 200
@@ -19,11 +19,12 @@ in float32.
   trained, and the bytes of what was saved.
 - attack: the share of 60 test reviews that stay right under SynonymAttack, for the classifiers of all labels.
   The differences from all weights have intervals of a bootstrap in two ways: seeds and reviews are drawn again.
-- cost: the milliseconds of a step of 16 reviews on a CPU, the median of five rounds; and how far 12 steps lift the memory
-  of a process of their own, the median of three.
+- time: the milliseconds of a step of 16 reviews on a CPU, the median of seven rounds. All ways take turns in a round, so that
+  a machine whose speed drifts treats all alike.
+- memory: how far 12 steps lift the memory of a process of their own, the median of three.
 
-Each row is written as it ends. Two processes work (or --processes), with one thread each; the cost is measured by
-one. A classifier of all labels is kept in the cache between accuracy and attack, and trained again where it is missing.
+Each row is written as it ends. Two processes work (or --processes), with one thread each; time is measured by
+one, on a machine that does nothing else. A classifier of all labels is kept in the cache between accuracy and attack, and trained again where it is missing.
 """
 
 import argparse
@@ -31,12 +32,24 @@ import json
 import statistics
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import bits, in_own_process, make_parts, over_seeds, parser_of_parts, peak_memory, quick_precision, two_ways
+from common import (
+    bits,
+    in_own_process,
+    interleaved,
+    make_parts,
+    medians,
+    over_seeds,
+    parser_of_parts,
+    peak_memory,
+    quick_precision,
+    two_ways,
+)
 
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.core import cache_folder
@@ -70,7 +83,7 @@ class Sizes(NamedTuple):
     rounds: int
 
 
-FULL = Sizes((200, 10), (None, 1), (2000, 1), None, 60, 3, 5)
+FULL = Sizes((200, 10), (None, 1), (2000, 1), None, 60, 3, 7)
 SMALL = Sizes((32, 1), (64, 1), (32, 1), 16, 2, 2, 2)
 
 
@@ -177,22 +190,31 @@ def steps_of(way: str, count: int):
                      trainable=WAYS[way][1].get("trainable", "all"))
 
 
-def memory(way: str, count: int) -> dict:
+def lifted(way: str, count: int) -> dict:
     "How far so many steps lift the memory of this process, in MB"
     steps_of(way, 2)  # loads what is loaded once
     return {"megabytes": peak_memory(lambda: steps_of(way, count))}
 
 
-def cost(sizes: Sizes, rows: dict, way: str) -> dict:
-    "Milliseconds of a step, the memory, each the median of some rounds"
-    found = []
-    for _ in range(sizes.rounds):
-        run = steps_of(way, 4 if sizes == SMALL else 16)
-        found.append(1000 * statistics.median(b["seconds"] - a["seconds"]
-                                              for a, b in zip(run.steps, run.steps[1:], strict=False)))
+def milliseconds(sizes: Sizes, way: str) -> dict:
+    "Of a step, the median of some"
+    run = steps_of(way, 3 if sizes == SMALL else 8)
+    apart = [after["seconds"] - before["seconds"] for before, after in pairwise(run.steps)]
+    return {"milliseconds": 1000 * statistics.median(apart)}
+
+
+def time(sizes: Sizes, rows: dict) -> dict:
+    "Milliseconds of a step of all ways, which take turns"
+    rounds = interleaved([*WAYS], sizes.rounds, lambda way, _: milliseconds(sizes, way))
+    return {"milliseconds": {way: row["milliseconds"] for way, row in medians(rounds).items()},
+            "rounds": {way: [row["milliseconds"] for row in each] for way, each in rounds.items()}}
+
+
+def memory(sizes: Sizes, rows: dict, way: str) -> dict:
+    "How far some steps lift the memory of a process, in MB, the median of some"
     small = ["--small"] * (sizes == SMALL)
-    lifted = [in_own_process(__file__, "--memory", way, *small)["megabytes"] for _ in range(1 if small else 3)]
-    return {"milliseconds": statistics.median(found), "rounds": found, "megabytes": statistics.median(lifted)}
+    found = [in_own_process(__file__, "--memory", way, *small)["megabytes"] for _ in range(1 if small else 3)]
+    return {"megabytes": statistics.median(found)}
 
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
@@ -205,11 +227,12 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
         "accuracy": {f"{size} {way} {seed}": (size, way, seed)
                      for size in ("200", "all") for seed in seeds for way in WAYS},
         "attack": {f"{way} {seed}": (way, seed) for seed in seeds for way in WAYS},
-        "cost": {way: (way,) for way in WAYS},
+        "time": {"all ways": ()},
+        "memory": {way: (way,) for way in WAYS},
     }
 
 
-WORK = {"rates": rates, "two rates": two_rates, "accuracy": accuracy, "attack": attack, "cost": cost}
+WORK = {"rates": rates, "two rates": two_rates, "accuracy": accuracy, "attack": attack, "time": time, "memory": memory}
 
 
 def less_all_weights(rows: dict[str, dict], beginning: str = "") -> dict[str, tuple[float, float, float]]:
@@ -240,10 +263,10 @@ def main():
     given = parser.parse_args()
     if given.memory:
         torch.set_num_threads(1)
-        print(json.dumps(memory(given.memory, 2 if given.small else 12)))
+        print(json.dumps(lifted(given.memory, 2 if given.small else 12)))
         sys.exit()
     sizes = SMALL if given.small else FULL
-    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"cost"}, stale=other_rate)
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"time"}, stale=other_rate)
 
 
 if __name__ == "__main__":

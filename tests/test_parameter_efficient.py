@@ -502,12 +502,35 @@ def test_the_benchmark_reads_its_own_rows():
 
     jobs = benchmark.jobs(benchmark.FULL)
     assert len(jobs["accuracy"]) == 2 * 3 * 8 and "all LoRA, rank 1 2" in jobs["accuracy"]
-    rows = {"accuracy": {key: {"accuracy": 0.8 + 0.01 * (way == "LoRA") + 0.001 * seed, "share": 0.5}
+    right = {"LoRA": "1" * 81 + "0" * 19}
+    rows = {"accuracy": {key: {"accuracy": 0.8 + 0.01 * (way == "LoRA") + 0.001 * seed, "share": 0.5,
+                               "right": right.get(way, "1" * 80 + "0" * 20)}
                          for key, (size, way, seed) in jobs["accuracy"].items()},
             "attack": {key: {"under attack": 0.3} for key in jobs["attack"]}}
     found = benchmark.summary(rows)
-    assert abs(found["gap"]["all LoRA"][0] - 0.01) < 1e-9 and abs(found["accuracy"]["200 head"][0] - 0.801) < 1e-9
+    mean, low, high = found["gap"]["LoRA"]  # one review of a hundred
+    assert abs(mean - 0.01) < 1e-9 and low == 0 and 0.02 < high < 0.05 and set(found["gap"]["head"]) == {0}
+    assert "all weights" not in found["gap"] and found["gap under attack"] == {}  # no outcomes were kept
+    assert abs(found["accuracy"]["200 head"][0] - 0.801) < 1e-9
     assert set(found["share"]) == set(found["under attack"]) == set(benchmark.WAYS)
+    del rows["accuracy"]["all LoRA 2"]["right"]
+    assert "LoRA" not in benchmark.summary(rows)["gap"]  # seeds are compared with the same seeds
+
+
+def test_the_benchmark_takes_the_rate_that_is_best_in_full():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import parameter_efficient as benchmark
+
+    rates = benchmark.WAYS["LoRA"][2]
+    short = {f"{size} LoRA {rate:g}": {"accuracy": 0.5 + 0.1 * place}
+             for size in ("200", "all") for place, rate in enumerate(rates)}
+    rows = {"rates": short, "two rates": {"LoRA 0": {"accuracy": 0.7, "rate": rates[-1]},
+                                          "LoRA 1": {"accuracy": 0.8, "rate": rates[-2]}}}
+    assert benchmark.by_accuracy(rows, "all", "LoRA")[:2] == [rates[-1], rates[-2]]
+    assert benchmark.best_rate(rows, "200", "LoRA") == rates[-1] and benchmark.best_rate(rows, "all", "LoRA") == rates[-2]
+    rows["accuracy"] = {"all LoRA 0": {"rate": rates[-1]}, "200 LoRA 0": {"rate": rates[-1]}}
+    assert benchmark.other_rate("accuracy", "all LoRA 0", rows) and not benchmark.other_rate("accuracy", "200 LoRA 0", rows)
+    assert not benchmark.other_rate("memory", "LoRA", rows)
 
 
 def test_the_benchmark_attacks_what_was_saved(tmp_path, monkeypatch):
@@ -517,4 +540,5 @@ def test_the_benchmark_attacks_what_was_saved(tmp_path, monkeypatch):
     base().with_adapter("lora").save(tmp_path / "saved")
     monkeypatch.setattr(benchmark, "place_of", lambda *told: tmp_path / "saved")
     row = benchmark.attack(benchmark.SMALL, {}, "LoRA", 0)
-    assert set(row) == {"before", "under attack"} and 0 <= row["under attack"] <= row["before"] <= 1
+    assert set(row) == {"before", "under attack", "right"} and 0 <= row["under attack"] <= row["before"] <= 1
+    assert row["right"].count("1") == row["under attack"] * len(row["right"])
