@@ -7,8 +7,8 @@
 
 Arms: all weights, what lies behind the last layer alone (pooler and head), LoRA beside all matrices (rank 8), LoRA beside
 query and value (rank 8), LoRA of rank 1, AdaLoRA (from 12 to 8 on average), adapters of 16 neurons, a prefix of 10. All begin
-as the bundled encoder. They are trained in bfloat16 where the processor computes in it, for time and memory in float32, and judged
-in float32.
+as the bundled encoder. They are trained in bfloat16 where the processor computes in it, for time and memory in float32, and
+judged in float32.
 
 - rates: accuracy on 500 validation reviews for four or five learning rates an arm, with a seed that no other part has: for 200
   labels as they are trained later, for all labels with 2,000 reviews read once.
@@ -20,11 +20,12 @@ in float32.
 - attack: the share of 60 test reviews that stay right under SynonymAttack, for the classifiers of all labels.
   The differences from all weights have intervals of a bootstrap in two ways: seeds and reviews are drawn again.
 - time: the milliseconds of a step of 16 reviews on a CPU, the median of seven rounds. All ways take turns in a round, so that
-  a machine whose speed drifts treats all alike.
+  a machine whose speed drifts treats all alike; the share of the time of all weights is taken round by round.
 - memory: how far 12 steps lift the memory of a process of their own, the median of three.
 
-Each row is written as it ends. Two processes work (or --processes), with one thread each; time is measured by
-one, on a machine that does nothing else. A classifier of all labels is kept in the cache between accuracy and attack, and trained again where it is missing.
+Each row is written as it ends. Two processes work (or --processes), with one thread each; time is measured by one, on a
+machine that does nothing else. A classifier of all labels is kept in the cache between accuracy and attack, and trained
+again where it is missing.
 """
 
 import argparse
@@ -248,12 +249,16 @@ def less_all_weights(rows: dict[str, dict], beginning: str = "") -> dict[str, tu
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
-    "Means and 95 % intervals over seeds; and how far each way is from training all weights, over seeds and reviews"
+    "Means and 95 % intervals over seeds; how far each way is from training all weights, over seeds and reviews; times"
     reached, attacked = rows.get("accuracy", {}), rows.get("attack", {})
+    rounds = rows.get("time", {}).get("all ways", {}).get("rounds", {})
+    shares = {way: [one / whole for one, whole in zip(times, rounds["all weights"], strict=True)]
+              for way, times in rounds.items()}
     return {"accuracy": over_seeds(reached, "accuracy"),
             "share": {key.partition(" ")[2].rpartition(" ")[0]: row["share"] for key, row in reached.items()},
             "gap": less_all_weights(reached, "all "), "under attack": over_seeds(attacked, "under attack"),
-            "gap under attack": less_all_weights(attacked)}
+            "gap under attack": less_all_weights(attacked),
+            "share of the time": {way: [statistics.median(each), min(each), max(each)] for way, each in shares.items()}}
 
 
 def main():

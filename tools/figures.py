@@ -207,10 +207,13 @@ def parameter_efficient(found: dict) -> str:
              "above all weights have intervals over seeds and reviews.",
              table(["trained", "of the weights", "200 labels", "all labels", "points above all weights", "under attack",
                     "points above all weights, under attack"], lines)]
-    if rows.get("cost"):
-        parts += ["A step of 16 reviews, and how far 12 steps lift the memory of a process:",
-                  table(["trained", "milliseconds", "megabytes"],
-                        [[way, row["milliseconds"], row["megabytes"]] for way, row in rows["cost"].items()])]
+    if rows.get("time") and rows.get("memory"):
+        of_step = rows["time"]["all ways"]["milliseconds"]
+        parts += ["A step of 16 reviews: milliseconds, the median of seven rounds in which all ways took turns; their share of the time "
+                  "of all weights, round by round, median and range; and how far 12 steps lift the memory of a process.",
+                  table(["trained", "milliseconds", "percent of all weights", "megabytes"],
+                        [[way, of_step[way], with_limits(share, ".0f"), rows["memory"][way]["megabytes"]]
+                         for way, share in kept["share of the time"].items()])]
     return "\n\n".join(parts)
 
 
