@@ -21,7 +21,7 @@ judged in float32.
   The differences from all weights have intervals of a bootstrap in two ways: seeds and reviews are drawn again.
 - time: the milliseconds of a step of 16 reviews on a CPU, the median of seven rounds. All ways take turns in a round, so that
   a machine whose speed drifts treats all alike; the share of the time of all weights is taken round by round.
-- memory: how far 12 steps lift the memory of a process of their own, the median of three.
+- memory: how far 12 steps lift the memory of a process of their own above that which holds the weights, the median of three.
 
 Each row is written as it ends. Two processes work (or --processes), with one thread each; time is measured by one, on a
 machine that does nothing else. A classifier of all labels is kept in the cache between accuracy and attack, and trained
@@ -33,6 +33,8 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +57,7 @@ from common import (
 from llm_course.adversarial_examples import SynonymAttack
 from llm_course.core import cache_folder
 from llm_course.data import load_dataset
-from llm_course.fine_tuning import fine_tune, validation_scores
+from llm_course.fine_tuning import FineTuningRun, fine_tune, validation_scores
 from llm_course.models import TextClassifier
 from llm_course.parameter_efficient import training_cost
 from llm_course.training.layers import depths
@@ -183,23 +185,25 @@ def attack(sizes: Sizes, rows: dict, way: str, seed: int) -> dict:
             "right": bits([result.status not in ("misread", "succeeded") for result in report.results])}
 
 
-def steps_of(way: str, count: int):
-    "Train so many steps of 16 reviews"
+def training_of(way: str, count: int) -> Callable[[], FineTuningRun]:
+    "What trains so many steps of 16 reviews; the classifier is built, and all of its weights are read"
     reviews = load_dataset("movies")["train"].shuffle(seed=SPARE).select(range(16 * count))
     classifier = new(way, 0, "cpu")
-    return fine_tune(classifier, reviews, epochs=1, batch_size=16, learning_rate=1e-5, progress=False,
-                     trainable=WAYS[way][1].get("trainable", "all"))
+    for weight in classifier.model.parameters():
+        weight.sum()  # a file of weights comes into memory as they are read
+    return partial(fine_tune, classifier, reviews, epochs=1, batch_size=16, learning_rate=1e-5, progress=False,
+                   trainable=WAYS[way][1].get("trainable", "all"))
 
 
 def lifted(way: str, count: int) -> dict:
     "How far so many steps lift the memory of this process, in MB"
-    steps_of(way, 2)  # loads what is loaded once
-    return {"megabytes": peak_memory(lambda: steps_of(way, count))}
+    training_of(way, 2)()  # loads what is loaded once
+    return {"megabytes": peak_memory(training_of(way, count))}
 
 
 def milliseconds(sizes: Sizes, way: str) -> dict:
     "Of a step, the median of some"
-    run = steps_of(way, 3 if sizes == SMALL else 8)
+    run = training_of(way, 3 if sizes == SMALL else 8)()
     apart = [after["seconds"] - before["seconds"] for before, after in pairwise(run.steps)]
     return {"milliseconds": 1000 * statistics.median(apart)}
 
