@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -123,6 +124,7 @@ def bits(right: Sequence[bool]) -> str:
     return "".join("1" if good else "0" for good in right)
 
 
+@lru_cache(8)
 def drawn_again(seeds: int, reviews: int, draws: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     "How often each seed and each review is drawn, (draws, seeds) and (draws, reviews), as shares"
     generator = np.random.default_rng(0)
