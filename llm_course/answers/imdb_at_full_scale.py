@@ -95,8 +95,8 @@ def _read(answer: object, tokens: list[str], worth: dict[str, float]) -> bool:
     "find the opinion",
     LESSON,
     "Write the mean of windows first, and look at what the checker says of positive and of negative texts.",
-    "Windows without an opinion are not silent: they say something, and it is much the same in all of "
-    "them. What is the usual window of a text, and which one is not usual?",
+    "Windows without an opinion are not silent: they scatter around a value below 0, not around 0. What is "
+    "the usual window of a text, and which one is farthest from it?",
     "Four words of opinion stand within twelve tokens. In a window of 24 they are a sixth of what it says. "
     "How short may a window be, and how far may the next one start, if you may read a text three times?",
 )

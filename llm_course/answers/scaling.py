@@ -231,7 +231,7 @@ QUIZZES[LESSON] = (
         (
             (
                 "Checkpointing, fused attention, or a smaller batch with accumulation.",
-                "Yes: activations grow with the tokens of a step, and these three are about them.",
+                "Yes: activations grow with the tokens of a batch, and these three are about them.",
             ),
             (
                 "Sharding the states of the optimiser over all GPUs that you have.",
