@@ -12,7 +12,7 @@ accuracy also with one of a bootstrap in two ways, where seeds and reviews are d
 - frozen: a small network on the vectors behind layer 5 of the bundled encoder, which stays as it is; twenty networks,
   each with its own draw of labels.
 - choose: a whole model is trained, with one seed that is not used again; loss and accuracy on 500 validation reviews, for
-  each strength. At all labels the strength is that of 500 labels.
+  each strength and number of labels. (A strength that was best with 500 labels may ruin a run with all of them.)
 - remedies: five other seeds at the strength that was chosen; loss and accuracy on the test reviews. `tiny-bert`, a million
   weights, learns 100 labels in 20 epochs, 500 in 10 and all in 2, at a rate of 1e-3; the bundled encoder, where one run of
   all labels takes ten minutes, 100 labels in 20 epochs at 1e-4. Batches of 16. `none` has the dropout that the model comes
@@ -22,7 +22,7 @@ accuracy also with one of a bootstrap in two ways, where seeds and reviews are d
   the runs lie apart, and how many answer like a coin.
 
 Each row is written as it ends. Two processes work (or --processes), with one thread each. Minutes of computing on one core
-that does 25 reviews of the bundled encoder a second: frozen 10, choose 35, remedies 120, seeds 110.
+that does 25 reviews of the bundled encoder a second: frozen 10, choose 60, remedies 120, seeds 110.
 """
 
 import json
@@ -204,21 +204,29 @@ def trained(sizes: Sizes, model: str, labels: int | None, epochs: int, remedy: s
     return classifier
 
 
-def choose(sizes: Sizes, rows: dict, model: str, labels: int, epochs: int, remedy: str, strength: float | str) -> dict:
+def choose(sizes: Sizes, rows: dict, model: str, labels: int | None, epochs: int, remedy: str, strength: float | str) -> dict:
     "Scores on validation reviews"
     return validation_scores(trained(sizes, model, labels, epochs, remedy, strength, 100), part_of(sizes, "validation"))
 
 
-def chosen_strength(sizes: Sizes, rows: dict, model: str, labels: int | None, remedy: str) -> float | str:
-    "The strength of the lowest validation loss"
-    size = max(count for name, count, _ in sizes.labels if name == model and count) if labels is None else labels
-    found = {strength: rows["choose"][f"{model} {size} {remedy} {strength}"] for strength in STRENGTHS[remedy]}
-    return min(found, key=lambda strength: found[strength]["loss"])
+def chosen_strength(rows: dict, model: str, labels: int | None, remedy: str) -> float | str | None:
+    "The strength of the lowest validation loss; None where one was not tried yet"
+    tried = rows.get("choose", {})
+    found = {strength: tried.get(f"{model} {named(labels)} {remedy} {strength}") for strength in STRENGTHS[remedy]}
+    return None if None in found.values() else min(found, key=lambda strength: found[strength]["loss"])
+
+
+def other_strength(part: str, key: str, rows: dict) -> bool:
+    "Whether a row was made at another strength than the one that is best now"
+    if part != "remedies":
+        return False
+    model, labels, remedy = key.rpartition(" ")[0].split(" ", 2)
+    return rows[part][key]["strength"] != chosen_strength(rows, model, None if labels == "all" else int(labels), remedy)
 
 
 def remedies(sizes: Sizes, rows: dict, model: str, labels: int | None, epochs: int, remedy: str, seed: int) -> dict:
     "Loss and accuracy on test reviews, and which answers are right"
-    strength, judged = chosen_strength(sizes, rows, model, labels, remedy), part_of(sizes, "test")
+    strength, judged = chosen_strength(rows, model, labels, remedy), part_of(sizes, "test")
     logits = trained(sizes, model, labels, epochs, remedy, strength, seed).logits(list(judged["text"]))
     targets = torch.tensor(judged["label"])
     right = logits.argmax(-1) == targets
@@ -242,12 +250,11 @@ WORK = {"frozen": frozen, "choose": choose, "remedies": remedies, "seeds": seeds
 
 def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     "The arguments of each row by part and name"
-    few = [known for known in sizes.labels if known[1] is not None]
     return {
         "frozen": {f"{named(labels)} {remedy}": (labels, remedy, epochs)
                    for labels, epochs in sizes.frozen for remedy in FROZEN},
-        "choose": {f"{model} {labels} {remedy} {strength}": (model, labels, epochs, remedy, strength)
-                   for model, labels, epochs in few for remedy, strengths in STRENGTHS.items() for strength in strengths},
+        "choose": {f"{model} {named(labels)} {remedy} {strength}": (model, labels, epochs, remedy, strength)
+                   for model, labels, epochs in sizes.labels for remedy, strengths in STRENGTHS.items() for strength in strengths},
         "remedies": {f"{model} {named(labels)} {remedy} {seed}": (model, labels, epochs, remedy, seed)
                      for model, labels, epochs in sizes.labels for seed in range(sizes.seeds) for remedy in STRENGTHS},
         "seeds": {f"{epochs} {'corrected' if correction else 'not corrected'} {warmup} {seed}":
@@ -308,7 +315,7 @@ def main():
     sizes = SMALL if given.small else FULL
     if not given.part or "frozen" in given.part:
         frozen_data(sizes)
-    rows = make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True)
+    rows = make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale=other_strength)
     if given.small:
         print("summary", json.dumps(summary(rows)))
 

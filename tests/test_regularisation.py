@@ -294,3 +294,33 @@ def test_the_benchmark_runs_whole_at_small_size():
                       PYTHONWARNINGS="ignore", HF_HUB_OFFLINE="1")
     assert {line.split()[0] for line in output.splitlines() if line.strip()} >= {"frozen", "choose", "remedies", "seeds"}
     assert (RESULT.read_bytes() if RESULT.is_file() else None) == before
+
+
+def test_the_benchmark_takes_the_strength_of_its_own_number_of_labels(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import regularisation as benchmark
+
+    losses = {"500": (0.3, 0.2, 0.1), "all": (0.1, 0.2, 0.3)}  # the strongest is best with few labels
+    rows = {"choose": {f"tiny-bert {labels} dropout {strength}": {"loss": loss} for labels, each in losses.items()
+                       for strength, loss in zip(benchmark.STRENGTHS["dropout"], each, strict=True)},
+            "remedies": {"tiny-bert 500 dropout 0": {"strength": 0.3}, "tiny-bert all dropout 0": {"strength": 0.3}}}
+    assert benchmark.chosen_strength(rows, "tiny-bert", 500, "dropout") == 0.3
+    assert benchmark.chosen_strength(rows, "tiny-bert", None, "dropout") == 0.0
+    assert benchmark.chosen_strength(rows, "minilm", 100, "dropout") is None  # nothing was tried
+    assert not benchmark.other_strength("remedies", "tiny-bert 500 dropout 0", rows)
+    assert benchmark.other_strength("remedies", "tiny-bert all dropout 0", rows)
+    assert not benchmark.other_strength("choose", "tiny-bert all dropout 0", rows)
+
+
+def test_the_benchmark_pairs_runs_with_the_same_seed(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import regularisation as benchmark
+
+    def run(right: str) -> dict:
+        return {"loss": 0.5, "accuracy": right.count("1") / len(right), "right": right, "strength": 1}
+
+    rows = {"remedies": {"tiny-bert 100 none 0": run("1100"), "tiny-bert 100 none 1": run("1110"),
+                         "tiny-bert 100 dropout 0": run("1110"), "tiny-bert 100 dropout 1": run("1111"),
+                         "tiny-bert 100 dropout 2": run("0000")}}  # has no partner
+    (found,) = benchmark.summary(rows)["remedies"]
+    assert found["runs"] == 2 and found["points"][0] == 25 and found["points over seeds and reviews"][0] == 25
