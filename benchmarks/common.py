@@ -124,6 +124,17 @@ def bits(right: Sequence[bool]) -> str:
     return "".join("1" if good else "0" for good in right)
 
 
+def table_of(strings: Sequence[str]) -> np.ndarray:  # (seeds, reviews)
+    "The outcomes that `bits` wrote, a row for each string"
+    return np.array([[int(bit) for bit in string] for string in strings])
+
+
+def right_answers(classifier, data) -> str:  # a classifier or what answers like one, and texts with their labels
+    "Which texts are answered rightly, as `bits`"
+    answers = classifier.logits(list(data["text"])).argmax(-1).tolist()
+    return bits([answer == label for answer, label in zip(answers, data["label"], strict=True)])
+
+
 @lru_cache(8)
 def drawn_again(seeds: int, reviews: int, draws: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     "How often each seed and each review is drawn, (draws, seeds) and (draws, reviews), as shares"

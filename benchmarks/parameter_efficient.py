@@ -39,7 +39,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from common import (
     bits,
@@ -51,6 +50,8 @@ from common import (
     parser_of_parts,
     peak_memory,
     quick_precision,
+    right_answers,
+    table_of,
     two_ways,
 )
 
@@ -167,10 +168,8 @@ def accuracy(sizes: Sizes, rows: dict, size: str, way: str, seed: int) -> dict:
     if size == "all":
         classifier.save(place_of(sizes, size, way, seed))
     whole = training_cost(new("all weights", seed))["weights"]
-    judged = part_of("test", sizes.judged)
-    answers = classifier.logits(list(judged["text"])).argmax(-1).tolist()
-    right = [answer == label for answer, label in zip(answers, judged["label"], strict=True)]
-    return {"accuracy": sum(right) / len(right), "right": bits(right), "rate": rate, "trained": count, "share": count / whole,
+    right = right_answers(classifier, part_of("test", sizes.judged))
+    return {"accuracy": right.count("1") / len(right), "right": right, "rate": rate, "trained": count, "share": count / whole,
             "bytes": size_on_disk, "seconds": seconds}
 
 
@@ -246,8 +245,7 @@ def less_all_weights(rows: dict[str, dict], beginning: str = "") -> dict[str, tu
     for way in WAYS:
         names = [(f"{beginning}{way} {seed}", f"{beginning}all weights {seed}") for seed in range(FULL.seeds)]
         if way != "all weights" and all("right" in rows.get(name, {}) for pair in names for name in pair):
-            ours, theirs = (np.array([[int(bit) for bit in rows[name]["right"]] for name in column])
-                            for column in zip(*names, strict=True))
+            ours, theirs = (table_of([rows[name]["right"] for name in column]) for column in zip(*names, strict=True))
             found[way] = two_ways(ours - theirs)
     return found
 

@@ -31,10 +31,9 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from common import bits, interval, make_parts, parser_of_parts, quick_precision, two_ways
+from common import bits, interval, make_parts, parser_of_parts, quick_precision, table_of, two_ways
 from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file, save_file
 
@@ -269,7 +268,7 @@ def against_none(model: str, labels: str, remedy: str, scores: list[dict], plain
              "loss": interval([row["loss"] - base["loss"] for row, base in both]),
              "points": interval([100 * (row["accuracy"] - base["accuracy"]) for row, base in both])}
     if all("right" in row for pair in both for row in pair):
-        ours, theirs = (np.array([[int(bit) for bit in row["right"]] for row in rows]) for rows in (scores, plain))
+        ours, theirs = (table_of([row["right"] for row in rows]) for rows in (scores, plain))
         found["points over seeds and reviews"] = two_ways(100 * (ours - theirs))
     return found
 

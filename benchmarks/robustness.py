@@ -67,7 +67,7 @@ import numpy as np
 import strangers
 import torch
 from adversarial_training import RECIPES, VARIANTS, VARIANTS_WITH_ALL, Recipe, in_precision, mixed, trained
-from common import RESULTS, bits, keep, quick_precision, two_ways
+from common import RESULTS, bits, keep, quick_precision, right_answers, table_of, two_ways
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
@@ -241,8 +241,7 @@ def clean(case: Case) -> dict:
     "Answers to the whole part"
     part = case.part.select(range(min(case.sizes.clean, len(case.part))))
     with in_precision(PRECISION):
-        answers = case.classifier.logits(list(part["text"])).argmax(-1).tolist()
-    return {"right": bits([answer == label for answer, label in zip(answers, part["label"], strict=True)])}
+        return {"right": right_answers(case.classifier, part)}
 
 
 def accepted(texts: Sequence[str], copies: Sequence[str]) -> list[bool]:
@@ -457,7 +456,7 @@ def jobs(rows: dict[str, dict], search: bool, sizes: Sizes) -> list[Job]:
 
 def outcomes(rows: Sequence[dict], column: str, field: str) -> np.ndarray:  # (seeds, reviews)
     "The outcomes of a method"
-    return np.array([[int(letter) for letter in row["columns"][column][field]] for row in rows])
+    return table_of([row["columns"][column][field] for row in rows])
 
 
 def summary(rows: dict[str, dict]) -> dict:

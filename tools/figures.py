@@ -60,7 +60,7 @@ def mean_and_width(pair: list[float] | None, form: str = ".1f") -> str:
 
 
 def with_limits(value: list[float] | None, form: str = ".1f", scale: float = 100) -> str:
-    "A share and its interval, in percent"
+    "A number and its interval, scaled: shares in percent, if nothing else is said"
     return "" if value is None else "{} [{}, {}]".format(*(format(scale * each, form) for each in value))
 
 
