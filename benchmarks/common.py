@@ -9,15 +9,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -86,10 +86,8 @@ def ratios(rows: dict[str, list[dict]], ours: str, figure: str) -> dict[str, flo
 
 def interval(values: list[float]) -> tuple[float, float]:
     "Mean, and the half-width of its 95 % interval by Student's t"
-    if len(values) < 2:
-        return values[0], float("nan")
-    width = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), width
+    from llm_course.intervals import mean_interval  # not above: rivals' processes import this file too
+    return mean_interval(values) if len(values) > 1 else (values[0], float("nan"))
 
 
 def paired(rows: dict[str, dict], figure: Callable[[dict], Sequence[float] | float], kind: str, other: str) -> list[float]:
@@ -203,7 +201,8 @@ def make_parts(
     *,
     timed: bool = False,  # whether the seconds of a row are added to it
     alone: Collection[str] = (),  # parts whose rows are made one at a time
-    stale: Callable[[str, str, dict], bool] = lambda part, key, rows: False,  # whether a row has to be made anew
+    stale: Mapping[str, Callable[..., bool]] = MappingProxyType({}),  # by part: whether to make anew a row, given the row,
+    # all rows, and its arguments
 ) -> dict[str, dict[str, dict]]:
     "Make the rows that are missing; each is kept as it ends, or none in a small try. If none is, the summary is made anew"
     path, context = RESULTS / f"{name}.json", multiprocessing.get_context("spawn")
@@ -212,7 +211,9 @@ def make_parts(
     for part, wanted in jobs.items():
         if given.part and part not in given.part:
             continue
-        rows[part] = {key: row for key, row in rows.get(part, {}).items() if key in wanted and not stale(part, key, rows)}
+        outdated = stale.get(part, lambda *_: False)
+        rows[part] = {key: row for key, row in rows.get(part, {}).items()
+                      if key in wanted and not outdated(row, rows, *wanted[key])}
         missing = [Row(key, work[part], sizes, rows, arguments, timed) for key, arguments in wanted.items()
                    if key not in rows[part] and key.startswith(given.rows)]
         if not missing:

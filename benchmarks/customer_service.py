@@ -184,9 +184,9 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
                         for way in WAYS}}
 
 
-def stale(part: str, key: str, rows: dict) -> bool:
+def other_rate(row: dict, rows: dict, way: str, count: int, seed: int) -> bool:
     "Whether a row was made with a learning rate that is not the best one now"
-    return part == "intents" and rows["intents"][key]["rate"] != chosen_rate(rows, key.partition(";")[0])
+    return row["rate"] != chosen_rate(rows, way)
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
@@ -208,7 +208,8 @@ def main():
     "Make the rows that are missing"
     given = parser_of_parts(__doc__, ["settings", "intents"]).parse_args()
     sizes = SMALL if given.small else FULL
-    rows = make_parts(NAME, given, sizes, jobs(sizes), {"settings": settings, "intents": intents}, summary, stale=stale)
+    rows = make_parts(NAME, given, sizes, jobs(sizes), {"settings": settings, "intents": intents}, summary,
+                      stale={"intents": other_rate})
     print(summary(rows))
 
 

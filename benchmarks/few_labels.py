@@ -385,12 +385,9 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
         "wrong": {f"{share:g} {seed}": (share, seed) for seed in range(planted) for share in shares}}
 
 
-def stale(part: str, key: str, rows: dict) -> bool:
+def other_setting(row: dict, rows: dict, method: str, labels: int | None, seed: int) -> bool:
     "Whether a row was made with a setting that is not the best one now"
-    if part != "methods":
-        return False
-    method = next((name for name in sorted(METHODS, key=len, reverse=True) if key.startswith(name)), None)
-    return rows["methods"][key]["setting"] != chosen_setting(rows, method)
+    return row["setting"] != chosen_setting(rows, method)
 
 
 def above(rows: dict[str, dict], figure: str, base: str) -> dict[str, tuple[float, float]]:
@@ -420,7 +417,7 @@ def main():
     given = parser_of_parts(__doc__, [*WORK]).parse_args()
     sizes = SMALL if given.small else FULL
     warnings.filterwarnings("ignore", ".*texts are longer than.*")
-    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale=stale)
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale={"methods": other_setting})
 
 
 if __name__ == "__main__":

@@ -140,12 +140,9 @@ def best_rate(rows: dict, size: str, way: str) -> float:
     return max((rows["two rates"][f"{way} {place}"] for place in PLACES), key=lambda row: row["accuracy"])["rate"]
 
 
-def other_rate(part: str, key: str, rows: dict) -> bool:
+def other_rate(row: dict, rows: dict, size: str, way: str, seed: int) -> bool:
     "Whether a row was made at another rate than the one that is best now"
-    if part != "accuracy":
-        return False
-    size, _, way = key.rpartition(" ")[0].partition(" ")
-    return rows[part][key]["rate"] != best_rate(rows, size, way)
+    return row["rate"] != best_rate(rows, size, way)
 
 
 def place_of(sizes: Sizes, size: str, way: str, seed: int) -> Path:
@@ -273,7 +270,7 @@ def main():
         print(json.dumps(lifted(given.memory, 2 if given.small else 12)))
         sys.exit()
     sizes = SMALL if given.small else FULL
-    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"time"}, stale=other_rate)
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, alone={"time"}, stale={"accuracy": other_rate})
 
 
 if __name__ == "__main__":

@@ -148,10 +148,9 @@ def trained(sizes: Sizes, rows: dict, way: str, budget: str, seed: int) -> dict:
             "epsilon": run.steps[-1].get("epsilon"), "milliseconds": 1000 * run.seconds / len(run.steps)}
 
 
-def stale(part: str, key: str, rows: dict) -> bool:
+def other_rates(row: dict, rows: dict, way: str, budget: str, seed: int) -> bool:
     "Whether a row was trained at rates that are not the best now"
-    way, budget, _ = key.rsplit(" ", 2)
-    return part == "trained" and tuple(rows["trained"][key]["rates"]) != chosen(rows, way, budget)
+    return tuple(row["rates"]) != chosen(rows, way, budget)
 
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
@@ -172,7 +171,7 @@ def main():
     jobs = {f"{way} {budget} {seed}": (way, budget, seed)
             for seed in range(sizes.seeds) for budget in BUDGETS for way in WAYS}
     make_parts(NAME, given, sizes, {"rates": searched, "trained": jobs}, {"rates": tried, "trained": trained}, summary,
-               stale=stale)
+               stale={"trained": other_rates})
 
 
 if __name__ == "__main__":

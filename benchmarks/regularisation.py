@@ -215,12 +215,9 @@ def chosen_strength(rows: dict, model: str, labels: int | None, remedy: str) -> 
     return None if None in found.values() else min(found, key=lambda strength: found[strength]["loss"])
 
 
-def other_strength(part: str, key: str, rows: dict) -> bool:
+def other_strength(row: dict, rows: dict, model: str, labels: int | None, epochs: int, remedy: str, seed: int) -> bool:
     "Whether a row was made at another strength than the one that is best now"
-    if part != "remedies":
-        return False
-    model, labels, remedy = key.rpartition(" ")[0].split(" ", 2)
-    return rows[part][key]["strength"] != chosen_strength(rows, model, None if labels == "all" else int(labels), remedy)
+    return row["strength"] != chosen_strength(rows, model, labels, remedy)
 
 
 def remedies(sizes: Sizes, rows: dict, model: str, labels: int | None, epochs: int, remedy: str, seed: int) -> dict:
@@ -262,14 +259,18 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 
 
 def against_none(model: str, labels: str, remedy: str, scores: list[dict], plain: list[dict]) -> dict:
-    "Differences from the runs without a remedy, seed by seed; and the points with reviews drawn again, too"
+    "Differences from the runs without a remedy, seed by seed; 1 or -1 where each interval lies above or below zero"
     both = list(zip(scores, plain, strict=True))
     found = {"model": model, "labels": labels, "remedy": remedy, "strength": str(scores[0]["strength"]), "runs": len(scores),
              "loss": interval([row["loss"] - base["loss"] for row, base in both]),
              "points": interval([100 * (row["accuracy"] - base["accuracy"]) for row, base in both])}
+    ends = {figure: [(mean - reach, mean + reach)] for figure in ("loss", "points") for mean, reach in [found[figure]]}
     if all("right" in row for pair in both for row in pair):
         ours, theirs = (table_of([row["right"] for row in rows]) for rows in (scores, plain))
         found["points over seeds and reviews"] = two_ways(100 * (ours - theirs))
+        ends["points"].append(found["points over seeds and reviews"][1:])
+    found["told from zero"] = {figure: int(all(low > 0 for low, _ in each)) - int(all(high < 0 for _, high in each))
+                               for figure, each in ends.items()}
     return found
 
 
@@ -314,7 +315,7 @@ def main():
     sizes = SMALL if given.small else FULL
     if not given.part or "frozen" in given.part:
         frozen_data(sizes)
-    rows = make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale=other_strength)
+    rows = make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale={"remedies": other_strength})
     if given.small:
         print("summary", json.dumps(summary(rows)))
 

@@ -25,8 +25,9 @@ labels) and 11 (1,000), ways 8 and 13, domains 55.
 """
 
 import time
+from collections.abc import Callable
 from copy import deepcopy
-from functools import lru_cache, partial
+from functools import lru_cache
 from statistics import mean, median
 from typing import NamedTuple
 
@@ -183,14 +184,15 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
     return found
 
 
-def stale(sizes: Sizes, part: str, key: str, rows: dict) -> bool:
-    "Whether a row was trained at a learning rate that is not the best one now"
-    if part == "ways":
-        labels, way = key.rsplit(" ", 1)[0].split(" ", 1)
-        return rows["ways"][key]["rate"] != best_rate(rows, int(labels), way)
-    if part == "domains":
-        return rows["domains"][key]["rate"] != best_rate(rows, sizes.labels[-1][0], key.split(" ")[2])
-    return False
+def other_rates(sizes: Sizes) -> dict[str, Callable[..., bool]]:
+    "By part: whether a row was trained at a learning rate that is not the best one now"
+    def of_ways(row: dict, rows: dict, labels: int, epochs: int, way: str, seed: int) -> bool:
+        return row["rate"] != best_rate(rows, labels, way)
+
+    def of_domains(row: dict, rows: dict, target: str, start: str, way: str, seed: int) -> bool:
+        return row["rate"] != best_rate(rows, sizes.labels[-1][0], way)
+
+    return {"ways": of_ways, "domains": of_domains}
 
 
 def by_labels(row: dict) -> dict[str, dict]:
@@ -244,7 +246,7 @@ def main():
     "Make the rows that are missing"
     given = parser_of_parts(__doc__, [*WORK]).parse_args()
     sizes = SMALL if given.small else FULL
-    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale=partial(stale, sizes))
+    make_parts(NAME, given, sizes, jobs(sizes), WORK, summary, timed=True, stale=other_rates(sizes))
 
 
 if __name__ == "__main__":

@@ -506,3 +506,19 @@ def test_complete_rows_get_a_new_summary(tmp_path, monkeypatch):
 
     assert run(True) == old
     assert run(False) == {**old, "summary": {"new": 1}}
+
+
+def test_rows_that_are_out_of_date_are_left_out_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import common
+
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    rows = {"trained": {"a 0": {"rate": 1.0}, "b 0": {"rate": 1.0}, "gone 0": {"rate": 1.0}}, "rates": {"a": {"rate": 1.0}}}
+    (tmp_path / "some.json").write_text(json.dumps({"rows": rows, "summary": {}}))
+    best = {"a": 1.0, "b": 2.0}
+    left = common.make_parts(
+        "some", Namespace(part=None, small=False, rows="never", processes=1), Nothing(),
+        {"rates": {"a": ("a",)}, "trained": {"a 0": ("a", 0), "b 0": ("b", 0)}}, {"rates": None, "trained": None}, len,
+        stale={"trained": lambda row, rows, way, seed: row["rate"] != best[way]})
+    assert {part: sorted(each) for part, each in left.items()} == {"rates": ["a"], "trained": ["a 0"]}
+    assert json.loads((tmp_path / "some.json").read_text())["rows"] == left

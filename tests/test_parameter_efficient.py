@@ -528,9 +528,8 @@ def test_the_benchmark_takes_the_rate_that_is_best_in_full():
                                           "LoRA 1": {"accuracy": 0.8, "rate": rates[-2]}}}
     assert benchmark.by_accuracy(rows, "all", "LoRA")[:2] == [rates[-1], rates[-2]]
     assert benchmark.best_rate(rows, "200", "LoRA") == rates[-1] and benchmark.best_rate(rows, "all", "LoRA") == rates[-2]
-    rows["accuracy"] = {"all LoRA 0": {"rate": rates[-1]}, "200 LoRA 0": {"rate": rates[-1]}}
-    assert benchmark.other_rate("accuracy", "all LoRA 0", rows) and not benchmark.other_rate("accuracy", "200 LoRA 0", rows)
-    assert not benchmark.other_rate("memory", "LoRA", rows)
+    old = {"rate": rates[-1]}
+    assert benchmark.other_rate(old, rows, "all", "LoRA", 0) and not benchmark.other_rate(old, rows, "200", "LoRA", 0)
 
 
 def test_the_benchmark_attacks_what_was_saved(tmp_path, monkeypatch):

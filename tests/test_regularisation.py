@@ -302,14 +302,12 @@ def test_the_benchmark_takes_the_strength_of_its_own_number_of_labels(monkeypatc
 
     losses = {"500": (0.3, 0.2, 0.1), "all": (0.1, 0.2, 0.3)}  # the strongest is best with few labels
     rows = {"choose": {f"tiny-bert {labels} dropout {strength}": {"loss": loss} for labels, each in losses.items()
-                       for strength, loss in zip(benchmark.STRENGTHS["dropout"], each, strict=True)},
-            "remedies": {"tiny-bert 500 dropout 0": {"strength": 0.3}, "tiny-bert all dropout 0": {"strength": 0.3}}}
+                       for strength, loss in zip(benchmark.STRENGTHS["dropout"], each, strict=True)}}
     assert benchmark.chosen_strength(rows, "tiny-bert", 500, "dropout") == 0.3
     assert benchmark.chosen_strength(rows, "tiny-bert", None, "dropout") == 0.0
     assert benchmark.chosen_strength(rows, "minilm", 100, "dropout") is None  # nothing was tried
-    assert not benchmark.other_strength("remedies", "tiny-bert 500 dropout 0", rows)
-    assert benchmark.other_strength("remedies", "tiny-bert all dropout 0", rows)
-    assert not benchmark.other_strength("choose", "tiny-bert all dropout 0", rows)
+    assert not benchmark.other_strength({"strength": 0.3}, rows, "tiny-bert", 500, 10, "dropout", 0)
+    assert benchmark.other_strength({"strength": 0.3}, rows, "tiny-bert", None, 2, "dropout", 0)
 
 
 def test_the_benchmark_pairs_runs_with_the_same_seed(monkeypatch):
