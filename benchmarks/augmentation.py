@@ -4,15 +4,18 @@
 
 All methods see the same reviews and make the same number of steps: a training set is each review with its copies,
 and without augmentation the copies are the review itself. Five seeds draw the reviews, the new head and the batches.
-Each run is written as it ends; a later call goes on where an earlier one was stopped. The contextual augmenter and
-neural translation need models from the Hub and are measured with --hub.
+Each run is written as it ends; a later call goes on where an earlier one was stopped, and runs anew what was measured with
+copies that its augmenter no longer makes. The contextual augmenter and neural translation need models from the Hub and are
+measured with --hub.
 """
 
 import argparse
+import hashlib
 import json
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 
 import torch
@@ -31,6 +34,7 @@ from llm_course.augmentation import (
     SynonymReplacement,
     TypingNoise,
     UnchangedTexts,
+    easy_data_augmentation,
 )
 from llm_course.data import load_dataset
 from llm_course.fine_tuning import CrossEntropy, fine_tune
@@ -39,6 +43,7 @@ from llm_course.models import TextClassifier
 AUGMENTERS = {
     "none": None, "synonyms": SynonymReplacement, "near synonyms": NearSynonymReplacement,
     "insertion": RandomInsertion, "swap": RandomSwap, "deletion": RandomDeletion, "typing noise": TypingNoise,
+    "EDA": easy_data_augmentation, "EDA as published": partial(easy_data_augmentation, published=True),
     "back-translation": BackTranslation, "mixup": None,
 }
 HUB = {"contextual": ContextualReplacement,
@@ -47,6 +52,17 @@ HUB = {"contextual": ContextualReplacement,
 RECIPES = {50: (4, 4, 16), 100: (4, 3, 16), 200: (4, 2, 16), 500: (4, 1, 16), 0: (1, 1, 32)}  # 0: all reviews;
 SEEDS = range(5)                                                          # values: copies, epochs, batch size
 FILE = RESULTS / "augmentation.json"
+
+
+def made_by(method: str) -> str | None:
+    "A digest of the copies that an augmenter makes of some reviews"
+    make = {**AUGMENTERS, **HUB}[method]
+    if make is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnchangedTexts)
+        rows = make().augment(load_dataset("movies")["train"]["text"][:100], n=4, seed=0)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def measured(method: str, size: int, seed: int) -> dict:
@@ -104,15 +120,18 @@ def main():
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
     arguments = parser.parse_args()
     methods = [*AUGMENTERS, *(HUB if arguments.hub else ())]
+    makers = {method: made_by(method) for method in methods}
     rows = json.loads(FILE.read_text())["runs"] if FILE.exists() else []
+    rows = [row for row in rows if row.get("made by") == makers.get(row["method"], row.get("made by"))]
     done = {(row["method"], 0 if row["all"] else row["size"], row["seed"]) for row in rows}
     jobs = [(method, size, seed) for large in (False, True) for seed in SEEDS for size in RECIPES
             for method in methods if (size == 0) == large and (method, size, seed) not in done]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn"), max_tasks_per_child=None) as pool:
         for future in as_completed([pool.submit(measured, *job) for job in jobs]):
-            rows.append(future.result())
+            row = future.result()
+            rows.append({**row, "made by": makers[row["method"]]})
             write(rows)
-            print(len(rows), rows and future.result(), flush=True)
+            print(len(rows), row, flush=True)
 
 
 if __name__ == "__main__":
