@@ -133,6 +133,17 @@ def _focal_loss(answer):
     for z, y, gamma, why in cases:
         log_p = z.double().log_softmax(-1)[torch.arange(len(y)), y]
         expect(answer, [z, y, gamma], (-((1 - log_p.exp()) ** gamma) * log_p).mean(), why)
+    leaves = [logits.clone().requires_grad_() for _ in range(2)]
+    found = ask(lambda: answer(leaves[0], targets, 2.0))  # not of a copy
+    if not isinstance(found, torch.Tensor) or not found.requires_grad:
+        raise Wrong("The value is right, and it has no gradient: training would learn nothing from it. "
+                    "Return a tensor that was computed from the logits, without .item(), .detach() or "
+                    "NumPy.")
+    log_p = leaves[1].log_softmax(-1)[torch.arange(len(targets)), targets]
+    (-((1 - log_p.exp()) ** 2) * log_p).mean().backward()
+    if not torch.allclose(torch.autograd.grad(found.sum(), leaves[0])[0], leaves[1].grad, atol=1e-4):
+        raise Wrong("The value is right and its gradient is not: the factor (1 − p)^γ depends on the "
+                    "logits too, so let the gradient flow through it.")
 
 # %% ../../nbs/answers/fine_tuning.ipynb #51d851a7
 QUIZZES[LESSON] = (
