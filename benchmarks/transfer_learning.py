@@ -32,7 +32,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 import torch
-from common import interval, make_parts, parser_of_parts, quick_precision
+from common import interval, make_parts, over_seeds, parser_of_parts, quick_precision
 from datasets import Dataset
 
 from llm_course.data import LABELS, load_dataset
@@ -239,6 +239,8 @@ def summary(rows: dict[str, dict[str, dict]]) -> dict:
                             for key, same in groups.items()}
     if means := over_domains(domains):
         found["mean of the domains"] = means
+    if made := rows.get("hub"):
+        found["hub"] = over_seeds(made, "accuracy")
     return found
 
 

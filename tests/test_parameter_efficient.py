@@ -440,6 +440,12 @@ def test_every_matrix_of_the_layers_is_cut_to_four_bits():
     assert torch.equal(changed.logits(TEXTS), answers)
 
 
+def test_matrices_on_their_side_are_not_cut_to_four_bits():
+    gpt = base("tiny-gpt")
+    with pytest.raises(ValueError, match=r"GPT2.* on their side.*leave four_bit=True out"):
+        replaced_by(gpt.model, Fake4bit)
+
+
 # --- its neighbours
 
 def test_the_parts_that_are_trained_can_be_chosen():

@@ -124,7 +124,11 @@ def replaced_by(
     layer: type,  # of bitsandbytes
 ) -> PreTrainedModel:
     "The model with another kind of layer in place of its matrices; they are cut to 4 bits on the GPU"
-    for name in matrices_of(model):
+    names = list(matrices_of(model))
+    if on_their_side(model, names):
+        raise ValueError(f"{type(model).__name__} keeps its matrices on their side, and bitsandbytes cannot "
+                         "take their place: leave four_bit=True out")
+    for name in names:
         old, (parent, _, place) = model.get_submodule(name), name.rpartition(".")
         new = layer(old.in_features, old.out_features, old.bias is not None, compute_dtype=torch.bfloat16,
                     quant_type="nf4")
