@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -102,6 +103,7 @@ def test_expressions_stay_whole(text):
 
 @pytest.mark.parametrize("text", [
     "Robert called. Grace! Joy. Mark?", "friday, on MONDAY and in january", "`start the film` and print(film)",
+    "March. Boston! Turkey? China", "```python film = great; print the funny movie now and then again```",
     "@film #movie https://film.org/movie film_name filmName film/movie", "“Great Movie” and \"Bad Film\" by NASA",
     "Great Expectations",
 ])
@@ -119,10 +121,13 @@ def articles_agree(text: str, original: str) -> bool:
     def pairs(of: str) -> set[tuple[str, str]]:
         return {(a.lower(), b.lower()) for a, b in re.findall(r"\b([Aa]n?|AN) (\w+)", of)}
 
-    return all((article == "an") == begins_with_vowel(word) for article, word in pairs(text) - pairs(original))
+    spelled = re.findall(r"\b[A-Z]{2,3}\b", text)  # abbreviations go by the names of their letters
+    return all((article == "an") == bool(begins_with_vowel(word) or re.match(r"8|1[18]\b", word)) for article, word in pairs(text) - pairs(original)
+               if word.upper() not in spelled)
 
 
-@pytest.mark.parametrize("kind", [SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion])
+@pytest.mark.parametrize("kind", [SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion,
+                                  partial(RandomSwap, any_word=True), partial(RandomDeletion, any_word=True)])
 def test_articles_agree_after_every_operation(kind):
     texts = [*load_dataset("movies")["test"]["text"][:300], "An awful film and a great idea.", "A GREAT IDEA, AN EASY ONE"]
     for text, copies in zip(texts, kind(0.5).augment(texts, n=3), strict=True):
