@@ -24,7 +24,7 @@ import torch
 from common import RESULTS, in_own_process, interleaved, interval, keep, medians, ratios
 from datasets import Dataset
 
-from llm_course.adversarial_examples import SynonymAttack, TypoAttack, all_synonyms
+from llm_course.adversarial_examples import SynonymAttack, TypoAttack, all_synonyms, checked_synonyms
 from llm_course.adversarial_training import (
     FGM,
     PGD,
@@ -118,7 +118,8 @@ def trained(method: str, options: dict, seed: int, recipe: Recipe, precision: st
              "progress": False}
     if "rare" in options:
         options = dict(options)
-        classifier.word_map = frequent_synonyms(rows["text"], rare=options.pop("rare"), candidates=all_synonyms)
+        candidates = {"checked": checked_synonyms, "all": all_synonyms}[options.pop("words", "all")]
+        classifier.word_map = frequent_synonyms(rows["text"], rare=options.pop("rare"), candidates=candidates)
     if method == "augmentation by attack":  # the same number of steps, the second half of them on the larger set
         first = fine_tune(classifier, train, epochs=max(1, epochs - 1), **usual)
         start = time.perf_counter()

@@ -26,9 +26,9 @@ def test_small_run_makes_every_column_and_writes_nothing():
     output = run_tool(sys.executable, ROOT / "benchmarks/robustness.py", "--small", "--processes", "2", timeout=1800,
                       OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore", PYTHONPATH=str(ROOT))
     found = json.loads(output.splitlines()[-1])
-    kinds = {name.split(" 0")[0].split(" rare")[0].split(" epsilon")[0] for name in found["rows"] if name.endswith(" 0")}
+    kinds = {name.split(" 0")[0].split(" words")[0].split(" epsilon")[0] for name in found["rows"] if name.endswith(" 0")}
     assert {"search plain", "search FGM", "test plain", "test FGM", "test smoothed plain", "all plain",
-            "all averaged weights"} <= kinds
+            "all averaged weights", "search with all frequent and worst synonyms"} <= kinds
     for name, columns in found["rows"].items():
         assert {"clean", "PWWS, WordNet"} <= {*columns, *({"PWWS, WordNet"} if "WordNet" in found["missing"] else ())}
         if name.startswith("test") and "smoothed" not in name:
@@ -39,17 +39,18 @@ def test_small_run_makes_every_column_and_writes_nothing():
 
 def row(method: str, kind: str = "search", seed: int = 0, **outcomes: str) -> dict:
     "A row with some outcomes"
-    named = {"clean": "clean", "unseen": benchmark.UNSEEN}
+    named = {"unseen": [benchmark.UNSEEN], "kept": benchmark.CHOOSE_BY}
     return {"kind": kind, "method": method, "options": {"of": method}, "seed": seed,
-            "columns": {named.get(name, name): {"right": right, "seconds": 1.0} for name, right in outcomes.items()}}
+            "columns": {column: {"right": right, "seconds": 1.0} for name, right in outcomes.items()
+                        for column in named.get(name, [name])}}
 
 
 def test_settings_are_chosen_by_the_rule():
-    "Of those that lose little the one that keeps most; else the one that loses least"
+    "Of those that lose little the one that keeps most under the attacks that choose; else the one that loses least"
     def many(right: int) -> str:
         return "1" * right + "0" * (1000 - right)
 
-    rows = {name: row(name.split("/")[0], clean=many(clean), unseen=many(kept)) | {"options": {"of": name}}
+    rows = {name: row(name.split("/")[0], clean=many(clean), kept=many(kept), unseen=many(999 - kept)) | {"options": {"of": name}}
             for name, clean, kept in (("plain", 900, 100), ("FGM/a", 893, 150), ("FGM/b", 895, 200), ("FGM/c", 880, 400),
                                       ("PGD/a", 850, 500), ("PGD/b", 860, 300), ("worst synonyms/a", 896, 350))}
     chosen = benchmark.chosen(rows, "search")
@@ -57,6 +58,14 @@ def test_settings_are_chosen_by_the_rule():
     assert chosen["R-Drop"] == {"weight": 1.0}  # the only setting: used even before it was searched
     assert benchmark.defences(rows, "search", 3) == ["worst synonyms", "FGM", "PGD"]
     assert not any(each.kind in benchmark.SEARCHES for each in benchmark.jobs(rows, False, benchmark.FULL))
+    assert {each.kind for each in benchmark.jobs(rows, True, benchmark.FULL)} == {"search"}  # the best are not known yet
+    for each in benchmark.jobs(rows, True, benchmark.FULL):
+        rows.setdefault(each.name, {"kind": "search", "columns": {}})
+    more = [each.method for each in benchmark.jobs(rows, True, benchmark.FULL) if each.kind == "search with all"]
+    assert set(more) == {"plain", "worst synonyms"}  # FGM and PGD have no settings of their own for all reviews
+    every = benchmark.jobs(rows, False, benchmark.FULL)
+    assert {each.method for each in every if each.kind == "all"} == {"plain", "worst synonyms", "FGM", "PGD"}
+    assert {each.method for each in every if each.method.startswith("smoothed")} == {"smoothed plain", "smoothed worst synonyms"}
     first = [job.method == "plain" for job in benchmark.jobs(rows, False, benchmark.FULL)]
     assert first == sorted(first, reverse=True)
 
@@ -127,15 +136,15 @@ def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
         classifier.word_map = {"movie": "film"} if "rare" in options else {}
         return classifier, 0.0
 
-    shares = {"rare": 3, "most": 0.4, "clean_share": 0.5}
-    mean = {"rare": 3, "most": 0.4, "clean_shares": [0.5], "plain_share": 0.5}
+    shares = {"words": "checked", "rare": 3, "most": 0.4, "clean_share": 0.5}
+    mean = {"words": "checked", "rare": 3, "most": 0.4, "clean_shares": [0.5], "plain_share": 0.5}
     monkeypatch.setattr(benchmark, "trained", untrained)
-    monkeypatch.setattr(benchmark, "neighbours", lambda sizes, work: benchmark.Listed({"film": ["movie"], "good": ["bad"]}))
+    monkeypatch.setattr(benchmark, "neighbours", lambda part, count, work: benchmark.Listed({"film": ["movie"], "good": ["bad"]}))
     monkeypatch.setattr(strangers, "missing", dict)  # a word or two of each thesaurus, whether it is installed or not
     monkeypatch.setattr(strangers, "wordnet_candidates", benchmark.Listed({"film": ["picture"], "good": ["goodness"]}))
     monkeypatch.setattr(strangers, "aiksaurus_candidates", benchmark.Listed({"film": ["flick"]}))
     monkeypatch.setattr(benchmark, "SEARCHES", {
-        "search": {"plain": [{}], "frequent and worst synonyms": [shares]},
+        "search": {"plain": [{}], "frequent and worst synonyms": [shares], "averaged weights": [mean]},
         "search with all": {"plain": [{}], "averaged weights": [mean]}})
     sizes = benchmark.FULL._replace(seeds=2, clean=6, attacked=dict.fromkeys(benchmark.RECIPES, 3), few=2, bounded=2,
                                     queries=40, restarts=2, work=tmp_path)
@@ -156,7 +165,7 @@ def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
     smoothed = board["test smoothed plain"]["columns"]
     assert "more than plain" in smoothed["PWWS, own table, bounded"] and "certified, own table" in smoothed
     assert {"clean", "typing mistakes, accepted", "SPSA 0.2"} <= board[
-        "all averaged weights rare=3 most=0.4 clean_shares=[0.5] plain_share=0.5"]["columns"].keys()
+        "all averaged weights words=checked rare=3 most=0.4 clean_shares=[0.5] plain_share=0.5"]["columns"].keys()
     json.dumps(board)
 
 
