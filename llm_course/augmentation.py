@@ -410,7 +410,7 @@ def plot_gains(
         rows = summary[summary["size"] == size].set_index("method")["gain"]
         at = [i + 0.12 * (j - (len(sizes) - 1) / 2) for i, name in enumerate(methods) if name in rows]
         mean, width = zip(*(rows[name] for name in methods if name in rows), strict=True)
-        ax.errorbar(100 * np.array(mean), at, xerr=100 * np.array(width), fmt="o", markersize=4,
+        ax.errorbar(100 * np.array(mean), at, xerr=100 * np.array(width), fmt="osD^v"[j % 5], markersize=4,
                     color=COLOURS[j], label=f"{size:,} reviews")
     ax.axvline(0, color=GREY, linewidth=1)
     ax.set(yticks=range(len(methods)), yticklabels=methods,

@@ -11,6 +11,7 @@ import json
 from typing import ClassVar
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -44,15 +45,23 @@ class FractionSlider(Explorer):
         return pd.DataFrame(rows).T
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        "Both curves, with this share marked"
-        ax, curves, share = new_axes(ax, figsize=(6, 3.6)), self.curves, self.slider.value
-        for name, colour, label in (("flips", ORANGE, "answers that change"), ("distance", BLUE, "distance")):
-            ax.plot(curves.index, curves[name], "o-", color=colour, label=label, markersize=4)
-            ax.plot(share, curves.loc[share, name], "o", color=colour, markersize=11)
-        title = f"{share:.0%} of the words asked for: {curves.loc[share, 'flips']:.0%} of the answers change"
-        ax.set(xlabel="share of the words that is asked for", ylim=(0, None), title=title)
-        ax.legend()
-        return ax
+        "The share of flipped answers, with 95 % intervals; the distances beside it if no axes are given"
+        curves, share = self.curves, self.slider.value
+        axes = new_axes(ncols=2, figsize=(10, 3.6)) if ax is None else [ax]
+        ends = [wilson_interval(int(frame["flipped"].sum()), len(frame)) for frame in self.frames.values()]
+        reaches = 100 * np.abs(np.array(ends).T - curves["flips"].to_numpy())
+        axes[0].errorbar(curves.index, 100 * curves["flips"], reaches, fmt="o-", color=ORANGE, capsize=3,
+                         markersize=4)
+        axes[0].plot(share, 100 * curves.loc[share, "flips"], "o", color=ORANGE, markersize=11)
+        title = f"{share:.0%} asked for: {curves.loc[share, 'flips']:.0%} of the answers change"
+        axes[0].set(ylabel="answers that change (%)", title=title)
+        for other in axes[1:]:
+            other.plot(curves.index, curves["distance"], "s-", color=BLUE, markersize=4)
+            other.plot(share, curves.loc[share, "distance"], "s", color=BLUE, markersize=11)
+            other.set(ylabel="one minus the cosine", title="The distance of copy and text")
+        for each in axes:
+            each.set(xlabel="share of the words that is asked for", ylim=(0, None))
+        return axes[0]
 
     def describe(self) -> str:
         "The chosen share in words"
