@@ -244,3 +244,13 @@ def test_restarts_only_turn_more_and_moves_are_added(untrained):
               for text, target in zip(texts, targets, strict=True)]
     assert strangers.right_at(untrained, texts, targets, far) == [
         bool((each.after.argmax(-1) == each.targets).item()) for each in direct]
+
+
+@pytest.mark.slow
+def test_the_defences_as_they_come_are_measured_at_small_size():
+    output = run_tool(sys.executable, ROOT / "benchmarks/default_defences.py", "--small", "--processes", "2", timeout=1800,
+                      OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore", PYTHONPATH=str(ROOT))
+    found = json.loads(output.splitlines()[-1].removeprefix("summary "))
+    assert all(set(row) == {"plain", "FGM", "PGD", "FreeLB"} and row["FGM"]["seeds"] == 2 for row in found.values())
+    assert all(low <= mean <= high for row in found.values() for way in ("FGM", "PGD", "FreeLB")
+               for mean, low, high in [row[way]["gained"]])
