@@ -230,7 +230,7 @@ def check_base(
     missing = [name for name in adapter.base if name not in found]
     strange = [name for name in found if name not in adapter.base]
     other = [name for name, digest in adapter.base.items() if found.get(name, digest) != digest]
-    parts = [f"{len(names)} of {len(adapter.base)} weights {what} ({', '.join(names[:2])}"
+    parts = [f"{len(names)} of {len(adapter.base)} tables of weights {what} ({', '.join(names[:2])}"
              f"{', …' * (len(names) > 2)})"
              for what, names in (("are missing", missing), ("have other values", other)) if names]
     parts += [f"it has {len(strange)} others ({strange[0]}{', …' * (len(strange) > 1)})"] if strange else []
