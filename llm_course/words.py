@@ -47,10 +47,13 @@ CALENDAR = frozenset(
     """monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays
 saturdays sundays january february april june july august september october november december""".split()
 )
-NAMES = frozenset(  # words of the dictionary that are names where they have a capital
-    """march amazon america apple batman berlin bible bolivia brazil canon chile china christ congo dell ford
-fuji god google guinea hamlet japan manhattan marvel morocco paramount shanghai superman turkey twitter
-wales""".split()
+NAMES = frozenset(  # that at the start of a sentence are names more often than words
+    """africa amazon america apple asia australia baghdad batman berlin bible bolivia boston brazil broadway
+brooklyn bush california canada canon chicago chile china christ congo congress cuba dell dole england europe
+facebook florida ford france fuji germany god google greece guinea hamlet hollywood houston india iran iraq
+ireland israel italy japan korea london manhattan march marvel mexico miami microsoft miller moscow netflix
+nokia paramount paris philadelphia poland rome russia seattle shanghai shakespeare smith soviet spain
+spielberg superman texas tokyo turkey twitter vietnam wales washington youtube""".split()
 )
 
 # %% ../nbs/support/words.ipynb #36584c43
@@ -70,7 +73,7 @@ def split_words(text: str) -> list[str]:  # gaps at even places, words at odd on
 # %% ../nbs/support/words.ipynb #58983e66
 SENTENCE_END = re.compile(r"[.!?:;\"“”()\[\]*•\n]")
 CODE_BEFORE, CODE_AFTER = frozenset("`_$\\{=+/~^|@#%"), frozenset("`(_$\\{=+/~^|@#%<")  # touching a word
-OPENS, CLOSES = re.compile(r"""(^|[\s(\[])["“«`]\s?$"""), re.compile(r"""^[.,!?]?\s?["”»`]""")
+OPENS, CLOSES = re.compile(r"""(^|[\s(\[])["“«]\s?$"""), re.compile(r"""^[.,!?]?\s?["”»]""")
 TITLE_WORDS = 6  # a quotation of at most so many words stays as it is
 CODE_PIECES = 200  # so far apart backticks may stand
 
@@ -95,8 +98,8 @@ def may_change(
     lower = word.lower()
     if lower in STOP_WORDS or lower in protected or lower in CALENDAR or _joined_by_mark(pieces, place):
         return False
-    if word != lower and not (_shouted(word) or (word[1:] == lower[1:] and starts_sentence(pieces, place)
-                                                 and not _is_name(pieces, place))):
+    begins = word[1:] == lower[1:] and starts_sentence(pieces, place) and not _is_name(pieces, place)
+    if word != lower and (lower in NAMES or not (begins or _shouted(word))):
         return False
     return not (_in_code(pieces, place) or quoted(pieces, place))
 
@@ -105,7 +108,7 @@ def quoted(
     pieces: Sequence[str],  # what split_words gave
     place: int,  # of a word, odd
 ) -> bool:
-    "Whether a word stands in a short quotation, as titles do, or in code between backticks"
+    "Whether a word stands in a short quotation, as titles do"
     start = place - 1
     while pieces[start] == " " or not OPENS.search(pieces[start]):
         if not start or start < place + 1 - 2 * TITLE_WORDS:
@@ -122,8 +125,12 @@ def _in_code(pieces: Sequence[str], place: int) -> bool:
     before, after = pieces[place - 1], pieces[place + 1]
     if before[-1:] in CODE_BEFORE or after[:1] in CODE_AFTER or (before == "(" and place > 1):
         return True
-    opened = "".join(pieces[max(0, place - 1 - CODE_PIECES) : place : 2]).count("`")
-    return opened % 2 == 1 and "`" in "".join(pieces[place + 1 : place + 1 + CODE_PIECES : 2])
+    gaps = pieces[max(0, place - 1 - CODE_PIECES) : place : 2]
+    if "`" not in "".join(gaps):
+        return False
+    signs = "".join(gap for gap in gaps if gap != "`")  # between two letters it is an apostrophe
+    inside = len(re.findall("`+", signs)) % 2 == 1 and "'" not in signs.rpartition("`")[2]
+    return inside and "`" in "".join(pieces[place + 1 : place + 1 + CODE_PIECES : 2])
 
 
 def _shouted(word: str) -> bool:
@@ -133,10 +140,12 @@ def _shouted(word: str) -> bool:
 
 def _is_name(pieces: Sequence[str], place: int) -> bool:
     "Whether a word with a capital at the start of a sentence is a name, or the first word of one"
-    word, lower = pieces[place], pieces[place].lower()
-    after = pieces[place + 2] if place + 2 < len(pieces) and pieces[place + 1] == " " else ""
-    known = lower in _table() and lower not in NAMES and word not in given_names()
-    return not known or (len(after) > 1 and after[0].isupper() and not after.isupper())
+    following = place + 2
+    while following + 2 < len(pieces) and pieces[following] in ("of", "the", "and"):
+        following += 2
+    beside = following < len(pieces) and {*pieces[place + 1 : following : 2]} == {" "}
+    after = pieces[following] if beside else ""
+    return pieces[place] in given_names() or (len(after) > 1 and after[0].isupper() and not after.isupper())
 
 
 def _joined_by_mark(pieces: Sequence[str], place: int) -> bool:
@@ -385,8 +394,8 @@ def suits_article(
 
 
 _VOWEL = re.compile(
-    r"(?!unanim|uni(?!n|m|d(?!im|ir)|ll|ron)|ura[nl]|urin|uk[eu]|us[eau]|ut[eio]|eu|ewe|one(?!rou|iri)|once|"
-    "ubi)[aeiou]|hour|honest|honou?r|heir"
+    r"(?!unanim|uni(?!n|m|d(?!im|ir)|ll|ron)|ura[nl]|urin|uk[eur]|us[eaub]|ufo|url|ut[aeio]|eu|ewe|"
+    "one(?!rou|iri)|once|ubi)[aeiou]|hour|honest|honou?r|heir"
 )
 _LETTERS = frozenset("AEFHILMNORSX")  # whose names begin with a vowel
 
@@ -397,15 +406,19 @@ def begins_with_vowel(word: str) -> bool:  # in lower case
 
 
 def _spelled(word: str) -> bool:
-    "Whether a word is an abbreviation whose letters are named one by one"
-    return word.isupper() and 1 < len(word) < 4 and word.lower() not in _table()
+    "Whether a word, or what stands before its hyphen, is said letter by letter: R-rated, FBI, mp3"
+    part, lower = word.partition("-")[0], word.partition("-")[0].lower()
+    if len(part) == 1 or (len(part) < 6 and not re.search("[aeiouy]", lower)):
+        return True
+    known = lower in _table() or lower in STOP_WORDS - {"us", "it"}
+    return part.isupper() and len(part) < 4 and not known
 
 
 def _wants_an(word: str) -> bool:
     "Whether `an` stands before a word, an abbreviation or a number"
     if word[0].isdigit():
-        return bool(re.match(r"8|1[18](?!\d)", word))
-    return word[0] in _LETTERS if _spelled(word) else begins_with_vowel(word.lower())
+        return bool(re.match(r"8|11(?!\d)|18(\d\d)?(?!\d)", word))
+    return word[0].upper() in _LETTERS if _spelled(word) else begins_with_vowel(word.lower())
 
 
 def fit_article(

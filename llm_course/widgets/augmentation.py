@@ -30,6 +30,8 @@ class FractionSlider(Explorer):
     ):
         if len(frames) < 2:
             raise ValueError(f"A slider needs at least two shares, got {len(frames)}")
+        if empty := [share for share, frame in frames.items() if not len(frame)]:
+            raise ValueError(f"A share of {empty[0]:.0%} of the words has no copy to show: leave it out")
         self.frames = dict(sorted(frames.items()))
         options = [(f"{share:.0%}", share) for share in self.frames]
         self.slider = widgets.SelectionSlider(options=options, description="words", continuous_update=False)
@@ -50,17 +52,18 @@ class FractionSlider(Explorer):
         axes = new_axes(ncols=2, figsize=(10, 3.6)) if ax is None else [ax]
         ends = [wilson_interval(int(frame["flipped"].sum()), len(frame)) for frame in self.frames.values()]
         reaches = 100 * np.abs(np.array(ends).T - curves["flips"].to_numpy())
-        axes[0].errorbar(curves.index, 100 * curves["flips"], reaches, fmt="o-", color=ORANGE, capsize=3,
+        at = 100 * curves.index
+        axes[0].errorbar(at, 100 * curves["flips"], reaches, fmt="o-", color=ORANGE, capsize=3,
                          markersize=4)
-        axes[0].plot(share, 100 * curves.loc[share, "flips"], "o", color=ORANGE, markersize=11)
+        axes[0].plot(100 * share, 100 * curves.loc[share, "flips"], "o", color=ORANGE, markersize=11)
         title = f"{share:.0%} asked for: {curves.loc[share, 'flips']:.0%} of the answers change"
-        axes[0].set(ylabel="answers that change (%)", title=title)
+        axes[0].set(ylabel="answers that change (%), 95 % intervals", title=title)
         for other in axes[1:]:
-            other.plot(curves.index, curves["distance"], "s-", color=BLUE, markersize=4)
-            other.plot(share, curves.loc[share, "distance"], "s", color=BLUE, markersize=11)
+            other.plot(at, curves["distance"], "s-", color=BLUE, markersize=4)
+            other.plot(100 * share, curves.loc[share, "distance"], "s", color=BLUE, markersize=11)
             other.set(ylabel="one minus the cosine", title="The distance of copy and text")
         for each in axes:
-            each.set(xlabel="share of the words that is asked for", ylim=(0, None))
+            each.set(xlabel="share of the words asked for (%)", ylim=(0, None))
         return axes[0]
 
     def describe(self) -> str:
