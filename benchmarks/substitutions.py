@@ -17,8 +17,8 @@ read the labels in three passes over the movie reviews of the training part (`Co
 back-translation by Apertium as it comes, the same behind three filters, and the successes of two attacks (PWWS,
 TextFooler) on a classifier that was trained with 3,000 movie reviews. Augmenters take texts of all four bundled sets in
 turn and change a tenth of the words; attacks take movie reviews. Texts that a method leaves as they are are skipped and
-counted. (Drawn before titles with a small word stayed, such as *Lovely and Amazing*: of 150 pairs of synonyms, and of near
-synonyms, one each would not be made any more.) A second reader judges 100 of the pairs again. Intervals are Wilson's, 95 %. Twenty of the pairs, some of each
+counted. (Drawn before the last rules on names and on the beginning of a tweet: of 150 pairs of synonyms two would come out
+otherwise today, of near synonyms three.) A second reader judges 100 of the pairs again. Intervals are Wilson's, 95 %. Twenty of the pairs, some of each
 method, go into the package, for whoever wants to judge them too (llm_course/assets/judged_pairs.json).
 """
 
