@@ -11,15 +11,16 @@ and at least 30 % kept under the unseen PWWS (column "PWWS, WordNet"; plain trai
 
 Settings are chosen on the validation part only, with seed 0: of those that lose at most three quarters of a point there, the
 ones that keep most, in the mean of two attacks: `PWWS, own table` and `PWWS, encoder neighbours`; where all lose more, the
-ones that lose least. No choice sees any other attack, so the one of the aim stays unseen. The three methods that train on
-all reviews beside plain training, and the defence that is smoothed, are chosen by the same rule from the same rows; those
-of the three that have settings for all reviews are searched again with all of them. Word maps hold the checked pairs of the
+ones that lose least. No choice sees any other attack, so the one of the aim stays unseen (TextFooler writes such neighbours
+too). The three methods that train on all reviews beside plain training, and the defence that is smoothed, are chosen by the
+same rule from the same rows; those of the three that have settings for all reviews are searched again with all of them. Word maps hold the checked pairs of the
 table; one row with its unchecked ones (`words=all`) is there to compare.
 
 A row is a method and a seed. It is trained once; the classifier is kept in `robustness-work` (ignored by git) and read again.
 Each column is kept there as it ends, an attack goes on within a column, and a row goes into the result file when all its
 columns are there: what is stopped loses minutes. Trainings and attacks run in bfloat16 where the processor or a GPU computes
-in it, one thread for each process; `seconds` are CPU seconds of that process (where a column was interrupted, of its rest). Rows are named "kind method settings seed".
+in it, one thread for each process; `seconds` are CPU seconds of that process (where a column was interrupted, of its rest).
+Rows are named "kind method settings seed".
 
 All columns hold, for the same 200 test reviews (`clean`: all 1,004), a 1 where the review is answered rightly and a 0 where
 it is not: before the attack, or turned by it. A search asks as many texts as it likes, except where a budget is named.
@@ -370,7 +371,8 @@ def columns(job: Job, sizes: Sizes) -> dict[str, Callable[[Case], dict]]:
     if job.method.startswith(SMOOTHED):
         return {"clean": clean, **bounded, **other, **proofs}
     return {"clean": clean, **{name: partial(word_attack, name=name) for name in attacks(sizes)},
-            "PGD 0.2": partial(in_the_ball, epsilon=0.2), "SPSA 0.2": partial(without_gradients, epsilon=0.2), **other, "transfer 0.2": partial(moved, epsilon=0.2),
+            "PGD 0.2": partial(in_the_ball, epsilon=0.2), "SPSA 0.2": partial(without_gradients, epsilon=0.2), **other,
+            "transfer 0.2": partial(moved, epsilon=0.2),
             **(bounded if job.method == "plain" else {}), **proofs}
 
 
