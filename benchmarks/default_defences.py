@@ -53,10 +53,10 @@ def jobs(sizes: Sizes) -> dict[str, dict[str, tuple]]:
 
 def summary(rows: dict[str, dict[str, dict]]) -> dict:
     "Right answers of each way, and what it gains over plain training: mean, low, high"
-    found = {}
-    for kind, same in by_kind(dict(sorted(rows.get("trained", {}).items()))).items():
+    found, groups = {}, by_kind(dict(sorted(rows.get("trained", {}).items())))
+    for kind, same in groups.items():
         name, _, objective = kind.partition(" ")
-        plain = [row for key, row in sorted(rows["trained"].items()) if key.startswith(f"{name} plain ")]
+        plain = groups.get(f"{name} plain", [])
         told = {"seeds": len(same), "right": two_ways(table_of([row["right"] for row in same]))}
         if objective != "plain" and len(plain) == len(same):
             ours, theirs = (table_of([row["right"] for row in each]) for each in (same, plain))

@@ -97,7 +97,7 @@ SEARCHES = {"search": with_words(VARIANTS), "search with all": with_words(VARIAN
 SEARCHES["search"]["frequent synonyms"].append({"words": "all", "rare": 10})
 SEARCHES["search"]["averaged weights"] = [
     {"words": "checked", "rare": 3, "most": 0.4, "clean_shares": [0.5], "plain_share": 1 / 2}]
-FINDS = {"test": "search", "all": "search with all"}  # which search chooses the settings of a kind of row
+ON_TEST = ("test", "all")  # kinds of rows on the test part
 PRECISION = quick_precision()
 UNSEEN, SMOOTHED = "PWWS, WordNet", "smoothed "
 CHOOSE_BY = "PWWS, own table", "PWWS, encoder neighbours"
@@ -483,7 +483,7 @@ def outcomes(rows: Sequence[dict], column: str, field: str) -> np.ndarray:  # (s
 def summary(rows: dict[str, dict]) -> dict:
     "For each kind, method and settings: each column over all seeds, and its difference to plain training on the same seeds"
     board = {}
-    for kind in FINDS:
+    for kind in ON_TEST:
         own = {}
         for row in rows.values():
             if row["kind"] == kind:

@@ -245,19 +245,19 @@ def _checked_times(measured: Mapping[str, float], names: Sequence[str]) -> dict[
     return {name: checked_number(f"the time of {name}", took, strict=True)
             for name, took in measured.items()}
 
-
+# %% ../nbs/lessons/15_transfer_learning.ipynb #bf914d1c
 def _obstacles(model: PublishedModel, need: dict, took: float, trains: bool) -> list[str]:
     "Why a model is out of the question"
     speaks = {"many", need["language"]} & set(model.languages.split())
     unlabelled = need["task"] == "classify" and not need["labels"]
     weights = 4 * (model.layers + model.table) / 1000
-    licences = need["licences"]
+    licences, timed = need["licences"], model.name in need["measured"]
     return [said for wrong, said in (
         (model.kind not in TASKS[need["task"]][0], f"{model.kind}: not made for this"),
         (not speaks, f"does not read {need['language']}"),
         (need["tokens"] > model.context, f"reads {model.context} tokens, not {need['tokens']}"),
-        (took > need["milliseconds"] and model.name in need["measured"], f"{took:.0f} ms a text, measured"),
-        (took > need["milliseconds"] and model.name not in need["measured"], f"about {took:.0f} ms a text"),
+        (took > need["milliseconds"],
+         f"{took:.0f} ms a text, measured" if timed else f"about {took:.0f} ms a text"),
         (weights > need["memory"], f"{weights:.2g} GB for its weights"),
         (trains and weights <= need["memory"] < 4 * weights,
          f"{4 * weights:.2g} GB to train all of it; trainable='head' takes about {weights:.2g}"),

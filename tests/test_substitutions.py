@@ -122,8 +122,8 @@ def articles_agree(text: str, original: str) -> bool:
         return {(a.lower(), b.lower()) for a, b in re.findall(r"\b([Aa]n?|AN) (\w+)", of)}
 
     spelled = re.findall(r"\b[A-Z]{2,3}\b", text)  # abbreviations go by the names of their letters
-    return all((article == "an") == bool(begins_with_vowel(word) or re.match(r"8|1[18]\b", word)) for article, word in pairs(text) - pairs(original)
-               if word.upper() not in spelled)
+    new = [(article, word) for article, word in pairs(text) - pairs(original) if word.upper() not in spelled]
+    return all((article == "an") == bool(begins_with_vowel(word) or re.match(r"8|1[18]\b", word)) for article, word in new)
 
 
 @pytest.mark.parametrize("kind", [SynonymReplacement, RandomInsertion, RandomSwap, RandomDeletion,

@@ -790,10 +790,8 @@ def measured_lines() -> str:
     more = results_of("fine_tuning")["parts"]["trainer"]["fine_tune more accurate by"]["Trainer"]
     robust = results_of("adversarial_training")["summary of all reviews"]
     plain, defended = robust["plain"], robust["worst synonyms"]
-
-    def told(row: dict, name: str, digits: int = 1) -> str:
-        return f"{100 * row[name]:.{digits}f} ± {100 * row[f'{name} ±']:.{digits}f}"
-
+    kept, defended_keeps, lost = (mean_and_width([row[name], row[f"{name} ±"]]) for row, name in (
+        (plain, "synonyms"), (defended, "synonyms"), (defended, "clean lost")))
     return "\n".join([
         f"- **Accuracy.** {spread(run['accuracy'] for run in reached)} of the test reviews with all {reached[0]['reviews']:,} training "
         f"reviews; with 200 of them, and 300 to choose settings by, {percent(by_labels[200]['encoder'])}, where counting words "
@@ -801,8 +799,8 @@ def measured_lines() -> str:
         f"- **Speed.** `fine_tune` trains {number(faster['Trainer'])} times as fast as `Trainer` as it comes, "
         f"{number(faster['Trainer, grouped by length'])} times as fast as with batches of similar length; over {more['seeds']} seeds it is "
         f"more accurate by {100 * more['mean']:+.1f} ± {100 * more['±']:.1f} points, which is chance.",
-        f"- **Robustness.** Under PWWS {told(plain, 'synonyms', 0)} of 100 answers stay right; after training on the worst synonyms "
-        f"{told(defended, 'synonyms', 0)}, at the price of {told(defended, 'clean lost')} points of accuracy (three seeds). Attack and "
+        f"- **Robustness.** Under PWWS {kept} of 100 answers stay right; after training on the worst synonyms "
+        f"{defended_keeps}, at the price of {lost} points of accuracy (three seeds). Attack and "
         "defence take their synonyms from one thesaurus; how much holds against another is not measured yet."])
 
 

@@ -122,6 +122,10 @@ def _my_step(answer):
     "Take the logarithm before you take p: a softmax may round to 0, whose logarithm is minus infinity.",
 )
 def _focal_loss(answer):
+    def loss(z, y, gamma):
+        log_p = z.log_softmax(-1)[torch.arange(len(y)), y]
+        return (-((1 - log_p.exp()) ** gamma) * log_p).mean()
+
     generator = torch.Generator().manual_seed(0)
     logits, targets = 2 * torch.randn(6, 3, generator=generator), torch.tensor([0, 1, 2, 2, 1, 0])
     cases = [
@@ -131,17 +135,16 @@ def _focal_loss(answer):
         (logits[:1], targets[:1], 1.0, "A batch of one text."),
     ]
     for z, y, gamma, why in cases:
-        log_p = z.double().log_softmax(-1)[torch.arange(len(y)), y]
-        expect(answer, [z, y, gamma], (-((1 - log_p.exp()) ** gamma) * log_p).mean(), why)
+        expect(answer, [z, y, gamma], loss(z.double(), y, gamma), why)
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
     found = ask(lambda: answer(leaves[0], targets, 2.0))  # not of a copy
     if not isinstance(found, torch.Tensor) or not found.requires_grad:
         raise Wrong("The value is right, and it has no gradient: training would learn nothing from it. "
                     "Return a tensor that was computed from the logits, without .item(), .detach() or "
                     "NumPy.")
-    log_p = leaves[1].log_softmax(-1)[torch.arange(len(targets)), targets]
-    (-((1 - log_p.exp()) ** 2) * log_p).mean().backward()
-    if not torch.allclose(torch.autograd.grad(found.sum(), leaves[0])[0], leaves[1].grad, atol=1e-4):
+    theirs, ours = (torch.autograd.grad(value.sum(), leaf)[0]
+                    for value, leaf in zip((found, loss(leaves[1], targets, 2.0)), leaves, strict=True))
+    if not torch.allclose(theirs, ours, atol=1e-4):
         raise Wrong("The value is right and its gradient is not: the factor (1 − p)^γ depends on the "
                     "logits too, so let the gradient flow through it.")
 
