@@ -16,7 +16,8 @@ too). The three methods that train on all reviews beside plain training, and the
 same rule from the same rows; those of the three that have settings for all reviews are searched again with all of them. Word maps hold the checked pairs of the
 table; one row with its unchecked ones (`words=all`) is there to compare.
 
-A row is a method and a seed. It is trained once; the classifier is kept in `robustness-work` (ignored by git) and read again.
+A row is a method and a seed. It is trained once; the classifier is kept in `robustness-work` (ignored by git) and read again;
+where that folder is lost, only what was not yet in the result file is made anew.
 Each column is kept there as it ends, an attack goes on within a column, and a row goes into the result file when all its
 columns are there: what is stopped loses minutes. Trainings and attacks run in bfloat16 where the processor or a GPU computes
 in it, one thread for each process; `seconds` are CPU seconds of that process (where a column was interrupted, of its rest).
@@ -73,6 +74,7 @@ import torch
 from adversarial_training import RECIPES, VARIANTS, VARIANTS_WITH_ALL, Recipe, in_precision, mixed, trained
 from common import RESULTS, bits, keep, quick_precision, right_answers, table_of, two_ways
 from datasets import Dataset
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from llm_course.adversarial_examples import Attack, SynonymAttack, TextFoolerAttack, TypoAttack, checked_synonyms
@@ -168,6 +170,11 @@ def folder_of(job: Job, sizes: Sizes) -> Path:
     return sizes.work / "classifiers" / job._replace(kind=KINDS_OF_TRAINING[job.kind]).file
 
 
+def row_of(job: Job, sizes: Sizes) -> Path:
+    "Where the columns of a row are kept"
+    return sizes.work / "rows" / f"{job.file}.json"
+
+
 def stored(job: Job, sizes: Sizes) -> tuple[TextClassifier, float]:
     "The classifier of a row, from its folder or trained now; the CPU seconds that it took"
     if job.method == "averaged weights":
@@ -180,15 +187,17 @@ def stored(job: Job, sizes: Sizes) -> tuple[TextClassifier, float]:
         plain.word_map = found[-1].word_map  # plain training saw the texts as they are
         return mixed(found, job.options["plain_share"]), seconds
     folder = folder_of(job, sizes)
-    known = get(folder.with_name(f"{folder.name}.json"), None)
-    if known is not None:
-        return TextClassifier.load(folder), known["seconds"]
-    start = time.process_time()
-    classifier, _ = trained(job.method, job.options, job.seed, sizes.recipes[job.kind], PRECISION)
-    seconds = time.process_time() - start
-    classifier.save(folder)
-    put(folder.with_name(f"{folder.name}.json"), {"seconds": seconds})
-    return classifier, seconds
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # another process may need it too
+        known = get(folder.with_name(f"{folder.name}.json"), None)
+        if known is not None:
+            return TextClassifier.load(folder), known["seconds"]
+        start = time.process_time()
+        classifier, _ = trained(job.method, job.options, job.seed, sizes.recipes[job.kind], PRECISION)
+        seconds = time.process_time() - start
+        classifier.save(folder)
+        put(folder.with_name(f"{folder.name}.json"), {"seconds": seconds})
+        return classifier, seconds
 
 
 # ------------------------------------------------------------------------------------------------ columns
@@ -278,7 +287,8 @@ def word_attack(case: Case, name: str, bounded: bool = False) -> dict:
     passed = iter(accepted([result.text for result in won], [result.perturbed for result in won]))
     same = [good and next(passed) for good in turned]
     misread = [result.status == "misread" for result in report.results]
-    return {"right": bits([not (bad or lost) for bad, lost in zip(misread, turned, strict=True)]),
+    texts = [result.perturbed for result in report.results] if case.job.method == "plain" and name == UNSEEN else []
+    return {**({"texts": texts} if texts and not bounded else {}), "right": bits([not (bad or lost) for bad, lost in zip(misread, turned, strict=True)]),
             "accepted": bits([not (bad or lost) for bad, lost in zip(misread, same, strict=True)]),
             "queries": report.queries_per_text, "changed": report.changed_fraction}
 
@@ -311,19 +321,18 @@ def other_plain(case: Case) -> Job:
 def transferred(case: Case) -> dict:
     "Texts made against plain training of the next seed"
     other = other_plain(case)
-    if UNSEEN not in get(case.sizes.work / "rows" / f"{other.file}.json", {"columns": {}})["columns"]:
+    known = get(row_of(other, case.sizes), {"columns": {}})["columns"]
+    if UNSEEN not in known:
         raise Later(f"{case.job.name} needs the row {other.name}")
-    lines = journal(other, case.sizes, UNSEEN).read_text().splitlines()[1:]
-    texts = {row["position"]: row["perturbed"] for row in map(json.loads, lines)}
     with in_precision(PRECISION):
-        answers = case.classifier.logits([texts[number] for number in range(len(case.rows))]).argmax(-1).tolist()
+        answers = case.classifier.logits(known[UNSEEN]["texts"]).argmax(-1).tolist()
     return {"right": bits([answer == target for answer, target in zip(answers, case.targets, strict=True)])}
 
 
 def moved(case: Case, epsilon: float) -> dict:
     "PGD's moves against plain training of the next seed, which reads texts through the same word map"
     other = other_plain(case)
-    if not folder_of(other, case.sizes).exists():
+    if not (folder_of(other, case.sizes).exists() or row_of(other, case.sizes).exists()):
         raise Later(f"{case.job.name} needs the row {other.name}")
     word_map = sorted(case.classifier.word_map.items())
     digest = hashlib.sha256(repr(word_map).encode()).hexdigest()[:12]
@@ -380,7 +389,7 @@ def done(work: tuple[Job, Sizes, dict]) -> dict:
     "A row, as far as it can be made now, in a process with one thread"
     job, sizes, known = work
     torch.set_num_threads(1)
-    path = sizes.work / "rows" / f"{job.file}.json"
+    path = row_of(job, sizes)
     row = get(path, known or {**job._asdict(), "columns": {}})
     wanted, waits = columns(job, sizes), []
     if missing := [name for name in wanted if name not in row["columns"]]:
@@ -534,10 +543,19 @@ def write(rows: dict[str, dict]):
 # ------------------------------------------------------------------------------------------------ all together
 
 
+def lay_out(rows: dict[str, dict], sizes: Sizes):
+    "Put the rows that are known where others read them, if their folder was lost or they were made elsewhere"
+    for row in rows.values():
+        path = row_of(Job(*(row[name] for name in Job._fields)), sizes)
+        if not path.exists():
+            put(path, row)
+
+
 def measure(wanted: Sequence[Job], rows: dict[str, dict], sizes: Sizes, processes: int, kept: bool):
     "Make rows, those of plain training first, and keep each as all its columns are there"
     for kind in {job.kind for job in wanted}:
         neighbours(sizes.recipes[kind].part, sizes.attacked[kind], sizes.work)  # before the processes need them
+    lay_out(rows, sizes)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for plain in (True, True, False):  # a row of plain training needs another one: the second turn completes it
             missing = [job for job in wanted if (job.method == "plain") == plain and (

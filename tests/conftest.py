@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def cells_of(path: Path, kind: str = "code") -> list[str]:
     "The sources of a notebook's cells of one kind"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def leaves(content: object, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
+    "All values of a JSON document with where they stand"
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, content
 
 
 def run_tool(*command: str, cwd: Path = ROOT, timeout: float = 300, **variables: str) -> str:

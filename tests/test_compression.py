@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, leaves
 from torch.nn.utils import prune
 
 from llm_course.adapters import matrices_of
@@ -502,15 +501,6 @@ def test_the_benchmark_compares_seed_by_seed(monkeypatch):
     assert found["taught less labels"]["torch"]["calibration error, points"] == pytest.approx((-0.06, 0))
     assert set(found["taught less labels"]) == {"torch"} and "int8, six layers, half zeros" not in found["gap"]
     assert found["steps"] == {"two layers, labels": 10}
-
-
-def leaves(content: object, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
-    "All values of a JSON document with where they stand"
-    if isinstance(content, dict | list):
-        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from leaves(value, (*path, key))
-    else:
-        yield path, content
 
 
 def test_a_call_without_missing_rows_sums_up_anew(monkeypatch, tmp_path):
