@@ -587,6 +587,16 @@ def small(processes: int):
                           "summary": summary(rows), "missing": strangers.missing()}))
 
 
+def ready(wanted: Sequence[Job], rows: dict[str, dict], sizes: Sizes) -> list[Job]:
+    "The rows whose settings are chosen: those with 1,000 reviews need the search with as many alone"
+    missing = {job.kind for job in jobs(rows, True, sizes) if job.name not in rows}
+    if "search" in missing:
+        raise SystemExit("Settings are chosen first: python benchmarks/robustness.py --search")
+    if missing:
+        print("Rows with all reviews wait until their settings are chosen: python benchmarks/robustness.py --search", flush=True)
+    return [job for job in wanted if job.kind != "all" or not missing]
+
+
 def main():
     "Make the rows that are missing"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -606,8 +616,8 @@ def main():
     if given.list:
         print(*(f"{'done ' if job.name in rows else '     '}{job.name}" for job in wanted), sep="\n")
         return
-    if not given.search and any(job.name not in rows for job in jobs(rows, True, FULL)):
-        raise SystemExit("Settings are chosen first: python benchmarks/robustness.py --search")
+    if not given.search:
+        wanted = ready(wanted, rows, FULL)
     measure(wanted, rows, FULL, given.processes, True)
     if given.search:  # the search with all reviews is known now
         measure([job for job in jobs(rows, True, FULL) if job.name.startswith(given.rows)], rows, FULL, given.processes, True)

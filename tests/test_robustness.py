@@ -70,6 +70,12 @@ def test_settings_are_chosen_by_the_rule():
     every = benchmark.jobs(rows, False, benchmark.FULL)
     assert {each.method for each in every if each.kind == "all"} == {"plain", "worst synonyms", "FGM", "PGD"}
     assert {each.method for each in every if each.method.startswith("smoothed")} == {"smoothed plain", "smoothed worst synonyms"}
+    assert {each.kind for each in benchmark.ready(every, rows, benchmark.FULL)} == {"test"}
+    for each in benchmark.jobs(rows, True, benchmark.FULL):
+        rows.setdefault(each.name, {"kind": "search with all", "columns": {}})
+    assert benchmark.ready(every, rows, benchmark.FULL) == every
+    with pytest.raises(SystemExit, match="chosen first"):
+        benchmark.ready(every, {name: found for name, found in rows.items() if "R-Drop" not in name}, benchmark.FULL)
     first = [job.method == "plain" for job in benchmark.jobs(rows, False, benchmark.FULL)]
     assert first == sorted(first, reverse=True)
 
