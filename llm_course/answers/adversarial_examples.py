@@ -337,7 +337,7 @@ QUIZZES[LESSON] = (
             ("A run with more queries, to see how far the rate can rise.",
              "More queries make the number larger, not more honest."),
             (
-                "A sample of the texts, to judge whether they keep their label.",
+                "A sample of the texts, to judge whether they mean what they meant.",
                 "Yes: only those are adversarial examples.",
             ),
         ),
