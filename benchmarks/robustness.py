@@ -491,10 +491,10 @@ def outcomes(rows: Sequence[dict], column: str, field: str) -> np.ndarray:  # (s
 
 def summary(rows: dict[str, dict]) -> dict:
     "For each kind, method and settings: each column over all seeds, and its difference to plain training on the same seeds"
-    board = {}
+    board, places = {}, {method: place for place, method in enumerate(SEARCHES["search"])}  # smoothed ones come last
     for kind in ON_TEST:
         own = {}
-        for row in rows.values():
+        for row in sorted(rows.values(), key=lambda row: (places.get(row["method"], len(places)), row["seed"])):
             if row["kind"] == kind:
                 name = Job(kind, row["method"], row["options"], 0).name.removesuffix(" 0")
                 own.setdefault(name, {})[row["seed"]] = row

@@ -174,6 +174,8 @@ def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
     board = benchmark.summary(rows)
     smoothed = board["test smoothed plain"]["columns"]
     assert "more than plain" in smoothed["PWWS, own table, bounded"] and "certified, own table" in smoothed
+    assert [row["method"] for name, row in board.items() if name.startswith("test ")] == [
+        "plain", "frequent and worst synonyms", "averaged weights", "smoothed plain", "smoothed frequent and worst synonyms"]
     assert {"clean", "typing mistakes, accepted", "SPSA 0.2"} <= board[
         "all averaged weights words=checked rare=3 most=0.4 clean_shares=[0.5] plain_share=0.5"]["columns"].keys()
     json.dumps(board)

@@ -356,10 +356,12 @@ def robustness(found: dict) -> str:
                     for name, row in own.items()]
             parts += [f"Trained on {recipe} reviews; answered rightly, in percent, with intervals over seeds and reviews.",
                       table(["", "seeds", *columns.values()], rows)]
-    reached = [name for name, row in found["summary"].items() if row.get("reaches the aims")]
-    said = ", ".join(f"`{name}`" for name in reached) or "none"
+    judged = {name: row["reaches the aims"] for name, row in found["summary"].items()
+              if "reaches the aims" in row and row["method"] != "plain"}
+    reached = ", ".join(f"`{name}`" for name, good in judged.items() if good) or "none"
+    said = f"Reached by: {reached}, of {len(judged)} with three seeds." if judged else "No defence has three seeds yet."
     return "\n\n".join([*parts, f"The aims, set before: at most {percent(aims['lost at most'])} lost, at least "
-                        f"{percent(aims['kept at least'])} kept under the unseen PWWS (WordNet). Reached by: {said}."])
+                        f"{percent(aims['kept at least'])} kept under the unseen PWWS (WordNet). {said}"])
 
 
 def gradient_attacks(found: dict) -> str:
