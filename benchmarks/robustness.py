@@ -287,8 +287,9 @@ def word_attack(case: Case, name: str, bounded: bool = False) -> dict:
     passed = iter(accepted([result.text for result in won], [result.perturbed for result in won]))
     same = [good and next(passed) for good in turned]
     misread = [result.status == "misread" for result in report.results]
-    texts = [result.perturbed for result in report.results] if case.job.method == "plain" and name == UNSEEN else []
-    return {**({"texts": texts} if texts and not bounded else {}), "right": bits([not (bad or lost) for bad, lost in zip(misread, turned, strict=True)]),
+    for_others = case.job.method == "plain" and name == UNSEEN and not bounded  # they are tried on other classifiers
+    return {**({"texts": [result.perturbed for result in report.results]} if for_others else {}),
+            "right": bits([not (bad or lost) for bad, lost in zip(misread, turned, strict=True)]),
             "accepted": bits([not (bad or lost) for bad, lost in zip(misread, same, strict=True)]),
             "queries": report.queries_per_text, "changed": report.changed_fraction}
 
