@@ -386,12 +386,12 @@ def columns(job: Job, sizes: Sizes) -> dict[str, Callable[[Case], dict]]:
             **(bounded if job.method == "plain" else {}), **proofs}
 
 
-def done(work: tuple[Job, Sizes, dict]) -> dict:
+def done(work: tuple[Job, Sizes]) -> dict:
     "A row, as far as it can be made now, in a process with one thread"
-    job, sizes, known = work
+    job, sizes = work
     torch.set_num_threads(1)
     path = row_of(job, sizes)
-    row = get(path, known or {**job._asdict(), "columns": {}})
+    row = get(path, {**job._asdict(), "columns": {}})
     wanted, waits = columns(job, sizes), []
     if missing := [name for name in wanted if name not in row["columns"]]:
         inner = job._replace(method=job.method.removeprefix(SMOOTHED))
@@ -561,7 +561,7 @@ def measure(wanted: Sequence[Job], rows: dict[str, dict], sizes: Sizes, processe
         for plain in (True, True, False):  # a row of plain training needs another one: the second turn completes it
             missing = [job for job in wanted if (job.method == "plain") == plain and (
                 job.name not in rows or columns(job, sizes).keys() - rows[job.name]["columns"].keys())]
-            for row in pool.imap_unordered(done, [(job, sizes, rows.get(job.name)) for job in missing]):
+            for row in pool.imap_unordered(done, [(job, sizes) for job in missing]):
                 if waits := row.pop("waits"):
                     print(*waits, sep="\n", flush=True)
                     continue

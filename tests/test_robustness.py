@@ -126,14 +126,14 @@ def test_a_row_goes_on_at_the_column_where_it_stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "columns", lambda job, sizes: {name: column(name)
                                                                   for name in ("first", "second", "third")})
     with pytest.raises(KeyboardInterrupt):
-        benchmark.done((job, sizes, None))
-    second = benchmark.done((job, sizes, None))
+        benchmark.done((job, sizes))
+    second = benchmark.done((job, sizes))
     assert second["waits"] == ["another row"] and "third" not in second["columns"]
-    third = benchmark.done((job, sizes, None))
+    third = benchmark.done((job, sizes))
     assert third["waits"] == [] and list(third["columns"]) == ["first", "second", "third"]
     assert [calls.count(name) for name in ("first", "second", "third")] == [1, 2, 2]
     calls.clear()
-    assert benchmark.done((job, sizes, None)) == third and calls == []
+    assert benchmark.done((job, sizes)) == third and calls == []
 
 
 def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
@@ -162,7 +162,7 @@ def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
     for search in (True, False):
         for _ in range(2):  # rows of plain training need each other
             for job in benchmark.jobs(rows, search, sizes):
-                found = benchmark.done((job, sizes, rows.get(job.name)))
+                found = benchmark.done((job, sizes))
                 if not found.pop("waits"):
                     rows[job.name] = found
         assert {job.name for job in benchmark.jobs(rows, search, sizes)} <= rows.keys()
@@ -184,7 +184,7 @@ def test_every_kind_of_row_has_every_column(monkeypatch, tmp_path):
     left = {name: found for name, found in rows.items() if name != lost}
     benchmark.lay_out(left, sizes)
     job = benchmark.Job(*(rows[lost][field] for field in benchmark.Job._fields))
-    again = benchmark.done((job, sizes, None))
+    again = benchmark.done((job, sizes))
     assert not again["waits"]
     assert [each["right"] for each in again["columns"].values()] == [each["right"] for each in rows[lost]["columns"].values()]
 
