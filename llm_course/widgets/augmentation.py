@@ -11,12 +11,11 @@ import json
 from typing import ClassVar
 
 import ipywidgets as widgets
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from ..data import verified_asset
-from ..evaluation import wilson_interval
+from ..intervals import plot_shares, wilson_interval
 from ..plots import BLUE, ORANGE, new_axes
 from .base import Explorer, Judge
 
@@ -50,11 +49,10 @@ class FractionSlider(Explorer):
         "The share of flipped answers, with 95 % intervals; the distances beside it if no axes are given"
         curves, share = self.curves, self.slider.value
         axes = new_axes(ncols=2, figsize=(10, 3.6)) if ax is None else [ax]
-        ends = [wilson_interval(int(frame["flipped"].sum()), len(frame)) for frame in self.frames.values()]
-        reaches = 100 * np.abs(np.array(ends).T - curves["flips"].to_numpy())
         at = 100 * curves.index
-        axes[0].errorbar(at, 100 * curves["flips"], reaches, fmt="o-", color=ORANGE, capsize=3,
-                         markersize=4)
+        flips = [int(frame["flipped"].sum()) for frame in self.frames.values()]
+        copies = [len(frame) for frame in self.frames.values()]
+        plot_shares(flips, copies, at, axes[0], colour=ORANGE)
         axes[0].plot(100 * share, 100 * curves.loc[share, "flips"], "o", color=ORANGE, markersize=11)
         title = f"{share:.0%} asked for: {curves.loc[share, 'flips']:.0%} of the answers change"
         axes[0].set(ylabel="answers that change (%), 95 % intervals", title=title)
