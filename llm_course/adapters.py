@@ -134,7 +134,7 @@ def targets_in(
 ) -> list[str]:  # names of matrices, at least one
     "The matrices that are meant; ValueError for a target that matches none, with those that there are"
     there = list(matrices_of(model))
-    wanted = [targets] if isinstance(targets, str) else list(targets)
+    wanted = [targets] if isinstance(targets, str) else list(targets or ())
     if wanted == ["all"]:
         return there
     missing = [target for target in wanted if not any(ending(name, [target]) for name in there)]

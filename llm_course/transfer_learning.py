@@ -178,12 +178,12 @@ MODELS = tuple(PublishedModel(*row) for row in (
     ("microsoft/deberta-v3-large", _ENCODER, 304, 131, "en", 512, 2021, "MIT", {"MNLI": 91.8}, _DEBERTA),
     ("answerdotai/ModernBERT-base", _ENCODER, 110, 39, "en", 8192, 2024, _APACHE, {},
      f"{_HUB}/answerdotai/ModernBERT-base"),
-    ("microsoft/mdeberta-v3-base", _ENCODER, 86, 190, _XLM, 512, 2021, "MIT", {"XNLI": 79.8, "MNLI": 88.2},
-     f"{_HUB}/microsoft/mdeberta-v3-base"),  # trained on the texts of XLM-R
-    ("FacebookAI/xlm-roberta-base", _ENCODER, 86, 192, _XLM, 512, 2019, "MIT", {"XNLI": 76.2, "MNLI": 85.8},
-     _DEBERTA),
+    ("microsoft/mdeberta-v3-base", _ENCODER, 86, 190, _XLM, 512, 2021, "MIT",
+     {"XNLI": 79.8, "XNLI, English": 88.2}, f"{_HUB}/microsoft/mdeberta-v3-base"),  # on XLM-R's texts
+    ("FacebookAI/xlm-roberta-base", _ENCODER, 86, 192, _XLM, 512, 2019, "MIT",
+     {"XNLI": 76.2, "XNLI, English": 85.8}, _DEBERTA),
     ("microsoft/Multilingual-MiniLM-L12-H384", _ENCODER, 21, 96, _XLM, 512, 2020, "MIT",
-     {"XNLI": 71.1, "MNLI": 81.5}, _MINILM),
+     {"XNLI": 71.1, "XNLI, English": 81.5}, _MINILM),
     ("sentence-transformers/all-MiniLM-L6-v2", _SENTENCES, 11, 12, "en", 256, 2021, _APACHE,
      {"sentences": 68.1}, _SBERT),
     ("sentence-transformers/all-mpnet-base-v2", _SENTENCES, 86, 23, "en", 384, 2021, _APACHE,
@@ -320,6 +320,8 @@ def _judged(model: PublishedModel, need: dict, speed: float) -> dict:
     trains = need["task"] == "classify" and need["labels"] > 0
     frozen = trains and need["labels"] < FEW and model.kind == _SENTENCES
     measure = "sentences" if frozen else measures[need["language"] != "en"]
+    if measure == "MNLI" and measure not in model.figures:
+        measure = "XNLI, English"  # the same question, on other texts
     took = need["measured"].get(model.name, 2e9 * model.layers * need["tokens"] / speed)
     obstacles = _obstacles(model, need, took, trains and not frozen)
     figure = model.figures.get(measure, math.nan)

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import json
 import math
 import platform
 import signal
@@ -557,17 +556,3 @@ def test_a_head_learns_and_is_the_same_again():
     first, again = (train_head(vectors, labels, epochs=20, seed=1) for _ in range(2))
     assert (first == again).all() and ((vectors @ first[:-1] + first[-1] > 0) == labels).mean() > 0.8
     assert not (first == train_head(vectors, labels, epochs=20, seed=2)).all()
-
-
-# --- the benchmark
-
-def test_the_result_says_what_its_rows_say():
-    path = ROOT / "benchmarks/results/hyperparameters.json"
-    if not path.exists():
-        pytest.skip("not measured yet")
-    found = json.loads(path.read_text())
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import hyperparameters as benchmark
-    again = benchmark.summary(found["rows"])
-    assert json.loads(json.dumps(again)) == found["summary"]
-    assert torch.get_num_threads() >= 1

@@ -220,22 +220,6 @@ def test_10a_of_two_nearly_equal_models_the_smaller_comes_first_and_a_reason_say
     assert re.search(r"close|near|about as|within|smaller|faster|cheaper|half|less|equal", said, re.I), said
 
 
-@pytest.mark.parametrize(("measured", "words"), [
-    ({"no-such-model": 5.0}, "no-such-model, which is not among the models"), ({BASE: 0.0}, f"the time of {BASE}"),
-    ({BASE: "slow"}, f"the time of {BASE}")])
-def test_times_of_other_models_and_no_times_are_refused(measured, words):
-    with pytest.raises(ValueError, match=words):
-        recommend_model(speed=1e12, measured=measured)
-
-
-def test_a_time_that_was_measured_takes_the_place_of_the_estimate():
-    call = {"labels": 5000, "speed": 1e11, "milliseconds": 40}
-    before, after = recommend_model(**call), recommend_model(**call, measured={XSMALL: 500, LARGE: 20.0})
-    assert before.loc[XSMALL, "fits"] and not after.loc[XSMALL, "fits"] and "measured" in after.loc[XSMALL, "why"]
-    assert not before.loc[LARGE, "fits"] and after.index[0] == LARGE and "timed by you" in after.loc[LARGE, "why"]
-    assert after.loc[[XSMALL, LARGE], "milliseconds"].tolist() == [500, 20]
-
-
 def test_10b_a_clear_difference_outweighs_size():
     models = [model for model in MODELS if model.name in (XSMALL, BASE)]
     assert recommend_model(labels=5000, speed=1e12, models=models).index[0] == BASE

@@ -575,3 +575,29 @@ def test_a_dataset_with_strings_and_gradual_steps_of_one_epoch():
                       learning_rate=1e-2, warmup=0.0)
         found = moved(before, classifier)
         assert (found == {4}) if steps == 1 else (found >= {3, 4})
+
+
+BASE, XSMALL, LARGE = (f"microsoft/deberta-v3-{size}" for size in ("base", "xsmall", "large"))
+
+
+@pytest.mark.parametrize(("measured", "words"), [
+    ({"no-such-model": 5.0}, "no-such-model, which is not among the models"), ({BASE: 0.0}, f"the time of {BASE}"),
+    ({BASE: "slow"}, f"the time of {BASE}")])
+def test_times_of_other_models_and_no_times_are_refused(measured, words):
+    with pytest.raises(ValueError, match=words):
+        recommend_model(speed=1e12, measured=measured)
+
+
+def test_a_time_that_was_measured_takes_the_place_of_the_estimate():
+    call = {"labels": 5000, "speed": 1e11, "milliseconds": 40}
+    before, after = recommend_model(**call), recommend_model(**call, measured={XSMALL: 500, LARGE: 20.0})
+    assert before.loc[XSMALL, "fits"] and not after.loc[XSMALL, "fits"] and "measured" in after.loc[XSMALL, "why"]
+    assert not before.loc[LARGE, "fits"] and after.index[0] == LARGE and "timed by you" in after.loc[LARGE, "why"]
+    assert after.loc[[XSMALL, LARGE], "milliseconds"].tolist() == [500, 20]
+
+
+def test_multilingual_encoders_are_compared_by_the_english_part_of_xnli_and_say_so():
+    table = recommend_model(labels=5000, speed=1e12)
+    assert "XNLI, English 88.2" in table.loc["microsoft/mdeberta-v3-base", "why"]
+    assert table.loc["microsoft/mdeberta-v3-base", "figure"] == 88.2 and "MNLI 84.7" in table.loc["google-bert/bert-base-uncased", "why"]
+    assert "no figure" in table.loc["answerdotai/ModernBERT-base", "why"]

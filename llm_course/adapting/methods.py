@@ -92,6 +92,8 @@ class Lora(PeftMethod):
         rank, alpha = checked_rank("rank", rank, model, names), scale_of(alpha, rank)
         if checked_fraction("dropout", dropout) == 1:
             raise ValueError("dropout must be below 1: with 1 nothing of the change is left")
+        if not isinstance(four_bit, bool):
+            raise ValueError(f"four_bit must be True or False, got {four_bit!r}")
         if four_bit:
             in_four_bits(model)
         return self.wrapped(model, peft.LoraConfig(
