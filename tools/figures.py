@@ -323,15 +323,14 @@ def with_interval(row: dict, key: str) -> str:
 
 def adversarial_training(found: dict) -> str:
     columns = {"clean": "clean", "synonyms": "synonyms", "typos": "typing errors", "PGD 0.03": "PGD 0.03"}
-    parts, plain = [], found["cost"]["medians"]["plain"]
+    parts = []
     for key, name in (("summary", "test"), ("summary of all reviews", "all")):
         rows = [[who, *(with_interval(row, column) for column in columns)] for who, row in found[key].items()]
         how = found["settings"][name]
         parts += [f"Trained on {how['reviews']:,} reviews for {how['epochs']} epochs; accuracy in percent on the test reviews, "
                   f"and on {how['attacked']} of them under attack; means over three seeds with 95 % intervals.",
                   table(["", *columns.values()], rows)]
-    costs = {who: row["seconds"] / plain["seconds"] for who, row in found["cost"]["medians"].items() if who != "plain"}
-    told = ", ".join(f"{who} {number(cost)}" for who, cost in costs.items())
+    told = ", ".join(f"{who} {number(cost)}" for who, cost in found["cost"]["times plain"].items())
     return "\n\n".join([*parts, f"Time of a training, as a multiple of plain training: {told}."])
 
 
