@@ -27,7 +27,7 @@ from llm_course import claims, core, data, models
 
 SHRUNK = {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 4, "initializer_range": 0.05}
 FROM_HUB = {"bert-base-uncased"}  # models that lessons name and the package does not carry
-OTHERS_FROM_HUB = {"gpt2": "tiny-gpt", "t5-base": "tiny-t5"}  # and of other shapes
+OTHERS_FROM_HUB = {"gpt2": "tiny-gpt", "google/t5-v1_1-base": "tiny-t5"}  # and of other shapes
 CLIP_FROM_HUB = "openai/clip-vit-large-patch14"  # and of pictures with words
 VARIABLES = {"LLM_COURSE_SCALE": "gpu", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
 OF_THE_BUNDLED_MODEL = {"02_attention.ipynb"}  # is about its sizes and weights, and trains nothing
