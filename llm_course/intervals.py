@@ -105,13 +105,14 @@ def plot_shares(
     confidence: float = 0.95,  # 0 to 1
 ) -> Axes:
     "Shares in percent, each with its interval by Wilson"
-    counts, ax = list(counts), new_axes(ax)
+    counts = list(counts)
     totals = [total] * len(counts) if np.ndim(total) == 0 else list(total)
     places = list(range(len(counts))) if places is None else list(places)
     checked_lengths(counts=counts, totals=totals, places=places)
     ends = [wilson_interval(count, each, confidence) for count, each in zip(counts, totals, strict=True)]
     shares = np.divide(counts, totals)
     reaches = np.abs(np.array(ends).T - shares)  # (2, N)
+    ax = new_axes(ax)
     ax.errorbar(places, 100 * shares, 100 * reaches, fmt=style, color=colour, capsize=4, label=label or None)
     return ax
 

@@ -196,10 +196,11 @@ MODELS = tuple(PublishedModel(*row) for row in (
      f"{_HUB}/google/mt5-small")))
 
 # %% ../nbs/lessons/15_transfer_learning.ipynb #eb926c26
-TASKS = {  # the kinds that do it, and what ranks them: in English, and in other languages
-    "classify": ((_ENCODER, _SENTENCES, "decoder", "encoder-decoder", "instructed decoder"), "MNLI", "XNLI"),
-    "compare": ((_SENTENCES,), "sentences", "sentences"),
-    "write": (("instructed decoder", "decoder", "encoder-decoder"), None, None)}
+TASKS = {  # the kinds that do it, and what ranks them, the first that a model has: in English, and elsewhere
+    "classify": ((_ENCODER, _SENTENCES, "decoder", "encoder-decoder", "instructed decoder"),
+                 ("MNLI", "XNLI, English"), ("XNLI",)),
+    "compare": ((_SENTENCES,), ("sentences",), ("sentences",)),
+    "write": (("instructed decoder", "decoder", "encoder-decoder"), (), ())}
 FEW, CLOSE, LARGE = 500, 1.0, 200  # labels, points, and millions of weights in layers
 
 
@@ -319,9 +320,8 @@ def _judged(model: PublishedModel, need: dict, speed: float) -> dict:
     kinds, *measures = TASKS[need["task"]]
     trains = need["task"] == "classify" and need["labels"] > 0
     frozen = trains and need["labels"] < FEW and model.kind == _SENTENCES
-    measure = "sentences" if frozen else measures[need["language"] != "en"]
-    if measure == "MNLI" and measure not in model.figures:
-        measure = "XNLI, English"  # the same question, on other texts
+    ranked_by = ("sentences",) if frozen else measures[need["language"] != "en"]
+    measure = next((name for name in ranked_by if name in model.figures), None)
     took = need["measured"].get(model.name, 2e9 * model.layers * need["tokens"] / speed)
     obstacles = _obstacles(model, need, took, trains and not frozen)
     figure = model.figures.get(measure, math.nan)
