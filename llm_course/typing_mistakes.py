@@ -52,11 +52,12 @@ def neighbour_typo(
     generator: Random,
 ) -> str:  # as long as the word
     "One letter becomes a neighbour on the keyboard"
-    places = [i for i, letter in enumerate(word) if i >= _first(word) and letter.lower() in NEIGHBOURS]
+    lower = [*map(str.lower, word)]
+    places = [i for i in range(_first(word), len(word)) if lower[i] in NEIGHBOURS]
     if not places:
         return word
     place = choice(places, generator)
-    new = match_case(word[place], choice(NEIGHBOURS[word[place].lower()], generator))
+    new = match_case(word[place], choice(NEIGHBOURS[lower[place]], generator))
     return word[:place] + new + word[place + 1 :]
 
 
@@ -65,7 +66,8 @@ def swap_typo(
     generator: Random,
 ) -> str:  # as long as the word
     "Two letters beside each other change places"
-    places = [i for i in range(_first(word), len(word) - 1) if word[i].lower() != word[i + 1].lower()]
+    lower = [*map(str.lower, word)]
+    places = [i for i in range(_first(word), len(word) - 1) if lower[i] != lower[i + 1]]
     if not places:
         return word
     place = choice(places, generator)
@@ -86,8 +88,8 @@ def double_typo(
     generator: Random,
 ) -> str:  # one character longer; the word itself where each letter is double already
     "One letter stands twice"
-    single = [letter not in (word[i - 1 : i], word[i + 1 : i + 2]) for i, letter in enumerate(word)]
-    places = [i for i in range(_first(word), len(word)) if single[i]]
+    beside = f" {word} "  # the letters around letter i are i and i + 2 of it
+    places = [i for i in range(_first(word), len(word)) if beside[i] != word[i] != beside[i + 2]]
     if not places:
         return word
     place = choice(places, generator)

@@ -63,7 +63,7 @@ def _table() -> dict[str, str]:
         return dict(line.rstrip("\n").split("\t", 1) for line in lines)
 
 # %% ../nbs/support/words.ipynb #7c51ac8e
-WORD = re.compile(r"(\w+(?:(?:\.|['’\-@/:&?=%+#~]+)\w+)*/?|<[^<>]*>|[@#]\w+|&\w+;)")
+WORD = re.compile(r"(\w++(?:(?:\.|['’\-@/:&?=%+#~]++)\w++)*+/?|<[^<>]*>|[@#]\w+|&\w+;)")
 
 
 def split_words(text: str) -> list[str]:  # gaps at even places, words at odd ones; joined they are the text
@@ -75,6 +75,8 @@ SENTENCE_END = re.compile(r"[.!?:;\"“”()\[\]*•\n]")
 _BREAK = re.compile(r"</?(br|p|div|li)\b", re.IGNORECASE)  # a tag that begins a line
 CODE_BEFORE, CODE_AFTER = frozenset("`_$\\{=+/~^|@#%"), frozenset("`(_$\\{=+/~^|@#%<")  # touching a word
 OPENS, CLOSES = re.compile(r"""(^|[\s(\[>])["“«]\s?$"""), re.compile(r"""^[.,!?]?\s?["”»]""")
+_CLOSING = frozenset("\"”»")
+_STAY = STOP_WORDS | CALENDAR
 _SELDOM_NAMES = frozenset(("Hope", "Earnest"))  # given names that begin sentences as words
 TITLE_WORDS = 6  # a quotation of at most so many words stays as it is
 CODE_PIECES = 200  # so far apart backticks may stand
@@ -100,7 +102,9 @@ def may_change(
     if not word.isalpha():
         return False
     lower = word.lower()
-    if lower in STOP_WORDS or lower in protected or lower in CALENDAR or _joined_by_mark(pieces, place):
+    if lower in _STAY or lower in protected:
+        return False
+    if pieces[place + 1] > "~" and _joined_by_mark(pieces, place):
         return False
     if word != lower and (lower in NAMES or not (_shouted(word) or _begins(pieces, place))):
         return False
@@ -112,6 +116,8 @@ def quoted(
     place: int,  # of a word, odd
 ) -> bool:
     "Whether a word stands in a short quotation, as titles do"
+    if _CLOSING.isdisjoint("".join(pieces[place + 1 : place + 2 * TITLE_WORDS : 2])):
+        return False
     start = place - 1
     while pieces[start] == " " or not OPENS.search("".join(pieces[max(0, start - 1) : start + 1])):
         if not start or start < place + 1 - 2 * TITLE_WORDS:
@@ -126,7 +132,7 @@ def quoted(
 def _in_code(pieces: Sequence[str], place: int) -> bool:
     "Whether a sign of code touches a word, or it stands between backticks"
     before, after = pieces[place - 1], pieces[place + 1]
-    if before[-1:] in CODE_BEFORE or after[:1] in CODE_AFTER or (before == "(" and place > 1):
+    if not before == after == " " and _touches_code(before, after, place):
         return True
     gaps = pieces[max(0, place - 1 - CODE_PIECES) : place : 2]
     if "`" not in "".join(gaps):
@@ -135,6 +141,11 @@ def _in_code(pieces: Sequence[str], place: int) -> bool:
     inside = len(re.findall("`+", signs)) % 2 == 1 and "'" not in signs.rpartition("`")[2]
     later = pieces[place + 1 : place + 1 + CODE_PIECES : 2]
     return inside and any("`" in gap and gap != "`" for gap in later)
+
+
+def _touches_code(before: str, after: str, place: int) -> bool:
+    "Whether a sign of code stands at the end of the gap before a word, or begins the one after"
+    return before[-1:] in CODE_BEFORE or after[:1] in CODE_AFTER or (before == "(" and place > 1)
 
 
 def _begins(pieces: Sequence[str], place: int) -> bool:
@@ -410,6 +421,7 @@ _VOWEL = re.compile(
     "hour|honest|honou?r|heir"
 )
 _LETTERS = frozenset("AEFHILMNORSX")  # whose names begin with a vowel
+_ARTICLES = frozenset("a A an An aN AN".split())
 _UNSPELLED = frozenset("mr mrs ms st sr lt sgt hmm hmmm shh mmm ugh ha".split())
 
 
@@ -442,9 +454,8 @@ def fit_article(
     place: int,  # of a word among them that is new there
 ):
     "Let an a or an before a word agree with how it sounds"
-    article = pieces[place - 2] if place > 1 and pieces[place - 1].isspace() else ""
-    word = pieces[place]
-    if article.lower() in ("a", "an") and word[:1].isalnum():
+    article, word = pieces[place - 2] if place > 1 else "", pieces[place]
+    if article in _ARTICLES and pieces[place - 1].isspace() and word[:1].isalnum():
         right = "an" if _wants_an(word) else "a"
         if article.lower() != right:
             shouted = right == "an" and article == "A" and word.isupper() and len(word) > 1
@@ -468,7 +479,7 @@ def delete_word(
         before -= 2
     while after < len(pieces) and not pieces[after]:
         after += 2
-    if before > 0 and after < len(pieces):  # they are neighbours now
+    if before > 0 and after < len(pieces) and pieces[before] in _ARTICLES:  # they are neighbours now
         beside = [pieces[before], "".join(pieces[before + 1 : after]), pieces[after]]
         fit_article(beside, 2)
         pieces[before] = beside[0]
