@@ -1,5 +1,5 @@
 # make lab    opens the course in JupyterLab          (ARGS="--no-browser --port 8899" is passed on)
-# make test   runs every test, notebooks included     (ARGS="-k models" is passed on)
+# make test   runs the tests, notebooks included       (ARGS="-k models" is passed on)
 # Both set up .venv on their first run.
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ WORKERS ?= 2
 
 help:
 	@echo "make lab        open the course in JupyterLab"
-	@echo "make test       run every test, notebooks included (WORKERS=2 processes share the work)"
+	@echo "make test       run the tests, notebooks included (WORKERS=2 processes share the work)"
 	@echo "make test-slow  run the tests that cost most: fresh environments, many kills, all sizes"
 	@echo "make test-oldest  run tests with the lowest versions that settings.ini admits"
 	@echo "make test-newest  run the tests with the newest versions that there are, without constraints.txt"
@@ -23,7 +23,7 @@ help:
 	@echo "make docs       build the documentation site (needs Quarto)"
 	@echo "make check-site  name the faults of the site that make docs built: links, images, contrast"
 	@echo "make links      ask every address in the bibliography whether it is still there (needs a network)"
-	@echo "make bench      measure again what benchmarks/results states"
+	@echo "make bench      run nine of the benchmarks again; then: tools/figures.py"
 	@echo "make clean      remove .venv and everything that was built"
 
 setup: $(STAMP)

@@ -24,7 +24,7 @@ PARTS = {  # the first digit of a lesson's number
     3: "Responsibility",
     4: "Efficiency and scale",
     5: "Shipping and applications",
-    6: "Other models, other languages",
+    6: "Other models",
 }
 ROLES = (
     "data engineer", "annotator", "machine-learning engineer", "evaluator", "red teamer", "platform engineer",

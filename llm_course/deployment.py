@@ -156,7 +156,7 @@ def batch_cost(
     sizes: Sequence[int],  # of batches, two different ones at least
     seconds: Sequence[float],  # what they took
 ) -> BatchCost:
-    "The straight line with the smallest sum of squared relative errors; its ends not below zero"
+    "The straight line with the smallest sum of squared relative errors; a and b not below zero"
     sizes, seconds = as_array(sizes).astype(float), as_array(seconds).astype(float)
     if len(set(sizes.tolist())) < 2 or sizes.shape != seconds.shape or not (seconds > 0).all():
         raise ValueError("A line needs the times, above 0, of batches of two sizes or more, got "

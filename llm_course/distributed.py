@@ -30,7 +30,7 @@ def all_reduce_mean(
     if total == 0:
         raise ValueError("The weights of all processes are 0: nobody has anything to average")
     bucket = torch.cat([tensor.reshape(-1) * weight if weight else torch.zeros_like(tensor).reshape(-1)
-                        for tensor in tensors])  # nothing times NaN is NaN
+                        for tensor in tensors])  # 0 times NaN is NaN
     dist.all_reduce(bucket)
     parts = (bucket / total.to(bucket.dtype)).split([tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
@@ -47,7 +47,7 @@ def data_parallel_step(
     "One step on the mean gradient of all processes"
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = torch.zeros_like(parameter)  # AdamW decays it all the same
     value = torch.zeros(1, dtype=trained[0].dtype, device=trained[0].device)
     if checked_count("count", count, 0):
         loss = loss_of(model, shard)

@@ -339,7 +339,7 @@ def constrained_probe(
     targets: Sequence[int],  # (N,), 0 or 1
     groups: Sequence,  # (N,)
     *,
-    bound: float = 0.05,  # how far a group's rates may lie from those of all; two groups, twice as far
+    bound: float = 0.05,  # how far a group's rates may lie from those of all; two groups: twice that
     strength: float = 0.003,  # as in `probe`
     rounds: int = 20,  # moves of the multipliers, at least 1
 ) -> Callable[..., np.ndarray]:  # (features (M, D), seed=0) -> answers (M,); the answers hold chance

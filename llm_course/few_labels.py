@@ -37,7 +37,7 @@ from .transfer_learning import read_states
 
 # %% ../nbs/lessons/23_few_labels.ipynb #2300c001
 class ContrastiveLoss(torch.nn.Module):
-    "How well each vector is told from the others by its partner, both ways (van den Oord et al. 2018)"
+    "How badly each vector's partner is told from the others, both ways (van den Oord et al. 2018)"
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from .checks import checked_number, checked_probabilities, checked_scores, check
 from .cross_entropy import log_softmax
 
 # %% ../nbs/lessons/14_information.ipynb #7c99f489
-UNITS = {"nats": 1.0, "bits": math.log(2)}  # nats in one of them
+UNITS = {"nats": 1.0, "bits": math.log(2)}  # nats in one unit
 
 
 def _distributions(values: torch.Tensor | Sequence) -> torch.Tensor:

@@ -162,9 +162,9 @@ def local_line(
     "The slopes of the line that fits the log-odds near the text best"
     generator = torch.Generator().manual_seed(checked_seed(seed))
     width = checked_number("width", width, strict=True)
-    counts = torch.randint(1, words + 1, (checked_count("samples", samples), 1), generator=generator)
+    hidden = torch.randint(1, words + 1, (checked_count("samples", samples), 1), generator=generator)
     places = torch.rand(samples, words, generator=generator).argsort(1).argsort(1)
-    kept = torch.cat([torch.ones(1, words, dtype=torch.bool), places >= counts])
+    kept = torch.cat([torch.ones(1, words, dtype=torch.bool), places >= hidden])
     v, X = value(kept).double(), torch.cat([kept.double(), torch.ones(len(kept), 1).double()], 1)
     K = torch.exp(-((1 - kept.double().mean(1).sqrt()) ** 2) / width**2)[:, None]
     solved = torch.linalg.solve(X.T @ (K * X) + 1e-6 * torch.eye(words + 1).double(), X.T @ (K[:, 0] * v))

@@ -253,7 +253,7 @@ def match(
     *,
     objective: Callable[[torch.nn.Module, Batch, Backward], float] = Matching(),
     epochs: int = 40,  # times through the pairs, at least 1
-    batch_size: int = 128,  # pairs of a batch, at least 2; what does not fill one waits for the next epoch
+    batch_size: int = 128,  # pairs of a batch, at least 2; what does not fill one is left out of that epoch
     learning_rate: float = 2e-3,  # the highest of the schedule, above 0
     optimizer: str | Callable = "adamw",  # as in fine_tune
     weight_decay: float = 0.05,  # of matrices, at least 0

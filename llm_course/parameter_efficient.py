@@ -75,7 +75,7 @@ class Bottleneck(torch.nn.Module):
         torch.nn.init.zeros_(self.up.bias)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:  # (…, D)
-        "Through the layer, then down to m numbers, up again, and added to what came in"
+        "Through the layer, then down to m numbers, up again, and added to what the layer gave"
         h = self.base_layer(*inputs)
         return h + self.up(F.gelu(self.down(h)))
 

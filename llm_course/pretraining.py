@@ -163,7 +163,7 @@ class MaskedLanguageModelling(LanguageObjective):
 
     share: float = 0.15  # of the tokens of a block that are asked for, above 0 and below 1
     masked: float = 0.8  # of those, the share that becomes [MASK]
-    random: float = 0.1  # of those, the share that becomes any other token
+    random: float = 0.1  # of those, the share that becomes any token, drawn at random
     kind = "masked"
     limits = allowed(share=part_of_all, masked=checked_fraction, random=checked_fraction)
 

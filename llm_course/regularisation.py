@@ -65,7 +65,8 @@ class HeadRecipe(Limited):
         hidden=checked_count, layers=lambda name, value: checked_count(name, value, 0),
         weight_decay=checked_number, optimizer=lambda name, value: optimizer_named(value),
         dropout=lambda name, value: checked_number(name, value, most=0.99),
-        label_smoothing=checked_fraction, r_drop=checked_number, average_from=or_none(checked_fraction))
+        label_smoothing=checked_fraction, r_drop=checked_number,
+        average_from=or_none(lambda name, value: checked_number(name, value, most=0.99)))
 
 # %% ../nbs/lessons/16_regularisation.ipynb #04c9d3f0
 class Heads(torch.nn.Module):
@@ -102,17 +103,17 @@ def head_loss(
     recipe: HeadRecipe,
 ) -> torch.Tensor:  # a number: the sum over the networks, so that none feels the others
     "What training makes small: cross-entropy, and with R-Drop how far two masks lie apart"
-    def entropy(logits: torch.Tensor) -> torch.Tensor:
+    def label_loss(logits: torch.Tensor) -> torch.Tensor:
         return len(targets) * F.cross_entropy(logits.flatten(0, 1), targets.flatten(),
                                               label_smoothing=recipe.label_smoothing)
 
     logits = heads(vectors)
     if not recipe.r_drop:
-        return entropy(logits)
+        return label_loss(logits)
     other = heads(vectors)
     p, q = logits.log_softmax(-1), other.log_softmax(-1)
     apart = len(targets) * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()  # both divergences together
-    return (entropy(logits) + entropy(other)) / 2 + recipe.r_drop / 4 * apart
+    return (label_loss(logits) + label_loss(other)) / 2 + recipe.r_drop / 4 * apart
 
 # %% ../nbs/lessons/16_regularisation.ipynb #93336e45
 def _checked_head_data(vectors: torch.Tensor, labels: object, rows: torch.Tensor) -> torch.Tensor:  # (M,)

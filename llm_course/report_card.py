@@ -197,7 +197,8 @@ def served(given: Given, texts: int, confidence: float) -> Found:
                      told="all answers are the classifier's own")
 
 # %% ../nbs/lessons/59_report_card.ipynb #7bb82dd2
-# Each row: name, lesson, what, by which function, bar, n texts, a answers for each, f seconds besides
+# Each row: name, lesson, what, by which function, bar, n texts, a answers for each, f seconds besides;
+# of fairness n names of each list, in 64 short sentences a name, as slow as 25 texts
 ROWS = {row.name: row for row in (
     Row("choose", "15_transfer_learning", "accuracy, less that of word counts", choose, Bar(0.0),
         400, 1, 0.2),

@@ -30,7 +30,8 @@ def best_seconds(
     device: torch.device | str = "cpu",  # where it computes
 ) -> float:
     "The shortest time that a call took; one call before that warms up"
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    wait = waits.get(torch.device(device).type, lambda: None)
     function()
     seconds = []
     for _ in range(checked_count("rounds", rounds)):

@@ -229,7 +229,7 @@ QUIZZES[LESSON] = (
         2,
     ),
     Question(
-        "A word receives 60 % of the attention of a head. What follows from this alone?",
+        "A word receives 60 % of a token's attention in a head. What follows from this alone?",
         (
             ("That 60 % of what the head hands on comes from it.",
              "Its value may be short, and those of others long."),

@@ -54,7 +54,7 @@ def _idle_in_functions(answer):
         ("class A:\n    def f(self, a):\n        self.a = a\n        spare = 2", {"spare"},
          "A method is a function, and an attribute is no name."),
         ("def f(a):\n    b = a\n    def g():\n        nonlocal b\n        b = 2\n    return g", set(),
-         "What is nonlocal belongs to the function outside."),
+         "What an inner function declares nonlocal does not count."),
         ("def f(a, c):\n    c = a\n    return a", set(),
          "An argument does not count where it is assigned either."),
     )

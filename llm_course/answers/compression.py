@@ -143,7 +143,7 @@ QUIZZES[LESSON] = (
         "Of 384 inputs of a layer one becomes 100 times as large. What happens in dynamic int8?",
         (
             ("Only the product with that input becomes coarse.", "No: all inputs share one scale."),
-            ("Nothing: rounding keeps shares of a number.", "It keeps steps, as wide for small ones."),
+            ("Nothing: rounding keeps shares of a number.", "No: steps are as wide for small numbers."),
             ("All inputs are rounded with wider steps.", "Yes: the range makes the scale, for all of them."),
         ),
         2,

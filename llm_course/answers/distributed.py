@@ -116,7 +116,7 @@ QUIZZES[LESSON] = (
         (
             (
                 "The gradient of each step, except for rounding.",
-                "It is the mean over 32 texts now: another batch, another learning rate.",
+                "It is the mean over 32 texts now: another batch, with less noise.",
             ),
             (
                 "The memory of each GPU, if nothing is sharded.",

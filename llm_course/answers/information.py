@@ -151,11 +151,11 @@ QUIZZES[LESSON] = (
         (
             (
                 "A temperature, found on validation texts.",
-                "Yes: it lowers the confidence of all answers, and changes none of them.",
+                "Yes: it makes all answers less sure, and changes no class chosen.",
             ),
             (
                 "Class weights, found on validation texts.",
-                "They push all answers to one side, and leave the confidence as large.",
+                "They push all to one side: some get less sure, others even surer.",
             ),
             (
                 "Label smoothing, and training all anew.",

@@ -178,7 +178,7 @@ QUIZZES[LESSON] = (
         "Deleting the first words of a method costs 0.30 of the probability. Is the method good?",
         (
             ("Yes, a model should not lose so much by chance.", "In short texts it may: measure it."),
-            ("It depends on what random words of it cost.", "Yes: random words cost something too: compare."),
+            ("Only beside what random words cost.", "Yes: random words cost something too: compare."),
             ("No, a good one would cost nearly all of it.", "Where many words say the same, none can."),
         ),
         1,

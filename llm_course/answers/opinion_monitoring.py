@@ -162,7 +162,7 @@ QUIZZES[LESSON] = (
         (
             ("That opinion fell: the expected share lies outside the interval.",
              "It does so at false alarms, too."),
-            ("Little: the start was chosen because it looks so.", "Yes: later texts tell more."),
+            ("Little: the start was chosen where the share turns low.", "Yes: later texts tell more."),
             ("That the matrix of errors does not hold.", "Such alarms come where it holds as well."),
         ),
         1,

@@ -74,7 +74,7 @@ BAND = 0.8  # nats; a guess counts if it is right within a factor of about two i
 
 
 def _sorts() -> dict[str, set[int]]:
-    "Numbers of the pieces of tiny-bert that go on a word, are one of ten frequent words, or begin another"
+    "Numbers of the pieces of tiny-bert that continue a word, are one of ten frequent words, or begin another"
     held = Counter(word for text in _texts("train")[::8] for word in text.lower().split() if word.isalpha())
     frequent, known = {f"Ġ{word}" for word, _ in held.most_common(10)}, _tiny_bert().tokenizer.get_vocab()
     on = {name for name in known if re.fullmatch("[a-z]+", name)}
@@ -91,7 +91,7 @@ def _tiny_bert() -> LanguageModel:
 
 @lru_cache(1)
 def _surprises() -> tuple[float, float, float]:
-    "Mean surprise at pieces that go on a word, at the ten most frequent words, at all other whole words"
+    "Mean surprise at pieces that continue a word, at the ten most frequent words, at all other whole words"
     model, sorts = _tiny_bert(), _sorts()
     blocks = token_blocks(model.tokenizer, _texts("test")[:300], 128)[:24]
     asked = guess(model, blocks, MaskedLanguageModelling(model.tokenizer, masked=1.0, random=0.0), seed=0)
@@ -114,7 +114,7 @@ def _what_is_easy_to_guess(answer):
     see(
         answer,
         _surprises,
-        ("pieces that go on a word", BAND,
+        ("pieces that continue a word", BAND,
          "By itself each is rare. But the rest of its word stands beside it and often leaves only a few "
          "pieces, as "
          "far as so small a model has learnt to look."),

@@ -142,7 +142,7 @@ QUIZZES[LESSON] = (
         0,
     ),
     Question(
-        "Batches are sorted by length, and everything else is as in DP-SGD. What does the account say?",
+        "Batches are cut from the texts by length; all else is as in DP-SGD. What does the account say?",
         (
             ("The same, and rightly: lengths are not the contents.", "They depend on the text all the same."),
             ("The same, and wrongly: texts no longer come by chance.", "Yes: the formula needs it."),

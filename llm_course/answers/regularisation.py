@@ -137,7 +137,7 @@ QUIZZES[LESSON] = (
         1,
     ),
     Question(
-        "With Adam you replace decoupled decay by L2 of the same strength. Which are now held least?",
+        "With Adam you replace decoupled decay by L2 of the same strength. Which weights are now held least?",
         (
             (
                 "Those whose gradients are large and noisy",

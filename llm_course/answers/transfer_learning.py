@@ -134,7 +134,7 @@ QUIZZES[LESSON] = (
     Question(
         "A probe does better behind the fifth of six layers than behind the sixth. What follows?",
         (
-            ("The sixth layer is broken and should be removed.", "It serves the task it was trained for."),
+            ("The sixth layer is broken and should be removed.", "It may serve the task it was trained for."),
             (
                 "The fifth layer's vectors show this label more plainly.",
                 "Yes. That is all that was measured; why, a probe does not say.",

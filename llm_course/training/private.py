@@ -223,7 +223,7 @@ def check_counts(
         raise ValueError(f"batch_size is {expected}, but there are {rows} training texts")
     if delta >= 1 / rows:
         raise ValueError(f"delta is {delta:g}, and there are {rows} training texts. A delta of "
-                         f"1 / {rows} would allow to publish one of them whole; give less than "
+                         f"1 / {rows} would allow publishing one of them whole; give less than "
                          f"{1 / rows:.2g}, better a tenth of that.")
 
 
