@@ -163,6 +163,6 @@ def private_gradient(
     found = {}
     for name, part in gradients.items():
         total = torch.tensordot(factors, part, dims=1)
-        drawn = torch.randn(total.shape, generator=generator)
+        drawn = torch.randn(total.shape, generator=generator).to(total.device)
         found[name] = (total + clip * noise * drawn) / expected
     return found

@@ -23,6 +23,7 @@ from scipy.stats import chi2
 from .callbacks import EarlyStopping as EarlyStopping
 from .callbacks import Keeping, Run
 from .checks import checked_count, checked_fraction, checked_number, checked_seed
+from .core import noted_generators
 from .intervals import wilson_interval
 from .models import TextClassifier, length_batches
 from .training.objective import Limited, above_zero, allowed, or_none
@@ -40,8 +41,8 @@ class RunningMean:
         self.count += 1
         for name, value in values.items():
             value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
-            mean = self.values.setdefault(name, torch.zeros_like(value))
-            mean += (value - mean) / self.count
+            mean = self.values.get(name, torch.zeros_like(value)).to(value.device)  # a resumed one is on the CPU
+            self.values[name] = mean + (value - mean) / self.count
 
 
 @dataclass(frozen=True)
@@ -272,14 +273,14 @@ def dropout_probabilities(
     if not token_ids:
         raise ValueError("There is no text to answer")
     found = torch.empty(checked_count("masks", masks), len(token_ids), len(classifier.labels))
-    device = model.device
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(checked_seed(seed))
-        for rows in length_batches([len(ids) for ids in token_ids], checked_count("batch_size", batch_size)):
-            batch = classifier.pad([token_ids[row] for row in rows])
-            for answers in found:
-                answers[rows] = model(**batch).logits.float().softmax(-1).cpu()
+    back = noted_generators(model.device)
+    torch.manual_seed(checked_seed(seed))
+    for rows in length_batches([len(ids) for ids in token_ids], checked_count("batch_size", batch_size)):
+        batch = classifier.pad([token_ids[row] for row in rows])
+        for answers in found:
+            answers[rows] = model(**batch).logits.float().softmax(-1).cpu()
+    back()
     model.train(training)
     return found
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import checked_count
+from ..core import noted_generators
 from ..embeddings import at_rest, checked_gradient, logits_at, slope
 from ..models import TextClassifier
 from .objective import Backward, Batch, Objective
@@ -33,15 +34,7 @@ def unsynchronised(
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[Callable[[], None]]:
     "Gives a function that sets the random generators back, so that the next pass has the same dropout masks"
-    cuda = device.type == "cuda"
-    states = torch.get_rng_state(), torch.cuda.get_rng_state(device) if cuda else None
-
-    def again():
-        torch.set_rng_state(states[0])
-        if cuda:
-            torch.cuda.set_rng_state(states[1], device)
-
-    yield again
+    yield noted_generators(device)
 
 # %% ../../nbs/training/passes.ipynb #03223bc2
 def climb(

@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from ..adapters import NO_RULES
 from ..callbacks import Keeping, Run, Stop
 from ..checks import checked_count, checked_fraction, checked_number, checked_seed
-from ..core import needs
+from ..core import needs, noted_generators
 from ..identity import described
 from .batches import Batches, Record, Step
 from .loop import Loop
@@ -276,9 +276,12 @@ def quiet_hooks() -> Iterator[None]:
 @contextmanager
 def secret_masks(seed: int, device: torch.device) -> Iterator[None]:
     "While active, dropout draws from this seed; afterwards from what it drew from before"
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    back = noted_generators(device)
+    torch.manual_seed(seed)
+    try:
         yield
+    finally:
+        back()
 
 
 def forget_inputs(model: torch.nn.Module):

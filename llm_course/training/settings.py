@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, is_initialized
+from accelerate.state import AcceleratorState, PartialState, is_initialized
 
 from ..checks import checked_choice, checked_count, checked_fraction, checked_number, checked_seed
 from ..core import set_seed
@@ -95,6 +95,10 @@ def seeded_accelerator(
     set_seed(settings.seed)
     if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
         AcceleratorState._reset_state()  # an earlier run of this process had another precision
+    if PartialState._shared_state:
+        before = PartialState()
+        if before.num_processes == 1 and before.device.type != device.type:  # it ran elsewhere
+            AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=device.type == "cpu")
     if accelerator.process_index:  # each process has dropout masks of its own
         set_seed((settings.seed + accelerator.process_index) % 2**32)

@@ -126,6 +126,8 @@ class State:
 
     def of_all(self, value: torch.Tensor) -> torch.Tensor:  # (processes, …)
         "The values of all processes"
+        if self.accelerator.num_processes == 1:
+            return value[None]  # it stays where it is: not each device has float64
         return self.accelerator.gather(value[None].to(self.accelerator.device))
 
     def restore(self, checkpoint: Checkpoint):

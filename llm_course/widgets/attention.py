@@ -42,8 +42,9 @@ class AttentionExplorer(Explorer):
     def weights(self) -> torch.Tensor:  # (T, T), rows sum to 1
         "How much of its attention each token (row) gives to each (column)"
         with torch.no_grad():
-            read = self.encoder(torch.tensor([self.token_ids]))
-        heads = read.weights[self.layer.value - 1][0]
+            device = self.encoder.positions.weight.device
+            read = self.encoder(torch.tensor([self.token_ids], device=device))
+        heads = read.weights[self.layer.value - 1][0].cpu()
         return heads.mean(0) if self.head.value == 0 else heads[self.head.value - 1]
 
     @property
