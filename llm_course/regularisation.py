@@ -41,7 +41,7 @@ class RunningMean:
         self.count += 1
         for name, value in values.items():
             value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
-            mean = self.values.get(name, torch.zeros_like(value)).to(value.device)  # a resumed one is on the CPU
+            mean = self.values.get(name, torch.zeros_like(value)).to(value.device)  # resumed: on the CPU
             self.values[name] = mean + (value - mean) / self.count
 
 
