@@ -6,8 +6,8 @@
 
 Four clients hold movie reviews, as vectors of the bundled encoder; a linear head is trained on them.
 
-- rates: accuracy on 500 validation reviews for step sizes and, for FedProx, mu, with a deal that no other part has (pairs are drawn as in seed 0). Each
-  way has its own choice.
+- rates: accuracy on 500 validation reviews for step sizes and, for FedProx, mu, with a deal that no other part
+  has (pairs are drawn as in seed 0). Each way has its own choice.
 - accuracy: on test reviews after so many rounds with the best of these, three seeds: mixed and skewed clients (nine of ten
   reviews of a client have its own label), all four or two of four that answer, 1, 5 and 20 local steps; beside it as many
   steps on all reviews in one place, and each client alone (the mean of the four). The mean of the last ten rounds is kept.

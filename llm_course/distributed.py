@@ -47,7 +47,7 @@ def data_parallel_step(
     "One step on the mean gradient of all processes"
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)  # AdamW decays it all the same
+        parameter.grad = torch.zeros_like(parameter)  # AdamW decays the weight all the same
     value = torch.zeros(1, dtype=trained[0].dtype, device=trained[0].device)
     if checked_count("count", count, 0):
         loss = loss_of(model, shard)

@@ -273,15 +273,17 @@ def dropout_probabilities(
     if not token_ids:
         raise ValueError("There is no text to answer")
     found = torch.empty(checked_count("masks", masks), len(token_ids), len(classifier.labels))
-    model.train()
     back = noted_generators(model.device)
-    torch.manual_seed(checked_seed(seed))
-    for rows in length_batches([len(ids) for ids in token_ids], checked_count("batch_size", batch_size)):
-        batch = classifier.pad([token_ids[row] for row in rows])
-        for answers in found:
-            answers[rows] = model(**batch).logits.float().softmax(-1).cpu()
-    back()
-    model.train(training)
+    try:
+        model.train()
+        torch.manual_seed(checked_seed(seed))
+        for rows in length_batches([len(ids) for ids in token_ids], checked_count("batch_size", batch_size)):
+            batch = classifier.pad([token_ids[row] for row in rows])
+            for answers in found:
+                answers[rows] = model(**batch).logits.float().softmax(-1).cpu()
+    finally:
+        back()
+        model.train(training)
     return found
 
 # %% ../nbs/lessons/16_regularisation.ipynb #e9237948

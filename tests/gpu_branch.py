@@ -6,8 +6,9 @@ python tests/gpu_branch.py LESSON.ipynb FOLDER    # run a lesson with them
 Both want HF_HUB_OFFLINE=1 and are quickest with OMP_NUM_THREADS=1, which libraries read when they are imported.
 
 The lesson is run as it stands. What it imports is made smaller before: models, data, and the numbers that
-`by_scale` gives. What it sends to the fastest device is kept apart from what it does not, as `other_device` tells. Claims are shown and not enforced, since numbers of this size mean nothing; any other exception
-ends the run with an exit status that is not 0. The last line is a JSON object."""
+`by_scale` gives. What it sends to the fastest device is kept apart from what it does not, as `other_device` tells.
+Claims are shown and not enforced, since numbers of this size mean nothing; any other exception ends the run with
+an exit status that is not 0. The last line is a JSON object."""
 
 import json
 import os

@@ -3,13 +3,15 @@
 Where a learner has a GPU or a Mac, a tensor of the CPU that meets one of the device raises an error, and a machine with
 neither never shows it. Within `pretended` this machine says that it has Apple's MPS. What is sent there is computed as
 ever, but says that it is elsewhere, and an operation raises what a real device raises: for tensors of both places
-together, for NumPy, for float64, which MPS does not have, and for a generator of the CPU. A tensor of no element is let
-pass, as PyTorch does, and so is one whose place is not known, as within a backward pass. Kernels and their rounding are
-those of the CPU: what a device cannot compute, or computes otherwise, is not found here.
+together, for NumPy, for float64, which MPS does not have, and for a generator of the CPU. A single number of the CPU, a
+tensor without dimensions, is let pass, as PyTorch mostly does, and so is a tensor whose place is not known, as within a
+backward pass. Kernels and their rounding are those of the CPU: what a device cannot compute, or computes otherwise, is not
+found here.
 
 PyTorch's function mode sees each call from Python: https://docs.pytorch.org/docs/stable/torch.overrides.html"""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from unittest.mock import patch
 
@@ -21,7 +23,8 @@ THERE, HERE = "mps", "cpu"
 DEVICE, UNKNOWN = torch.device(THERE, 0), torch.device(HERE, 0)  # of a tensor whose place is not known
 MOVES = {torch.Tensor.to, torch.Tensor.cpu}
 READS = {torch.Tensor.numpy, torch.Tensor.__array__}
-COPIES = {torch.Tensor.copy_, torch.Tensor.__setitem__, torch._has_compatible_shallow_copy_type}  # between two places
+COPIES = {torch.Tensor.copy_, torch._has_compatible_shallow_copy_type}  # between two places
+IN_PLACE = re.compile(r"__i[a-z]+__|[a-z]\w*_")  # the name of what writes to its first tensor
 TOO_WIDE = {torch.float64, torch.complex128}
 THERE_IT_SAYS = {torch.Tensor.device.__get__: DEVICE, torch.Tensor.is_cpu.__get__: False, torch.Tensor.is_mps.__get__: True}
 SETS_DATA = torch.Tensor.data.__set__
@@ -51,13 +54,39 @@ def named(device: object) -> str | None:
     return kind if kind in (HERE, THERE) and device != UNKNOWN else None
 
 
-def marked(result: object, place: str) -> object:
-    "What a call gave, all tensors of it with a place; TypeError for numbers that the device does not have"
+def narrow_enough(tensor: torch.Tensor):
+    "TypeError for numbers that the device does not have"
+    if tensor.dtype in TOO_WIDE:
+        raise TypeError(f"Cannot convert a MPS Tensor to {tensor.dtype} dtype as the MPS framework doesn't support it.")
+
+
+def marked(result: object, place: str | None) -> object:
+    "What a call gave, all tensors of it with a place"
     for tensor in tensors_in([result]):
-        if place == THERE and tensor.dtype in TOO_WIDE:
-            raise TypeError(f"Cannot convert a MPS Tensor to {tensor.dtype} dtype as the MPS framework doesn't support it.")
+        if place == THERE:
+            narrow_enough(tensor)
         tensor.place = place
     return result
+
+
+def copies_a_slice(arguments: tuple) -> bool:
+    "Whether a value is set by slices and whole numbers: then it may come from elsewhere"
+    index = arguments[1] if isinstance(arguments[1], tuple) else (arguments[1],)
+    return all(isinstance(each, slice | int | type(None) | type(...)) for each in index)
+
+
+def refuse_two(function: object, arguments: tuple, given: list[torch.Tensor]):
+    "RuntimeError where tensors of both places meet, and a device would not let them"
+    first = place_of(arguments[0]) if arguments and isinstance(arguments[0], torch.Tensor) else None
+    written = arguments[0] if first and IN_PLACE.fullmatch(getattr(function, "__name__", "")) else None
+    meeting = [tensor for tensor in given if tensor.dim() or place_of(tensor) == THERE or tensor is written]
+    if function is torch.Tensor.__setitem__ and copies_a_slice(arguments):
+        return
+    if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and first == THERE:
+        meeting = [arguments[0], *(tensor for tensor in tensors_in(arguments[2:]) if tensor.dim())]  # indices may be here
+    if {THERE, HERE} <= {place_of(tensor) for tensor in meeting}:
+        raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, mps:0 and cpu! "
+                           f"({function})")
 
 
 class Event:
@@ -80,8 +109,9 @@ class Elsewhere(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), options=None):
         options = options or {}
-        if function in THERE_IT_SAYS and place_of(arguments[0]) == THERE:
-            return THERE_IT_SAYS[function]
+        if function in THERE_IT_SAYS:
+            place, said = place_of(arguments[0]), function(*arguments)
+            return THERE_IT_SAYS[function] if place == THERE else UNKNOWN if said == torch.device(HERE) and not place else said
         if function is torch._C._nn._parse_to:  # only reads what it is given
             return function(*arguments, **options)
         if function in MOVES:
@@ -94,13 +124,12 @@ class Elsewhere(TorchFunctionMode):
         if function in READS and place_of(arguments[0]) == THERE:
             raise TypeError("can't convert mps:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
         asked = named(options.get("device"))
+        if function in COPIES:
+            if function is torch.Tensor.copy_ and place_of(arguments[1]) == THERE:
+                narrow_enough(arguments[0])
+        elif asked is None:
+            refuse_two(function, arguments, given)
         places = {place_of(tensor) for tensor in given if tensor.dim() or place_of(tensor) == THERE}
-        indexed = function is torch.Tensor.__getitem__ and place_of(arguments[0]) == THERE
-        if {THERE, HERE} <= places and not indexed and function not in COPIES and asked is None:
-            raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, mps:0 and cpu! ({function})")
-        if function in THERE_IT_SAYS:
-            said = function(*arguments)
-            return UNKNOWN if said == torch.device(HERE) and not place_of(arguments[0]) else said
         place = asked or (THERE if THERE in places else HERE if places == {HERE} or not given else None)
         if options.get("device") == UNKNOWN:
             place = None
@@ -117,7 +146,8 @@ class Elsewhere(TorchFunctionMode):
     def moved(self, function, tensor, *arguments, **options):
         "A tensor sent somewhere: another one, if it was not there"
         targets = [*filter(None, map(named, (*arguments, options.get("device"), options.get("other"))))]
-        before, devices = place_of(tensor), [each for each in (*arguments, options.get("device")) if isinstance(each, str | torch.device)]
+        before = place_of(tensor)
+        devices = [each for each in (*arguments, options.get("device")) if isinstance(each, str | torch.device)]
         if not targets and devices:  # one that is neither of the two, as that of no storage
             return function(tensor, *arguments, **options)
         place = HERE if function is torch.Tensor.cpu else targets[0] if targets else before
@@ -127,6 +157,8 @@ class Elsewhere(TorchFunctionMode):
         result = function(tensor, *arguments, **options)
         if place and (place == THERE) != (before == THERE) and result is tensor:
             result = tensor.clone()
+        if before == THERE:
+            narrow_enough(result)  # the device casts before it sends
         return marked(result, place) if place else result
 
 

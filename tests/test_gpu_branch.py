@@ -80,6 +80,9 @@ FAULTS = {
     "two devices": (THERE, "there + torch.ones(2)"),
     "an array of a device's tensor": (THERE, "there.numpy()"),
     "float64 on a device without": (THERE, "there.double()"),
+    "float64 on the way back": (THERE, "there.to('cpu', torch.float64)"),
+    "rows of the CPU": (THERE, "torch.zeros(2)[[0, 1]] = there"),
+    "a sum of the CPU": (THERE, "total = torch.tensor(0.0)\ntotal += there.sum()"),
     "a generator of the CPU": (THERE, "torch.rand(2, device=best_device(), generator=torch.Generator())"),
     "an unknown set": ("from llm_course.data import load_dataset", "load_dataset('no/such-set')"),
 }
@@ -96,6 +99,7 @@ def test_what_a_device_lets_pass_goes_on(small_models, tmp_path):
     passes = ("(there.cpu() + torch.ones(2)).numpy(), there[torch.tensor([1])], there * torch.tensor(2.0)",
               "layer = torch.nn.Linear(2, 1).to(best_device())\nlayer(there).sum().backward()\nassert layer.weight.grad.device == there.device",
               "here = torch.zeros(2)\nhere.copy_(there)\nassert here.device.type == 'cpu' and there.device == torch.device('mps', 0)",
+              "here[:1] = there[:1]\nthere[torch.tensor([0])] = 2.0\nthere[0] = torch.tensor(1.0)",
               "assert torch.as_tensor(here, device=best_device()) is not here and here.device.type == 'cpu'")
     status, said = run(written(tmp_path / "passes.ipynb", THERE, *passes), small_models)
     assert status == 0, said

@@ -98,11 +98,12 @@ def _rung(answer: object, month: list[float]) -> int:
     if found is None or found != int(found) or not -1 <= found < len(month):
         raise Wrong(f"I expected a day from 0 to {len(month) - 1}, or -1 for never, and got {shown(found)}.")
     day = int(found)
-    until = [(day + 1, day), (day, -1)] if day > 0 else [(14, -1)] if day < 0 else []
+    until = [(day + 1, day), (day, -1)] if day > 0 else [(len(month) // 2, -1)] if day < 0 else []
     for length, expected in until:
         if (there := number_of(ask(answer, month[:length]))) != expected:
-            raise Wrong(f"With the whole month you ring on day {day}. With its first {length} days alone you "
-                        f"say {shown(there)}. A day must not depend on later ones.")
+            rings = f"ring on day {day}" if day >= 0 else "never ring"
+            raise Wrong(f"With the whole month you {rings}. With its first {length} days alone you say "
+                        f"{shown(there)}. A day must not depend on later ones.")
     return day
 
 

@@ -26,6 +26,6 @@ def averaged(
                          device=first.device, word_map=first.word_map)  # with a copy of the model
     for name, mean in new.model.state_dict().items():
         if mean.is_floating_point():
-            parts = zip(shares, (each[name].to("cpu", torch.float64) for each in weights), strict=True)
+            parts = zip(shares, (each[name].cpu().double() for each in weights), strict=True)
             mean.copy_(sum(share * values for share, values in parts))
     return new
