@@ -105,6 +105,54 @@ def test_what_a_device_lets_pass_goes_on(small_models, tmp_path):
     assert status == 0, said
 
 
+PACKAGE = """import tempfile
+import torch
+from llm_course.callbacks import Callback
+from llm_course.core import best_device
+from llm_course.defences.averages import averaged
+from llm_course.fine_tuning import fine_tune
+from llm_course.models import TextClassifier
+from llm_course.privacy import private_gradient
+from llm_course.regularisation import WeightAverage, dropout_probabilities
+
+some = {"text": ["good", "bad", "fine", "dull"] * 4, "label": [1, 0] * 8}
+options = {"epochs": 1, "batch_size": 4, "progress": False}
+
+
+def new(device=None):
+    return TextClassifier.from_pretrained("tiny-bert", labels=["negative", "positive"], device=device)
+
+
+class Cut(Callback):
+    def on_step(self, run):
+        if len(run.steps) == 3:
+            raise ConnectionAbortedError"""
+ON_A_DEVICE = {
+    "one device after another": """for device in ("cpu", best_device(), "cpu"):
+    classifier = new(device)
+    run = fine_tune(classifier, some, **options)
+    assert classifier.device.type == torch.device(device).type and len(run.steps) == 4""",
+    "a mean that goes on": """with tempfile.TemporaryDirectory() as folder:
+    kept = {**options, "checkpoints": folder, "checkpoint_every": 1, "resume": "auto"}
+    try:
+        fine_tune(new(), some, callbacks=[WeightAverage(0.2), Cut()], **kept)
+    except ConnectionAbortedError:
+        average = WeightAverage(0.2)
+        assert len(fine_tune(new(), some, callbacks=[average], **kept).steps) == 4 and average.mean.count == 4""",
+    "a mean of classifiers": "assert averaged([new(), new()]).device.type == best_device().type",
+    "private gradients": """each = {"weight": torch.ones(3, 2, device=best_device())}
+found = private_gradient(each, 1.0, 1.0, 3, torch.Generator().manual_seed(0))
+assert found["weight"].device.type == best_device().type""",
+    "dropout masks": "assert dropout_probabilities(new(), ['good', 'bad'], masks=2).device.type == 'cpu'",
+}
+
+
+@pytest.mark.parametrize("name", ON_A_DEVICE)
+def test_the_package_keeps_to_a_device(name, small_models, tmp_path):
+    status, said = run(written(tmp_path / "package.ipynb", PACKAGE, ON_A_DEVICE[name]), small_models)
+    assert status == 0, said[-3000:]
+
+
 def test_claims_are_shown_and_a_cell_for_colab_is_left_out(small_models, tmp_path):
     sources = (START, "claim('Numbers this small mean something', False, 0.5)", "#| eval: false\nraise ValueError",
                "%precision 3\nprint('sizes', by_scale(laptop=64, gpu=400), scale())")
