@@ -11,7 +11,7 @@ from conftest import NBS, cells_of, name_of
 from forked import run_forked
 
 ASKS = re.compile(r"\b(by_scale|scale)\(")  # where it runs
-LIMIT = 300  # seconds; each takes less than 40 of processor time
+LIMIT = 300  # seconds; each takes less than 80 of processor time
 
 
 def has_branch(path: Path) -> bool:
