@@ -8,8 +8,6 @@ __all__ = ['averaged']
 # %% ../../nbs/defences/averages.ipynb #af331c7a
 from collections.abc import Sequence
 
-import torch
-
 from ..averaging import check_alike, checked_shares
 from ..models import TextClassifier
 
