@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from .callbacks import is_first_process
+from .core import generator_states, set_generator_states
 from .folders import WRITING, new_folder, tidy_up
 from .folders import waiting_place as waiting_place
 from .identity import data_identity as data_identity
@@ -43,17 +44,12 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     "The states of Python's, NumPy's and torch's generators, and of the device's own"
     _, python, spare = random.getstate()
     _, keys, place, has_normal, normal = np.random.get_state()
-    state = {
+    return {
         "python": torch.tensor(python),  # (625,)
         "numpy": torch.tensor([*keys.tolist(), place, has_normal]),  # (626,)
         "spare": torch.tensor([math.nan if spare is None else spare, normal], dtype=torch.float64),
-        "torch": torch.get_rng_state(),
+        **generator_states(device),
     }
-    if device.type == "cuda":
-        state["device"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        state["device"] = torch.mps.get_rng_state()
-    return state
 
 
 def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device):
@@ -62,10 +58,7 @@ def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device):
     random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(spare) else spare))
     *keys, place, has_normal = state["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_normal, normal))
-    torch.set_rng_state(state["torch"])
-    if device.type in ("cuda", "mps"):
-        module = getattr(torch, device.type)
-        module.set_rng_state(state["device"], *([device] if device.type == "cuda" else []))
+    set_generator_states(state, device)
 
 # %% ../nbs/support/checkpoints.ipynb #e36dd6b2
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

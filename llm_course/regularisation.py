@@ -41,8 +41,9 @@ class RunningMean:
         self.count += 1
         for name, value in values.items():
             value = value.detach().to(torch.promote_types(value.dtype, torch.float32))
-            mean = self.values.get(name, torch.zeros_like(value)).to(value.device)  # resumed: on the CPU
-            self.values[name] = mean + (value - mean) / self.count
+            known = self.values.get(name)  # on the CPU, if a run goes on
+            mean = torch.zeros_like(value) if known is None else known.to(value.device)
+            self.values[name] = mean.add_((value - mean) / self.count)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def may_change(
     lower = word.lower()
     if lower in _STAY or lower in protected:
         return False
-    if pieces[place + 1] > "~" and _joined_by_mark(pieces, place):
+    if pieces[place + 1] > "~" and _joined_by_mark(pieces[place + 1]):
         return False
     if word != lower and (lower in NAMES or not (_shouted(word) or _begins(pieces, place))):
         return False
@@ -170,10 +170,9 @@ def _is_name(pieces: Sequence[str], place: int) -> bool:
     return given or (len(after) > 1 and after[0].isupper() and not after.isupper())
 
 
-def _joined_by_mark(pieces: Sequence[str], place: int) -> bool:
-    "Whether what follows belongs to the word: an accent, a joiner, an apostrophe"
-    after = pieces[place + 1][:1]
-    return after > "~" and (unicodedata.category(after)[0] == "M" or after in "\u200d’")
+def _joined_by_mark(after: str) -> bool:
+    "Whether what follows a word, beyond ASCII, belongs to it: an accent, a joiner, an apostrophe"
+    return unicodedata.category(after[0])[0] == "M" or after[0] in "\u200d’"
 
 
 def match_case(

@@ -138,7 +138,7 @@ ON_A_DEVICE = {
         fine_tune(new(), some, callbacks=[WeightAverage(0.2), Cut()], **kept)
     except ConnectionAbortedError:
         average = WeightAverage(0.2)
-        assert len(fine_tune(new(), some, callbacks=[average], **kept).steps) == 4 and average.mean.count == 4""",
+    assert len(fine_tune(new(), some, callbacks=[average], **kept).steps) == 4 and average.mean.count == 4""",
     "a mean of classifiers": "assert averaged([new(), new()]).device.type == best_device().type",
     "private gradients": """each = {"weight": torch.ones(3, 2, device=best_device())}
 found = private_gradient(each, 1.0, 1.0, 3, torch.Generator().manual_seed(0))

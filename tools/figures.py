@@ -343,12 +343,24 @@ def default_defences(found: dict) -> str:
             "objectives gain as they come, with 95 % intervals over seeds and test texts:\n\n" + table(["texts", "plain", *ways], rows))
 
 
+def aims_of(found: dict) -> str:
+    "The aims of the scoreboard, and who reaches them"
+    judged = {name: row["reaches the aims"] for name, row in found["summary"].items()
+              if "reaches the aims" in row and row["method"] != "plain"}
+    reached = ", ".join(f"`{name}`" for name, good in judged.items() if good) or "none"
+    said = f"Reached by: {reached}, of {len(judged)} with three seeds." if judged else "No defence has three seeds yet."
+    aims = found["aims"]
+    return (f"The aims, set before: at most {percent(aims['lost at most'])} lost, at least {percent(aims['kept at least'])} kept under "
+            f"PWWS with all of WordNet. {said}")
+
+
 def robustness(found: dict) -> str:
     columns = {"clean": "clean", "PWWS, own table": "own table", "PWWS, WordNet": "WordNet",
-               "PWWS, WordNet, accepted": "WordNet, accepted", "PWWS, WordNet, new words": "WordNet, new words", "PWWS, encoder neighbours": "neighbours",
+               "PWWS, WordNet, accepted": "WordNet, accepted", "PWWS, WordNet, new words": "WordNet, new words",
+               "PWWS, encoder neighbours": "neighbours",
                "PWWS, Aiksaurus": "Aiksaurus", "TextFooler": "TextFooler", "typing mistakes": "typing mistakes",
                "PGD 0.2": "PGD 0.2", "transfer": "transfer", "certified, checked synonyms": "certified"}
-    parts, aims = [], found["aims"]
+    parts = []
     for kind, recipe in (("test", "1,000"), ("all", "all")):
         own = {name.removeprefix(f"{kind} "): row for name, row in found["summary"].items() if name.startswith(f"{kind} ")}
         if own:
@@ -356,12 +368,7 @@ def robustness(found: dict) -> str:
                     for name, row in own.items()]
             parts += [f"Trained on {recipe} reviews; answered rightly, in percent, with intervals over seeds and reviews.",
                       table(["", "seeds", *columns.values()], rows)]
-    judged = {name: row["reaches the aims"] for name, row in found["summary"].items()
-              if "reaches the aims" in row and row["method"] != "plain"}
-    reached = ", ".join(f"`{name}`" for name, good in judged.items() if good) or "none"
-    said = f"Reached by: {reached}, of {len(judged)} with three seeds." if judged else "No defence has three seeds yet."
-    return "\n\n".join([*parts, f"The aims, set before: at most {percent(aims['lost at most'])} lost, at least "
-                        f"{percent(aims['kept at least'])} kept under PWWS with all of WordNet. {said}"])
+    return "\n\n".join([*parts, aims_of(found)])
 
 
 def gradient_attacks(found: dict) -> str:
@@ -798,17 +805,16 @@ def measured_lines() -> str:
 
     more = results_of("fine_tuning")["parts"]["trainer"]["fine_tune more accurate by"]["Trainer"]
     robust = results_of("robustness")
-    board, aims = {row["method"]: row for name, row in robust["summary"].items() if name.startswith("test ")}, robust["aims"]
+    board = {row["method"]: row for name, row in robust["summary"].items() if name.startswith("test ")}
     plain, defended = (board[method] for method in ("plain", "worst synonyms"))
     kept, gained = (with_limits(row["columns"]["PWWS, Aiksaurus"][what]) for row, what in ((plain, "share"), (defended, "more than plain")))
     mean, low, high = defended["columns"]["clean"]["more than plain"]
-    judged = {method: row["reaches the aims"] for method, row in board.items() if "reaches the aims" in row and method != "plain"}
-    aimed = ", ".join(method for method, reached in judged.items() if reached) or "no method"
+    few = by_labels[200]
+    network, counting = (mean_and_width([few[who], few[f"{who} ±"]]) for who in ("encoder", "word counts"))
     return "\n".join([
         f"- **Accuracy.** {spread(run['accuracy'] for run in reached)} of the test reviews with all {reached[0]['reviews']:,} training "
-        f"reviews; with 200 of them, and 300 to choose settings by, {mean_and_width([by_labels[200]['encoder'], by_labels[200]['encoder ±']])} of "
-        f"100, where counting words reaches {mean_and_width([by_labels[200]['word counts'], by_labels[200]['word counts ±']])} "
-        f"({by_labels[200]['seeds']} seeds).",
+        f"reviews; with 200 of them, and 300 to choose settings by, {network} of 100, where counting words reaches {counting} "
+        f"({few['seeds']} seeds).",
         f"- **Speed.** `fine_tune` trains {faster('Trainer')} times as fast as `Trainer` as it comes, "
         f"{faster('Trainer, grouped by length')} times as fast as with batches of similar length (medians of {len(runs['Trainer'])} rounds, "
         f"lowest and highest); over {more['seeds']} seeds its accuracy differs by {100 * more['mean']:+.1f} ± {100 * more['±']:.1f} points, "
@@ -816,9 +822,7 @@ def measured_lines() -> str:
         f"- **Robustness.** Under PWWS, which exchanges words for synonyms, with a thesaurus that no defence has seen (Aiksaurus, without "
         f"the words trained on), {kept} of 100 answers stay right after plain training on 1,000 reviews. Training on the worst synonyms "
         f"keeps {gained} more than plain training with the same seeds, and loses {with_limits([-mean, -high, -low])} points of accuracy "
-        f"({plain['seeds']} seeds of plain training, {defended['seeds']} of the defence; 95 % intervals). The aims set before, at most "
-        f"{percent(aims['lost at most'], 0)} lost and at least {percent(aims['kept at least'], 0)} kept under PWWS with all of WordNet, "
-        f"{f'are reached by {aimed} of the {len(judged)} with three seeds' if judged else 'ask for three seeds, which no defence has yet'}."])
+        f"({plain['seeds']} seeds of plain training, {defended['seeds']} of the defence; 95 % intervals). {aims_of(robust)}"])
 
 
 BETWEEN = ("<!-- measured: written by tools/figures.py -->\n", "<!-- end -->")
